@@ -1,0 +1,1 @@
+"""ctr, the command line for development and debugging. Sees spec and daemon.client only."""

@@ -1,0 +1,1 @@
+"""holdd, the container daemon."""

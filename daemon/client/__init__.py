@@ -1,0 +1,1 @@
+"""The client library: a blocking connection, its asyncio twin, stubs and proxies."""

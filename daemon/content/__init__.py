@@ -1,0 +1,1 @@
+"""Bytes by digest: blobs and the resumable ingests that become blobs."""

@@ -1,0 +1,1 @@
+"""Layers applied to mounts, and differences of mounts made into layers."""

@@ -1,0 +1,1 @@
+"""The exchange that carries events from publishers to subscribers."""

@@ -1,0 +1,1 @@
+"""One file a journey, over ports only: a flow runs in the daemon or in any client process."""

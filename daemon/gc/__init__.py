@@ -1,0 +1,1 @@
+"""Garbage collection: what is referenced stays, the rest goes."""

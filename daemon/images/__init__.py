@@ -1,0 +1,1 @@
+"""Registries and archives: resolving, fetching and pushing what images are made of."""

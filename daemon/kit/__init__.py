@@ -1,0 +1,1 @@
+"""Tools that three islands or more need. Knows no island."""

@@ -1,0 +1,1 @@
+"""Records and edges: typed tables in nested buckets of one LMDB environment."""

@@ -1,0 +1,1 @@
+"""Container and cgroup figures, OOM verdicts."""

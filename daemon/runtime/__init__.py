@@ -1,0 +1,1 @@
+"""Running processes: OCI runtimes driven through one shim a container."""

@@ -1,0 +1,1 @@
+"""Raw stores seen from within a namespace: records, leases and events around them."""

@@ -1,0 +1,1 @@
+"""Trees by key: snapshotters that hand out mounts and never mount."""

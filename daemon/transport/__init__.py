@@ -1,0 +1,1 @@
+"""Ways in: the unix socket, and later others."""

@@ -1,0 +1,55 @@
+"""Images: names for descriptors."""
+
+from collections.abc import Sequence
+
+from spec.api.service import Service, unary
+from spec.base import Empty, Reply, Request
+from spec.oci.image import Descriptor
+from spec.records import Image
+
+
+class GetRequest(Request, frozen=True):
+    name: str
+
+
+class ListRequest(Request, frozen=True):
+    """Filter fields: name, target.digest, target.mediatype, labels.KEY, annotations.KEY."""
+
+    filters: Sequence[str] = ()
+
+
+class ListReply(Reply, frozen=True):
+    images: Sequence[Image] = ()
+
+
+class CreateRequest(Request, frozen=True):
+    """`source_date_epoch_ns`, when not 0, is taken as the time of creation."""
+
+    image: Image
+    source_date_epoch_ns: int = 0
+
+
+class UpdateRequest(Request, frozen=True):
+    """`fields`: labels, labels.KEY, target, annotations, annotations.KEY; none replaces all of these."""
+
+    image: Image
+    fields: Sequence[str] = ()
+    source_date_epoch_ns: int = 0
+
+
+class DeleteRequest(Request, frozen=True):
+    """With `target`, NotFound unless the image points at its digest. `sync` waits until the space is given back."""
+
+    name: str
+    sync: bool = False
+    target: Descriptor | None = None
+
+
+class Images(Service):
+    NAME = "holdd.services.images.v1.Images"
+
+    get = unary(GetRequest, Image)
+    list = unary(ListRequest, ListReply)
+    create = unary(CreateRequest, Image)
+    update = unary(UpdateRequest, Image)
+    delete = unary(DeleteRequest, Empty)

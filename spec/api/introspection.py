@@ -1,0 +1,37 @@
+"""Introspection: which components there are, and who the daemon is."""
+
+from collections.abc import Sequence
+
+from spec.api.service import Service, unary
+from spec.base import Reply, Request
+from spec.records import PluginInfo
+
+
+class PluginsRequest(Request, frozen=True):
+    """Filter fields: type, id."""
+
+    filters: Sequence[str] = ()
+
+
+class PluginsReply(Reply, frozen=True):
+    plugins: Sequence[PluginInfo] = ()
+
+
+class ServerRequest(Request, frozen=True):
+    pass
+
+
+class ServerReply(Reply, frozen=True):
+    """`uuid` lives as long as the root directory; `pidns` is the inode of the daemon's pid namespace."""
+
+    uuid: str
+    pid: int = 0
+    pidns: int = 0
+
+
+class Introspection(Service):
+    NAME = "holdd.services.introspection.v1.Introspection"
+    NAMESPACED = False
+
+    plugins = unary(PluginsRequest, PluginsReply)
+    server = unary(ServerRequest, ServerReply)

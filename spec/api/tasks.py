@@ -1,0 +1,148 @@
+"""Tasks: running containers. An empty `exec_id` means the init process."""
+
+from collections.abc import Sequence
+
+from spec.api.service import Service, giving, unary
+from spec.base import Empty, Reply, Request
+from spec.records import Process
+from spec.types import Mount, Stdio
+
+
+class CreateRequest(Request, frozen=True):
+    """Descriptors that come with it are what `fd://N` in `stdio` means. `runtime_path` overrides the container's."""
+
+    container_id: str
+    rootfs: Sequence[Mount] = ()
+    stdio: Stdio = Stdio()
+    runtime_path: str = ""
+
+
+class CreateReply(Reply, frozen=True):
+    container_id: str
+    pid: int = 0
+
+
+class StartRequest(Request, frozen=True):
+    container_id: str
+    exec_id: str = ""
+
+
+class StartReply(Reply, frozen=True):
+    pid: int = 0
+
+
+class DeleteRequest(Request, frozen=True):
+    container_id: str
+
+
+class DeleteProcessRequest(Request, frozen=True):
+    container_id: str
+    exec_id: str
+
+
+class DeleteReply(Reply, frozen=True):
+    """`id` is the exec id, empty for a task."""
+
+    id: str = ""
+    pid: int = 0
+    exit_status: int = 0
+    exited_at_ns: int = 0
+
+
+class GetRequest(Request, frozen=True):
+    container_id: str
+    exec_id: str = ""
+
+
+class ListRequest(Request, frozen=True):
+    filter: str = ""
+
+
+class ListReply(Reply, frozen=True):
+    tasks: Sequence[Process] = ()
+
+
+class KillRequest(Request, frozen=True):
+    container_id: str
+    exec_id: str = ""
+    signal: int = 15
+    all: bool = False
+
+
+class ExecRequest(Request, frozen=True):
+    """`spec` is the JSON of an OCI `process`. Descriptors as with CreateRequest."""
+
+    container_id: str
+    exec_id: str
+    spec: bytes = b""
+    stdio: Stdio = Stdio()
+
+
+class ResizePtyRequest(Request, frozen=True):
+    """In characters."""
+
+    container_id: str
+    exec_id: str = ""
+    width: int = 0
+    height: int = 0
+
+
+class AttachRequest(Request, frozen=True):
+    container_id: str
+    exec_id: str = ""
+
+
+class AttachReply(Reply, frozen=True):
+    """Comes with one descriptor: the master of the process's terminal."""
+
+
+class PauseRequest(Request, frozen=True):
+    container_id: str
+
+
+class ResumeRequest(Request, frozen=True):
+    container_id: str
+
+
+class ListPidsRequest(Request, frozen=True):
+    container_id: str
+
+
+class ProcessInfo(Reply, frozen=True):
+    """`exec_id` when the process was exec'd by us."""
+
+    pid: int
+    exec_id: str = ""
+
+
+class ListPidsReply(Reply, frozen=True):
+    processes: Sequence[ProcessInfo] = ()
+
+
+class WaitRequest(Request, frozen=True):
+    container_id: str
+    exec_id: str = ""
+
+
+class WaitReply(Reply, frozen=True):
+    exit_status: int = 0
+    exited_at_ns: int = 0
+
+
+class Tasks(Service):
+    NAME = "holdd.services.tasks.v1.Tasks"
+
+    create = unary(CreateRequest, CreateReply, takes=True)
+    start = unary(StartRequest, StartReply)
+    delete = unary(DeleteRequest, DeleteReply)
+    delete_process = unary(DeleteProcessRequest, DeleteReply)
+    get = unary(GetRequest, Process)
+    list = unary(ListRequest, ListReply)
+    kill = unary(KillRequest, Empty)
+    exec = unary(ExecRequest, Empty, takes=True)
+    resize_pty = unary(ResizePtyRequest, Empty)
+    attach = giving(AttachRequest, AttachReply)
+    pause = unary(PauseRequest, Empty)
+    resume = unary(ResumeRequest, Empty)
+    list_pids = unary(ListPidsRequest, ListPidsReply)
+    wait = unary(WaitRequest, WaitReply)

@@ -1,0 +1,350 @@
+"""The seams of the house: what each island offers to whoever is handed it.
+
+Islands never import each other; `daemon.assembly` hands them these. Every implementation, proxy and fake passes the one
+conformance suite of its port in `tests/contract/`. All raise classes of `spec.errors`.
+
+Colours: everything here is blocking and may be called from any thread, except `Runtime` and `Task`, whose coroutines
+run on the daemon's loop.
+
+Words: the `key` of a snapshot names an active one or a view, its `name` a committed one; `ref` names an ingest or an
+image reference; `digest` is `alg:hex`.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol, TypeVar
+
+from spec.base import Event
+from spec.oci.image import Descriptor
+from spec.records import (
+    ContentInfo,
+    Exit,
+    IngestStatus,
+    Labels,
+    Process,
+    RuntimeRef,
+    SnapshotInfo,
+)
+from spec.types import Mount, Progress, Stdio, Usage
+
+T = TypeVar("T")
+
+
+class Cancel(Protocol):
+    """A cancellation token, checked between chunks of work."""
+
+    def check(self) -> None:
+        """Raise Canceled or DeadlineExceeded when the work is no longer wanted."""
+
+
+class Source(Protocol):
+    """A stream of bytes."""
+
+    def read(self, size: int, /) -> bytes:
+        """Up to `size` bytes; empty at the end."""
+
+    def close(self) -> None: ...
+
+
+# Content: bytes by digest.
+
+
+class BlobReader(Protocol):
+    """One blob, open. A context manager; `read` advances, `pread` does not."""
+
+    size: int
+
+    def read(self, size: int = -1, /) -> bytes: ...
+
+    def pread(self, size: int, offset: int, /) -> bytes: ...
+
+    def fileno(self) -> int:
+        """A descriptor of the blob's file, good for `pread` and `copy_file_range`; Unimplemented without one."""
+
+    def close(self) -> None: ...
+
+    def __enter__(self) -> "BlobReader": ...
+
+    def __exit__(self, *exc: object) -> None: ...
+
+
+class BlobWriter(Protocol):
+    """One ingest, open. Closing keeps what was written, and `writer` with the same ref resumes it."""
+
+    def write(self, data: bytes | bytearray | memoryview, /) -> int: ...
+
+    def status(self) -> IngestStatus: ...
+
+    def digest(self) -> str:
+        """Digest of what has been written so far."""
+
+    def truncate(self) -> None:
+        """Start again at offset 0."""
+
+    def commit(self, size: int = 0, expected: str = "", labels: Labels | None = None) -> str:
+        """Verify, make the blob durable and visible, and return its digest.
+
+        `size` 0 and `expected` "" are not checked. FailedPrecondition on a mismatch, and the ingest is kept;
+        AlreadyExists when the blob is there, and the ingest is gone.
+        """
+
+    def close(self) -> None: ...
+
+    def __enter__(self) -> "BlobWriter": ...
+
+    def __exit__(self, *exc: object) -> None: ...
+
+
+class ContentStore(Protocol):
+    """Blobs and ingests. A digest that is malformed is InvalidArgument everywhere."""
+
+    def info(self, digest: str) -> ContentInfo:
+        """NotFound when it is not there."""
+
+    def update(self, info: ContentInfo, fields: Sequence[str] = ()) -> ContentInfo:
+        """Change labels; see `spec.masks`. A raw store that keeps no labels is Unimplemented."""
+
+    def list(self, filters: Sequence[str] = ()) -> Iterator[ContentInfo]:
+        """All that match one of the filters (`spec.filters`; fields digest, labels.*); every one with none."""
+
+    def delete(self, digest: str) -> None:
+        """NotFound when it is not there."""
+
+    def reader(self, digest: str) -> BlobReader:
+        """NotFound when it is not there."""
+
+    def writer(self, ref: str, total: int = 0, expected: str = "") -> BlobWriter:
+        """Open or resume the ingest `ref`.
+
+        AlreadyExists when `expected` is given and stored; Unavailable when another writer has `ref` open. A `total`
+        that differs from the one first announced starts the ingest again.
+        """
+
+    def status(self, ref: str) -> IngestStatus:
+        """NotFound when there is no such ingest."""
+
+    def statuses(self, filters: Sequence[str] = ()) -> Sequence[IngestStatus]:
+        """Ingests that match (field ref)."""
+
+    def abort(self, ref: str) -> None:
+        """Drop the ingest and its bytes; NotFound when there is none."""
+
+
+# Snapshots: trees by key.
+
+
+class Snapshotter(Protocol):
+    """Copy-on-write trees. Hands out mounts and never mounts.
+
+    Life: `prepare(key, parent)` makes an active snapshot that can be written through its mounts; `commit(name, key)`
+    turns it into a committed one that others can build on; `view` makes a read-only one; `remove` ends any of them that
+    has no children. Keys and names share one space.
+    """
+
+    def prepare(self, key: str, parent: str = "", labels: Labels | None = None) -> Sequence[Mount]:
+        """AlreadyExists for `key`; NotFound for `parent`, InvalidArgument when it is not committed."""
+
+    def view(self, key: str, parent: str = "", labels: Labels | None = None) -> Sequence[Mount]:
+        """As `prepare`, read-only."""
+
+    def mounts(self, key: str) -> Sequence[Mount]:
+        """NotFound; FailedPrecondition when `key` is committed."""
+
+    def commit(self, name: str, key: str, labels: Labels | None = None, usage: Usage | None = None) -> None:
+        """NotFound for `key`, FailedPrecondition when not active; AlreadyExists for `name`.
+
+        `usage`, when the caller counted it while writing, spares the walk of the tree.
+        """
+
+    def remove(self, key: str) -> None:
+        """NotFound; FailedPrecondition while it has children. Disk space may be given back later."""
+
+    def stat(self, key: str) -> SnapshotInfo:
+        """NotFound."""
+
+    def update(self, info: SnapshotInfo, fields: Sequence[str] = ()) -> SnapshotInfo:
+        """Change labels; see `spec.masks`."""
+
+    def usage(self, key: str) -> Usage:
+        """Of this snapshot without its parents."""
+
+    def list(self, filters: Sequence[str] = ()) -> Iterator[SnapshotInfo]:
+        """All that match (fields kind, name, parent, labels.*; kind is view, active or committed)."""
+
+    def cleanup(self) -> None:
+        """Give back disk space of what was removed; remove what belongs to no snapshot."""
+
+    def close(self) -> None: ...
+
+
+class KVTxn(Protocol):
+    """One transaction of a KV; only good within the call that was handed it."""
+
+    def get(self, key: bytes) -> bytes | None: ...
+
+    def put(self, key: bytes, value: bytes) -> None: ...
+
+    def delete(self, key: bytes) -> bool:
+        """Whether it was there."""
+
+    def items(self, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """In order of key. Writing while iterating is not allowed."""
+
+
+class KV(Protocol):
+    """An ordered map from bytes to bytes, where a snapshotter keeps its own truth."""
+
+    def view(self) -> AbstractContextManager[KVTxn]:
+        """A consistent read."""
+
+    def update(self, change: Callable[[KVTxn], T]) -> T:
+        """Run `change`; when it returns all of its writes are durable, when it raises none was made. It may be run
+        more than once, so it must do nothing but read and write the transaction."""
+
+
+# Diff: layers and trees.
+
+
+class Applier(Protocol):
+    def apply(self, layer: Descriptor, mounts: Sequence[Mount], cancel: Cancel | None = None) -> "Applied":
+        """Apply the layer blob to what the mounts show.
+
+        Unimplemented for a media type no processor takes; InvalidArgument for a hostile or malformed archive;
+        DataLoss for a truncated one.
+        """
+
+
+class Applied(Protocol):
+    """What was applied: `descriptor` of the plain stream (its digest is the diff id), `usage` of what it made."""
+
+    descriptor: Descriptor
+    usage: Usage
+
+
+class Comparer(Protocol):
+    def compare(self, lower: Sequence[Mount], upper: Sequence[Mount], media_type: str, ref: str) -> Descriptor:
+        """Write the difference as a layer blob."""
+
+
+class StreamProcessor(Protocol):
+    """One step from a layer's bytes towards a plain tar: takes media type `accepts`, gives `returns`."""
+
+    accepts: str
+    returns: str
+
+    def open(self, source: Source) -> Source: ...
+
+
+# Distribution.
+
+
+class Fetcher(Protocol):
+    def fetch(self, descriptor: Descriptor, offset: int = 0) -> Source:
+        """The blob's bytes from `offset` on; not verified."""
+
+
+class Resolver(Protocol):
+    def resolve(self, ref: str) -> Descriptor:
+        """NotFound; Unauthenticated; Unavailable when no host answers."""
+
+    def fetcher(self, ref: str) -> Fetcher: ...
+
+    def close(self) -> None: ...
+
+
+class Pusher(Protocol):
+    def push(self, descriptor: Descriptor) -> BlobWriter: ...
+
+
+class ImageVerifier(Protocol):
+    def verify(self, name: str, target: Descriptor) -> None:
+        """PermissionDenied, with the reason, when the image may not be used."""
+
+
+class ImageStore(Protocol):
+    """Records of images in one namespace; what a flow needs of it."""
+
+    def put_image(self, name: str, target: Descriptor, labels: Labels) -> None:
+        """Create it, or point it at `target`."""
+
+
+ProgressSink = Callable[[Progress], None]
+
+
+# Execution.
+
+
+class Task(Protocol):
+    """A container's running half: its init process and those exec'd into it."""
+
+    namespace: str
+    id: str
+    bundle: str
+
+    def process(self, exec_id: str = "") -> Process:
+        """Status of one process, from memory: never waits. NotFound."""
+
+    async def start(self, exec_id: str = "") -> int:
+        """Start what was created; its pid. FailedPrecondition when it was started already."""
+
+    async def kill(self, signal: int, exec_id: str = "", all_processes: bool = False) -> None:
+        """NotFound when the process is gone; FailedPrecondition when it was never started."""
+
+    async def exec(self, exec_id: str, spec: bytes, stdio: Stdio, fds: Sequence[int] = ()) -> None:
+        """Add a process (OCI `process` as JSON) that `start` will start. AlreadyExists. Steals `fds`."""
+
+    async def wait(self, exec_id: str = "") -> Exit:
+        """When the process has ended. NotFound."""
+
+    async def pids(self) -> list[int]: ...
+
+    async def pause(self) -> None: ...
+
+    async def resume(self) -> None: ...
+
+    async def resize(self, exec_id: str, width: int, height: int) -> None: ...
+
+    async def console(self, exec_id: str = "") -> int:
+        """A duplicate of the pty master; FailedPrecondition without a terminal. The caller owns it."""
+
+    async def delete_process(self, exec_id: str) -> Exit:
+        """Forget an exec'd process that is not running."""
+
+
+class Runtime(Protocol):
+    """Makes tasks, finds them again after a restart, and ends them."""
+
+    async def create(
+        self,
+        namespace: str,
+        id: str,
+        spec: bytes,
+        rootfs: Sequence[Mount],
+        stdio: Stdio,
+        runtime: RuntimeRef,
+        fds: Sequence[int] = (),
+    ) -> Task:
+        """A task whose init process waits to be started. AlreadyExists. Steals `fds`; leaves nothing when it fails."""
+
+    def get(self, namespace: str, id: str) -> Task:
+        """NotFound."""
+
+    def tasks(self, namespace: str = "") -> list[Task]:
+        """Those of one namespace, or all."""
+
+    async def delete(self, namespace: str, id: str) -> Exit:
+        """End a task that is not running: FailedPrecondition when it is. NotFound."""
+
+
+# Around them.
+
+
+class Publisher(Protocol):
+    def publish(self, namespace: str, topic: str, event: Event) -> None:
+        """Never blocks. From any thread."""
+
+
+class Collectible(Protocol):
+    """What garbage collection can ask for and remove."""
+
+    def remove(self, namespace: str, key: str) -> None: ...

@@ -1,0 +1,159 @@
+"""What metadata persists and the API shows. Times are nanoseconds since the epoch, sizes are bytes."""
+
+import enum
+from collections.abc import Sequence
+
+import msgspec
+
+from spec.base import Record
+from spec.oci.image import Descriptor
+
+Labels = dict[str, str]
+
+
+class Namespace(Record, frozen=True):
+    name: str
+    labels: Labels = {}
+
+
+class Image(Record, frozen=True):
+    """A name for a descriptor."""
+
+    name: str
+    target: Descriptor
+    labels: Labels = {}
+    created_at_ns: int = 0
+    updated_at_ns: int = 0
+
+
+class RuntimeRef(Record, frozen=True):
+    """Which OCI runtime runs a container: a name from the configuration or an absolute path, and its own options."""
+
+    name: str
+    options: msgspec.Raw = msgspec.Raw(b"\xc0")
+
+
+class Container(Record, frozen=True):
+    """Metadata of a container; running it makes a task. `spec` is the OCI runtime spec's JSON, kept to the byte."""
+
+    id: str
+    labels: Labels = {}
+    image: str = ""
+    runtime: RuntimeRef = RuntimeRef(name="")
+    spec: bytes = b""
+    snapshotter: str = ""
+    snapshot_key: str = ""
+    created_at_ns: int = 0
+    updated_at_ns: int = 0
+    extensions: dict[str, msgspec.Raw] = {}
+
+
+class ContentInfo(Record, frozen=True):
+    digest: str
+    size: int = 0
+    created_at_ns: int = 0
+    updated_at_ns: int = 0
+    labels: Labels = {}
+
+
+class IngestStatus(Record, frozen=True):
+    """A blob under way: `offset` bytes are written, `total` is the announced size (0: unknown)."""
+
+    ref: str
+    offset: int = 0
+    total: int = 0
+    expected: str = ""
+    started_at_ns: int = 0
+    updated_at_ns: int = 0
+
+
+class Kind(enum.IntEnum):
+    """Kinds of snapshot, containerd's numbers."""
+
+    UNKNOWN = 0
+    VIEW = 1
+    ACTIVE = 2
+    COMMITTED = 3
+
+
+class SnapshotInfo(Record, frozen=True):
+    """A snapshot: `name` is the key of an active one or a view, the name of a committed one."""
+
+    name: str
+    parent: str = ""
+    kind: Kind = Kind.UNKNOWN
+    created_at_ns: int = 0
+    updated_at_ns: int = 0
+    labels: Labels = {}
+
+
+class SnapshotRef(Record, frozen=True):
+    """A namespace's record of a snapshot: which key it has in the snapshotter that holds it."""
+
+    name: str
+    backend_key: str
+    parent: str = ""
+    created_at_ns: int = 0
+    updated_at_ns: int = 0
+    labels: Labels = {}
+
+
+class LeaseResource(Record, frozen=True):
+    """`type` is content, ingests, images or snapshots/<snapshotter>."""
+
+    id: str
+    type: str
+
+
+class Lease(Record, frozen=True):
+    id: str
+    created_at_ns: int = 0
+    labels: Labels = {}
+    resources: Sequence[LeaseResource] = ()
+
+
+class Status(enum.IntEnum):
+    """Statuses of a process, containerd's numbers."""
+
+    UNKNOWN = 0
+    CREATED = 1
+    RUNNING = 2
+    STOPPED = 3
+    PAUSED = 4
+    PAUSING = 5
+
+
+class Process(Record, frozen=True):
+    """A task's init process (`exec_id` empty) or an exec'd one. `exit_status` counts once status is STOPPED."""
+
+    container_id: str
+    exec_id: str = ""
+    pid: int = 0
+    status: Status = Status.UNKNOWN
+    stdin: str = ""
+    stdout: str = ""
+    stderr: str = ""
+    terminal: bool = False
+    exit_status: int = 0
+    exited_at_ns: int = 0
+
+
+class Exit(Record, frozen=True):
+    """How a process ended: `status` is the exit code, or 128 + the signal that killed it."""
+
+    pid: int = 0
+    status: int = 0
+    exited_at_ns: int = 0
+    oom_killed: bool = False
+
+
+class PluginInfo(Record, frozen=True):
+    """A component as the assembly sees it. `init_error` is empty when it works."""
+
+    type: str
+    id: str
+    requires: Sequence[str] = ()
+    capabilities: Sequence[str] = ()
+    exports: dict[str, str] = {}
+    status: str = "ok"
+    init_error: str = ""
