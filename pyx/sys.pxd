@@ -2,3 +2,197 @@
 #
 # Append to the block of the header that declares a symbol; a constant that an old header may lack gets a verbatim
 # #ifndef in the include block at the top.
+
+cdef extern from *:
+    """
+    #include <sys/syscall.h>
+    #ifndef CLOSE_RANGE_CLOEXEC
+    #define CLOSE_RANGE_CLOEXEC 4
+    #endif
+    #ifndef MOVE_MOUNT_F_EMPTY_PATH
+    #define MOVE_MOUNT_F_EMPTY_PATH 4
+    #endif
+    """
+    const unsigned int CLOSE_RANGE_CLOEXEC
+    const unsigned int MOVE_MOUNT_F_EMPTY_PATH
+
+cdef extern from "<errno.h>" nogil:
+    int errno
+    const int E2BIG, EADDRINUSE, EAGAIN, EBADF, EEXIST, EINTR, EINVAL, EMSGSIZE, ENAMETOOLONG, ENOENT, ENOSPC, ENOSYS
+    const int EPROTONOSUPPORT
+
+cdef extern from "<fcntl.h>" nogil:
+    int open(const char* path, int flags, ...)
+    int openat(int folder, const char* path, int flags, ...)
+    int fcntl(int fd, int command, ...)
+    int fallocate(int fd, int mode, long long offset, long long size)
+    ssize_t splice(int source, long long* source_at, int target, long long* target_at, size_t size, unsigned int flags)
+    const int AT_FDCWD
+    const int O_APPEND, O_CLOEXEC, O_CREAT, O_DIRECTORY, O_NOFOLLOW, O_NONBLOCK, O_PATH, O_RDONLY, O_RDWR, O_WRONLY
+    const int F_DUPFD_CLOEXEC, F_SETFD, F_SETFL, FD_CLOEXEC
+    const int FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE
+    const unsigned int SPLICE_F_NONBLOCK
+
+cdef extern from "<poll.h>" nogil:
+    struct pollfd:
+        int fd
+        short events
+        short revents
+    int poll(pollfd* fds, unsigned long count, int timeout_ms)
+    const short POLLOUT
+
+cdef extern from "<sched.h>" nogil:
+    int clone(int (*function)(void*) noexcept nogil, void* stack, int flags, void* argument, ...)
+    int unshare(int flags)
+    const int CLONE_NEWNS, CLONE_VFORK, CLONE_VM
+
+cdef extern from "<signal.h>" nogil:
+    ctypedef struct sigset_t:
+        pass
+    ctypedef struct siginfo_t:
+        int si_code
+        int si_pid
+        int si_status
+    ctypedef void (*sighandler_t)(int)
+    ctypedef struct sigaction_t "struct sigaction":
+        sighandler_t sa_handler
+    int kill(int pid, int number)
+    int sigaction(int number, const sigaction_t* action, sigaction_t* old)
+    int sigaddset(sigset_t* set, int number)
+    int sigemptyset(sigset_t* set)
+    int sigfillset(sigset_t* set)
+    int sigprocmask(int how, const sigset_t* set, sigset_t* old)
+    const int SIGCHLD, SIGKILL, SIG_BLOCK, SIG_SETMASK
+    const sighandler_t SIG_DFL, SIG_IGN
+
+cdef extern from "<string.h>" nogil:
+    void* memcpy(void* to, const void* source, size_t size)
+    void* memset(void* to, int byte, size_t size)
+    int strcmp(const char* a, const char* b)
+    int strncmp(const char* a, const char* b, size_t size)
+    char* strerror(int number)
+    size_t strlen(const char* text)
+
+cdef extern from "<sys/auxv.h>" nogil:
+    unsigned long getauxval(unsigned long type)
+    const unsigned long AT_BASE
+
+cdef extern from "<sys/epoll.h>" nogil:
+    ctypedef union epoll_data_t:
+        unsigned long long u64
+    struct epoll_event:
+        unsigned int events
+        epoll_data_t data
+    int epoll_create1(int flags)
+    int epoll_ctl(int poller, int operation, int fd, epoll_event* event)
+    int epoll_wait(int poller, epoll_event* events, int count, int timeout_ms)
+    const int EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD
+    const unsigned int EPOLLIN, EPOLLOUT, EPOLLPRI
+
+cdef extern from "<sys/eventfd.h>" nogil:
+    int eventfd(unsigned int value, int flags)
+    const int EFD_CLOEXEC, EFD_NONBLOCK
+
+cdef extern from "<sys/ioctl.h>" nogil:
+    struct winsize:
+        unsigned short ws_row
+        unsigned short ws_col
+    int ioctl(int fd, unsigned long request, ...)
+    const unsigned long TIOCSWINSZ
+
+cdef extern from "<sys/mman.h>" nogil:
+    void* mmap(void* at, size_t size, int protection, int flags, int fd, long long offset)
+    int munmap(void* at, size_t size)
+    int madvise(void* at, size_t size, int advice)
+    const int MADV_DONTNEED, MAP_ANONYMOUS, MAP_PRIVATE, PROT_READ, PROT_WRITE
+    void* const MAP_FAILED
+
+cdef extern from "<sys/mount.h>" nogil:
+    int mount(const char* source, const char* target, const char* type, unsigned long flags, const void* data)
+
+cdef extern from "<sys/prctl.h>" nogil:
+    int prctl(int option, ...)
+    const int PR_SET_CHILD_SUBREAPER, PR_SET_NAME
+
+cdef extern from "<sys/signalfd.h>" nogil:
+    int signalfd(int fd, const sigset_t* set, int flags)
+    const int SFD_CLOEXEC, SFD_NONBLOCK
+
+cdef extern from "<sys/socket.h>" nogil:
+    struct iovec:
+        void* iov_base
+        size_t iov_len
+    struct sockaddr:
+        pass
+    struct msghdr:
+        iovec* msg_iov
+        size_t msg_iovlen
+        void* msg_control
+        size_t msg_controllen
+        int msg_flags
+    struct cmsghdr:
+        size_t cmsg_len
+        int cmsg_level
+        int cmsg_type
+    int socket(int family, int type, int protocol)
+    int bind(int fd, const sockaddr* address, unsigned int size)
+    int listen(int fd, int backlog)
+    int accept4(int fd, sockaddr* address, unsigned int* size, int flags)
+    ssize_t recvmsg(int fd, msghdr* message, int flags)
+    ssize_t sendmsg(int fd, const msghdr* message, int flags)
+    unsigned char* CMSG_DATA(cmsghdr* head)
+    cmsghdr* CMSG_FIRSTHDR(msghdr* message)
+    cmsghdr* CMSG_NXTHDR(msghdr* message, cmsghdr* head)
+    size_t CMSG_LEN(size_t size)
+    size_t CMSG_SPACE(size_t size)
+    const int AF_UNIX, SCM_RIGHTS, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_SEQPACKET, SOCK_STREAM, SOL_SOCKET
+    const int MSG_CMSG_CLOEXEC, MSG_CTRUNC, MSG_DONTWAIT, MSG_NOSIGNAL, MSG_TRUNC
+
+cdef extern from "<sys/stat.h>" nogil:
+    ctypedef struct stat_t "struct stat":
+        long long st_size
+    int fstat(int fd, stat_t* info)
+    unsigned int umask(unsigned int mask)
+
+cdef extern from "<sys/syscall.h>" nogil:
+    const long SYS_clone, SYS_close_range, SYS_move_mount
+
+cdef extern from "<sys/un.h>" nogil:
+    struct sockaddr_un:
+        unsigned short sun_family
+        char sun_path[108]
+
+cdef extern from "<sys/wait.h>" nogil:
+    ctypedef enum idtype_t:
+        P_ALL
+    int waitid(idtype_t type, unsigned int id, siginfo_t* info, int options)
+    int waitpid(int pid, int* status, int options)
+    bint WIFSIGNALED(int status)
+    int WEXITSTATUS(int status)
+    int WTERMSIG(int status)
+    const int WEXITED, WNOHANG, WNOWAIT
+
+cdef extern from "<time.h>" nogil:
+    struct timespec:
+        long tv_sec
+        long tv_nsec
+    int clock_gettime(int clock, timespec* at)
+    const int CLOCK_MONOTONIC, CLOCK_REALTIME
+
+cdef extern from "<unistd.h>" nogil:
+    void _exit(int status)
+    int chdir(const char* path)
+    int close(int fd)
+    int dup2(int fd, int target)
+    int execve(const char* path, char* const argv[], char* const env[])
+    int ftruncate(int fd, long long size)
+    int getpid()
+    int pipe2(int fds[2], int flags)
+    ssize_t pread(int fd, void* buffer, size_t size, long long offset)
+    ssize_t read(int fd, void* buffer, size_t size)
+    int setpgid(int pid, int group)
+    int setsid()
+    long syscall(long number, ...)
+    int unlink(const char* path)
+    int unlinkat(int folder, const char* path, int flags)
+    ssize_t write(int fd, const void* buffer, size_t size)

@@ -1,0 +1,46 @@
+# holdd: every command of the checkout. `make demo` and `make test` set up a bare Debian 12 by themselves (as root).
+.PHONY: demo build test bench lint protocol clean system
+
+PYTHON ?= /usr/bin/python3
+VENV := .venv
+BIN := $(VENV)/bin
+SYSTEM := gcc libc6-dev python3 python3-dev python3-venv runc docker-registry skopeo umoci busybox-static ca-certificates
+SOURCES := $(wildcard pyx/*.pyx pyx/*.pxd) setup.py
+
+demo: build
+	$(BIN)/python packaging/demo.py
+
+test: build lint
+	$(BIN)/python -m pytest
+
+build: $(VENV)/built
+
+bench: build
+	$(BIN)/python -m tests.bench
+
+lint: $(VENV)/ready
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/cython-lint pyx
+
+# Renders spec/PROTOCOL.md and the JSON Schema from the method tables.
+protocol: $(VENV)/ready
+	$(BIN)/python packaging/protocol.py
+
+system:
+	@dpkg -s $(SYSTEM) >/dev/null 2>&1 || { apt-get update -q && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $(SYSTEM); }
+
+$(VENV)/ready: requirements.txt requirements-dev.txt | system
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+$(VENV)/built: $(SOURCES) pyproject.toml $(VENV)/ready
+	$(BIN)/python setup.py -q build_ext --inplace
+	$(BIN)/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info pyx/*.c pyx/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

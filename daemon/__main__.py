@@ -1,0 +1,23 @@
+"""holdd, the daemon's command line.
+
+The nursery is forked before anything else is imported, so that shims start from a process that is as small as can be.
+"""
+
+import sys
+
+from daemon.runtime.nursery import Nursery, nursery_main
+
+
+def main(argv: list[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["--nursery"]:
+        nursery_main(int(argv[1]))
+        return 0
+    nursery = None if {"-h", "--help", "-v", "--version"} & set(argv) else Nursery.fork()
+    from daemon.command import run
+
+    return run(argv, nursery)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,144 @@
+"""How holdd is put together. Reads from top to bottom as the story of the system, and is the one place that knows
+everyone."""
+
+import os
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+from daemon import builtin
+from daemon.config import Config
+from daemon.kit import atomic, mounting
+from daemon.kit.threads import Pool
+from daemon.metadata.kv import BucketKV
+from daemon.metadata.migrate import migrate
+from daemon.plugins import Plugins
+from daemon.runtime.nursery import Nursery
+from daemon.scoped.content import ScopedContent
+from daemon.scoped.images import ScopedImages
+from daemon.scoped.snapshots import ScopedSnapshots
+from daemon.version import REVISION, VERSION
+from spec import errors
+from spec.api.service import Service
+from spec.ports import ContentStore, Runtime, Snapshotter
+
+
+class System:
+    """All components, made and joined; nothing has been recovered and no socket is open yet."""
+
+    runtime: Runtime
+    services: Sequence[tuple[type[Service], object]]
+
+    def __init__(self, config: Config, nursery: Nursery) -> None:
+        self.config = config
+        self._nursery = nursery
+        self._pools: list[Pool] = []
+        self._plugins = Plugins(builtin.ROWS, config.disabled_plugins)
+        try:
+            self._assemble()
+        except BaseException:
+            self.close()
+            raise
+
+    def _assemble(self) -> None:
+        config = self.config
+        make_directories(config)
+
+        # What happens is told to whoever listens.
+        self._events = self._plugins.one(builtin.EVENT, "exchange", lambda cls: cls())
+
+        # Records and edges.
+        self._store = self._plugins.one(
+            builtin.METADATA,
+            "lmdb",
+            lambda cls: cls(self._root("metadata"), map_size=config.metadata.map_size, sync=config.metadata.sync),
+        )
+        migrate(self._store)
+
+        # Bytes by digest, and trees by key.
+        self._content = self._plugins.one(
+            builtin.CONTENT, "local", lambda cls: cls(self._root("content"), sync=config.content.sync)
+        )
+        self._snapshotters = self._plugins.every(
+            builtin.SNAPSHOTTER,
+            lambda row, cls: cls(self._root("snapshots", row.id), BucketKV(self._store, "snapshots", row.id)),
+        )
+
+        # Running processes.
+        self.runtime = self._plugins.one(
+            builtin.RUNTIME,
+            "tasks",
+            lambda cls: cls(config.state, self._nursery, runtimes(config), self._events),
+        )
+
+        # The API over all of them.
+        self.services = self._services()
+
+    def _services(self) -> Sequence[tuple[type[Service], object]]:
+        io = self._pool("io", 16)
+        arguments: dict[str, tuple[Any, ...]] = {
+            "version": (VERSION, REVISION),
+            "namespaces": (self._store, self._events),
+            "images": (self.images,),
+            "containers": (self._store, self._events),
+            "content": (self.content, io),
+            "snapshots": (self.snapshotter, io),
+            "tasks": (self._store, self.runtime, self.snapshotter),
+            "events": (self._events,),
+            "introspection": (self._uuid(), self._plugins.infos),
+            "transfer": (self,),
+        }
+        made = self._plugins.every(builtin.SERVICE, lambda row, cls: cls(*arguments[row.id]))
+        return [(TABLES[id], service) for id, service in made.items()]
+
+    # Components as one namespace sees them.
+
+    def content(self, namespace: str) -> ContentStore:
+        return ScopedContent(self._content, self._store, self._events, namespace)
+
+    def images(self, namespace: str) -> ScopedImages:
+        return ScopedImages(self._store, self._events, namespace)
+
+    def snapshotter(self, namespace: str, name: str) -> Snapshotter:
+        name = name or self.config.default_snapshotter
+        raw = self._snapshotters.get(name)
+        if raw is None:
+            raise errors.InvalidArgument(f"snapshotter {name} is unknown; there are {', '.join(self._snapshotters)}")
+        return ScopedSnapshots(raw, name, self._store, self._events, namespace)
+
+    def close(self) -> None:
+        """Close all components, last made first. Shims and what they run live on."""
+        for pool in self._pools:
+            pool.shutdown()
+        self._plugins.close()
+
+    def _pool(self, name: str, size: int) -> Pool:
+        pool = Pool(name, size)
+        self._pools.append(pool)
+        return pool
+
+    def _root(self, *parts: str) -> str:
+        return os.path.join(self.config.root, *parts)
+
+    def _uuid(self) -> str:
+        """The root directory's identity, made once."""
+        path = self._root("uuid")
+        try:
+            with open(path) as file:
+                return file.read().strip()
+        except FileNotFoundError:
+            identity = str(uuid.uuid4())
+            atomic.write(path, identity.encode())
+            return identity
+
+
+def make_directories(config: Config) -> None:
+    """root and state, with containerd's modes whatever the umask; state is a private mount, so that what shims mount
+    below it reaches nobody."""
+    for path, mode in ((config.root, 0o700), (config.state, 0o711)):
+        try:
+            os.makedirs(path, exist_ok=True)
+            os.chmod(path, mode)
+        except OSError as exc:
+            raise errors.from_os(exc, f"making {path}") from exc
+    mounting.private(config.state)

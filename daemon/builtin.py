@@ -1,0 +1,52 @@
+"""The components that come with holdd: a table, so that nothing is imported before it is wanted.
+
+A new snapshotter is one file and one row here.
+"""
+
+from typing import NamedTuple
+
+
+class Row(NamedTuple):
+    """One component: its plugin type and id, `module:Class`, and the types it is handed instances of."""
+
+    type: str
+    id: str
+    target: str
+    requires: tuple[str, ...] = ()
+    capabilities: tuple[str, ...] = ()
+
+    @property
+    def uri(self) -> str:
+        """How configuration names it: `type.id`."""
+        return f"{self.type}.{self.id}"
+
+
+EVENT = "io.holdd.event.v1"
+METADATA = "io.holdd.metadata.v1"
+CONTENT = "io.holdd.content.v1"
+SNAPSHOTTER = "io.holdd.snapshotter.v1"
+DIFFER = "io.holdd.differ.v1"
+RUNTIME = "io.holdd.runtime.v1"
+RESOLVER = "io.holdd.resolver.v1"
+SERVICE = "io.holdd.service.v1"
+
+ROWS = (
+    Row(EVENT, "exchange", "daemon.events.exchange:Exchange"),
+    Row(METADATA, "lmdb", "daemon.metadata.store:Store"),
+    Row(CONTENT, "local", "daemon.content.local:LocalContent"),
+    Row(SNAPSHOTTER, "overlayfs", "daemon.snapshots.overlay:Overlay", (METADATA,)),
+    Row(SNAPSHOTTER, "native", "daemon.snapshots.native:Native", (METADATA,)),
+    Row(DIFFER, "walking", "daemon.diff.applier:ArchiveApplier", (CONTENT,)),
+    Row(RUNTIME, "tasks", "daemon.runtime.tasks:Tasks", (EVENT,)),
+    Row(RESOLVER, "registry", "daemon.images.resolver:RegistryResolver"),
+    Row(SERVICE, "version", "daemon.services.version:Version"),
+    Row(SERVICE, "namespaces", "daemon.services.namespaces:Namespaces", (METADATA, EVENT)),
+    Row(SERVICE, "images", "daemon.services.images:Images", (METADATA, EVENT)),
+    Row(SERVICE, "containers", "daemon.services.containers:Containers", (METADATA, EVENT)),
+    Row(SERVICE, "content", "daemon.services.content:Content", (METADATA, CONTENT)),
+    Row(SERVICE, "snapshots", "daemon.services.snapshots:Snapshots", (METADATA, SNAPSHOTTER)),
+    Row(SERVICE, "tasks", "daemon.services.tasks:Tasks", (METADATA, RUNTIME, SNAPSHOTTER)),
+    Row(SERVICE, "events", "daemon.services.events:Events", (EVENT,)),
+    Row(SERVICE, "introspection", "daemon.services.introspection:Introspection"),
+    Row(SERVICE, "transfer", "daemon.services.transfer:Transfer", (CONTENT, SNAPSHOTTER, DIFFER, RESOLVER)),
+)

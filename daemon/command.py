@@ -1,0 +1,43 @@
+"""holdd's options, and the run that they describe."""
+
+import argparse
+import asyncio
+import logging
+import sys
+
+from daemon import config, lifecycle
+from daemon.kit import log
+from daemon.runtime.nursery import Nursery
+from daemon.version import VERSION
+from spec import errors
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="holdd", description="The container daemon.")
+    parser.add_argument("--config", "-c", default=config.DEFAULT_PATH, metavar="FILE", help="configuration (TOML)")
+    parser.add_argument("--root", metavar="DIR", help="where images, snapshots and records are kept")
+    parser.add_argument("--state", metavar="DIR", help="where what runs is kept; gone after a reboot")
+    parser.add_argument("--address", "-a", metavar="SOCKET", help="unix socket to serve on")
+    parser.add_argument("--log-level", "-l", choices=["debug", "info", "warn", "error"], help="how much to log")
+    parser.add_argument("--version", "-v", action="version", version=f"holdd {VERSION}")
+    return parser
+
+
+def run(argv: list[str], nursery: Nursery | None) -> int:
+    """Serve as `argv` says; the exit code."""
+    args = parser().parse_args(argv)
+    overrides = {key: getattr(args, key) for key in ("root", "state", "address", "log_level")}
+    assert nursery is not None
+    try:
+        settings = config.load(args.config, overrides)
+        log.setup(settings.log_level, settings.log_format)
+        asyncio.run(lifecycle.serve(settings, nursery))
+    except errors.Error as exc:
+        print(f"holdd: {exc.message}", file=sys.stderr)
+        return 1
+    except OSError as exc:
+        logging.getLogger(__name__).error("holdd: %s", exc)
+        return 1
+    finally:
+        nursery.close()
+    return 0

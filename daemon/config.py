@@ -1,0 +1,100 @@
+"""The configuration: one flat schema, TOML. A key it does not have is an error; absence of the file means defaults."""
+
+import tomllib
+from collections.abc import Mapping
+
+import msgspec
+from msgspec.structs import replace
+
+from spec import errors
+from spec.base import Record
+
+DEFAULT_PATH = "/etc/holdd/config.toml"
+VERSION = 1
+
+
+class Section(Record, frozen=True, forbid_unknown_fields=True):
+    """Base of every table of the file."""
+
+
+class Metadata(Section, frozen=True):
+    """`sync` false trades what a power loss would take for speed. `map_size` is in bytes, and grows by itself."""
+
+    sync: bool = True
+    map_size: int = 1 << 30
+
+
+class Content(Section, frozen=True):
+    sync: bool = True
+
+
+class RuntimeEntry(Section, frozen=True):
+    """An OCI runtime: `path` is absolute or looked up in PATH; `root` is where it keeps its state (empty: below ours).
+
+    `timeout_s` bounds each of its calls.
+    """
+
+    path: str
+    root: str = ""
+    systemd_cgroup: bool = False
+    no_pivot: bool = False
+    no_new_keyring: bool = False
+    timeout_s: float = 60.0
+
+
+class Registry(Section, frozen=True):
+    """`hosts_dir` holds a folder a registry with its hosts.toml, as containerd's certs.d."""
+
+    hosts_dir: str = "/etc/holdd/certs.d"
+    max_concurrent_downloads: int = 3
+
+
+class Config(Section, frozen=True):
+    """The whole file."""
+
+    version: int = VERSION
+    root: str = "/var/lib/holdd"
+    state: str = "/run/holdd"
+    address: str = "/run/holdd/holdd.sock"
+    log_level: str = "info"
+    log_format: str = "text"
+    default_snapshotter: str = "overlayfs"
+    default_runtime: str = "runc"
+    disabled_plugins: tuple[str, ...] = ()
+    metadata: Metadata = Metadata()
+    content: Content = Content()
+    registry: Registry = Registry()
+    runtimes: dict[str, RuntimeEntry] = {"runc": RuntimeEntry(path="runc")}
+
+
+def load(path: str, overrides: Mapping[str, str | None]) -> Config:
+    """The file at `path` (it may be absent), with what the command line gave laid over it.
+
+    InvalidArgument names the file and the key. With `state` overridden and `address` not, the socket follows the state.
+    """
+    config = _read(path)
+    given = {key: value for key, value in overrides.items() if value is not None}
+    if "state" in given and "address" not in given:
+        given["address"] = f"{given['state']}/holdd.sock"
+    config = replace(config, **given)
+    if not config.root or not config.state or config.root == config.state:
+        raise errors.InvalidArgument("configuration: root and state must be set, and differ")
+    if config.version != VERSION:
+        raise errors.InvalidArgument(f"configuration {path}: version {config.version}, this holdd knows {VERSION}")
+    return config
+
+
+def _read(path: str) -> Config:
+    try:
+        with open(path, "rb") as file:
+            table = tomllib.load(file)
+    except FileNotFoundError:
+        return Config()
+    except OSError as exc:
+        raise errors.from_os(exc, f"reading configuration {path}") from exc
+    except tomllib.TOMLDecodeError as exc:
+        raise errors.InvalidArgument(f"configuration {path}: {exc}") from exc
+    try:
+        return msgspec.convert(table, Config)
+    except msgspec.ValidationError as exc:
+        raise errors.InvalidArgument(f"configuration {path}: {exc}") from exc

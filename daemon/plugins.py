@@ -1,0 +1,76 @@
+"""The life of components: each row is loaded, made, remembered with its status, and closed in reverse order."""
+
+import importlib
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from daemon.builtin import Row
+from spec import errors
+from spec.records import PluginInfo
+
+log = logging.getLogger(__name__)
+
+
+class Plugins:
+    """`disabled` rows, by their `type.id`, are not made."""
+
+    def __init__(self, rows: Sequence[Row], disabled: Sequence[str] = ()) -> None:
+        self._rows = rows
+        self._disabled = frozenset(disabled)
+        self._infos: dict[str, PluginInfo] = {}
+        self._made: list[Any] = []
+        unknown = self._disabled - {row.uri for row in rows}
+        if unknown:
+            raise errors.InvalidArgument(f"disabled_plugins: no plugin {', '.join(sorted(unknown))}")
+
+    def one(self, type: str, id: str, make: Callable[[Any], Any]) -> Any:
+        """Make the component that holdd cannot do without; what fails it ends the start."""
+        row = next(row for row in self._rows if (row.type, row.id) == (type, id))
+        if row.uri in self._disabled:
+            raise errors.InvalidArgument(f"disabled_plugins: holdd cannot do without {row.uri}")
+        return self._make(row, make)
+
+    def every(self, type: str, make: Callable[[Row, Any], Any]) -> dict[str, Any]:
+        """Make all components of a type, by id. One that fails is left out, with its error on record."""
+        made = {}
+        for row in self._rows:
+            if row.type != type:
+                continue
+            if row.uri in self._disabled:
+                self._note(row, "skip", "disabled by configuration")
+                continue
+            try:
+                made[row.id] = self._make(row, lambda cls, row=row: make(row, cls))
+            except (errors.Error, OSError) as exc:
+                log.warning("plugin %s is off: %s", row.uri, exc)
+                self._note(row, "skip" if isinstance(exc, errors.Unimplemented) else "error", str(exc))
+        return made
+
+    def infos(self) -> list[PluginInfo]:
+        return list(self._infos.values())
+
+    def close(self) -> None:
+        """Close what has a `close`, last made first."""
+        for component in reversed(self._made):
+            close = getattr(component, "close", None)
+            if close is not None:
+                close()
+        self._made.clear()
+
+    def _make(self, row: Row, make: Callable[[Any], Any]) -> Any:
+        module, _, name = row.target.partition(":")
+        component = make(getattr(importlib.import_module(module), name))
+        self._made.append(component)
+        self._note(row, "ok", "")
+        return component
+
+    def _note(self, row: Row, status: str, error: str) -> None:
+        self._infos[row.uri] = PluginInfo(
+            type=row.type,
+            id=row.id,
+            requires=row.requires,
+            capabilities=row.capabilities,
+            status=status,
+            init_error=error,
+        )

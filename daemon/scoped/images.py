@@ -1,0 +1,121 @@
+"""Images of one namespace: records with their rules and events."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+
+from msgspec.structs import replace
+
+from daemon.metadata.store import Commit, Store, Txn
+from daemon.metadata.tables import IMAGES
+from spec import digest as digests
+from spec import errors, filters, masks
+from spec.events import ImageCreate, ImageDelete, ImageUpdate
+from spec.names import check_labels
+from spec.oci.image import Descriptor
+from spec.ports import Publisher
+from spec.records import Image, Labels
+
+PAGE = 100
+MUTABLE = ("labels", "target", "target.annotations")
+
+
+class ScopedImages:
+    """Reads are inline; writes return a Commit, which threads wait for and coroutines await."""
+
+    def __init__(self, store: Store, publisher: Publisher, namespace: str) -> None:
+        self._store = store
+        self._publisher = publisher
+        self._namespace = namespace
+
+    def get(self, name: str) -> Image:
+        with self._store.view() as view:
+            return IMAGES.get(view, self._namespace, name)
+
+    def list(self, filters_: Sequence[str] = ()) -> Iterator[Image]:
+        matches = filters.matcher(filters_, _FIELDS)
+        mark = b""
+        while True:
+            with self._store.view() as view:
+                page, mark = IMAGES.page(view, mark, PAGE, self._namespace)
+            yield from filter(matches, page)
+            if not mark:
+                return
+
+    def create(self, image: Image, epoch_ns: int = 0) -> Commit[Image]:
+        _check(image)
+        now = epoch_ns or time.time_ns()
+        image = replace(image, created_at_ns=now, updated_at_ns=now)
+        event = ImageCreate(name=image.name, labels=image.labels)
+        return self._commit(lambda txn: IMAGES.create(txn, image, self._namespace, image.name), "create", event)
+
+    def update(self, image: Image, fields: Sequence[str] = (), epoch_ns: int = 0) -> Commit[Image]:
+        fields = [_on_target(field) for field in fields]
+        check_labels(image.labels)
+
+        def change(txn: Txn) -> Image:
+            merged = masks.merge(IMAGES.get(txn, self._namespace, image.name), image, fields, MUTABLE)
+            _check(merged)
+            return IMAGES.put(
+                txn, replace(merged, updated_at_ns=epoch_ns or time.time_ns()), self._namespace, image.name
+            )
+
+        return self._commit(change, "update", ImageUpdate(name=image.name, labels=image.labels))
+
+    def delete(self, name: str, target: Descriptor | None = None) -> Commit[Image]:
+        def change(txn: Txn) -> Image:
+            image = IMAGES.get(txn, self._namespace, name)
+            if target is not None and target.digest != image.target.digest:
+                raise errors.NotFound(f"image {name} in namespace {self._namespace} is not {target.digest}")
+            return IMAGES.delete(txn, self._namespace, name)
+
+        return self._commit(change, "delete", ImageDelete(name=name))
+
+    def put_image(self, name: str, target: Descriptor, labels: Labels) -> None:
+        """Create the image, or point the one there is at `target`; its other labels stay."""
+        image = Image(name=name, target=target, labels=labels)
+        try:
+            self.create(image).result()
+        except errors.AlreadyExists:
+            self.update(image, ["target", *(f"labels.{key}" for key in labels)]).result()
+
+    def _commit(
+        self, change: Callable[[Txn], Image], verb: str, event: ImageCreate | ImageUpdate | ImageDelete
+    ) -> Commit[Image]:
+        commit = self._store.update(change)
+        commit.add_done_callback(lambda done: self._publish(done, verb, event))
+        return commit
+
+    def _publish(
+        self, done: Future[Image], verb: str, event: ImageCreate | ImageUpdate | ImageDelete
+    ) -> None:
+        if done.exception() is None:
+            self._publisher.publish(self._namespace, f"/images/{verb}", event)
+
+
+def _check(image: Image) -> None:
+    if not image.name:
+        raise errors.InvalidArgument("image name is empty")
+    doing = f"image {image.name}"
+    check_labels(image.labels)
+    digests.check(image.target.digest)
+    if image.target.size <= 0:
+        raise errors.InvalidArgument(f"{doing}: the target's size must be above 0, not {image.target.size}")
+    if not image.target.media_type:
+        raise errors.InvalidArgument(f"{doing}: the target's media type is empty")
+
+
+def _on_target(field: str) -> str:
+    """Annotations are an image's in the API and its target's in the record."""
+    return f"target.{field}" if field.split(".", 1)[0] == "annotations" else field
+
+
+_FIELDS = filters.fields_of(
+    {
+        "name": lambda image: image.name,
+        "target.digest": lambda image: image.target.digest,
+        "target.mediatype": lambda image: image.target.media_type,
+        "labels": lambda image: image.labels,
+        "annotations": lambda image: image.target.annotations,
+    }
+)

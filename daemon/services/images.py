@@ -1,0 +1,35 @@
+"""Images: names for descriptors, in the namespace of the call."""
+
+from collections.abc import Callable
+
+from daemon.kit import context
+from daemon.scoped.images import ScopedImages
+from spec.api import images as api
+from spec.base import Empty
+from spec.records import Image
+
+
+class Images:
+    """`scoped` makes the images of a namespace."""
+
+    def __init__(self, scoped: Callable[[str], ScopedImages]) -> None:
+        self._scoped = scoped
+
+    def get(self, request: api.GetRequest) -> Image:
+        return self._images().get(request.name)
+
+    def list(self, request: api.ListRequest) -> api.ListReply:
+        return api.ListReply(images=list(self._images().list(request.filters)))
+
+    async def create(self, request: api.CreateRequest) -> Image:
+        return await self._images().create(request.image, request.source_date_epoch_ns)
+
+    async def update(self, request: api.UpdateRequest) -> Image:
+        return await self._images().update(request.image, request.fields, request.source_date_epoch_ns)
+
+    async def delete(self, request: api.DeleteRequest) -> Empty:
+        await self._images().delete(request.name, request.target)
+        return Empty()
+
+    def _images(self) -> ScopedImages:
+        return self._scoped(context.namespace())

@@ -1,0 +1,63 @@
+"""Snapshots: every method names its snapshotter."""
+
+from collections.abc import AsyncIterator, Callable
+from itertools import islice
+
+from daemon.kit import context
+from daemon.kit.threads import Pool, hop
+from spec.api import snapshots as api
+from spec.base import Empty
+from spec.ports import Snapshotter
+from spec.records import SnapshotInfo
+from spec.types import Usage
+
+BLOCK = 100  # entries of a list message
+
+
+class Snapshots:
+    """`scoped` makes a snapshotter, by name, of a namespace; it raises InvalidArgument for a name it does not know."""
+
+    def __init__(self, scoped: Callable[[str, str], Snapshotter], pool: Pool) -> None:
+        self._scoped = scoped
+        self._pool = pool
+
+    async def prepare(self, request: api.PrepareRequest) -> api.MountsReply:
+        prepare = self._snapshotter(request.snapshotter).prepare
+        return api.MountsReply(mounts=await hop(self._pool, prepare, request.key, request.parent, request.labels))
+
+    async def view(self, request: api.ViewRequest) -> api.MountsReply:
+        view = self._snapshotter(request.snapshotter).view
+        return api.MountsReply(mounts=await hop(self._pool, view, request.key, request.parent, request.labels))
+
+    def mounts(self, request: api.MountsRequest) -> api.MountsReply:
+        return api.MountsReply(mounts=self._snapshotter(request.snapshotter).mounts(request.key))
+
+    async def commit(self, request: api.CommitRequest) -> Empty:
+        commit = self._snapshotter(request.snapshotter).commit
+        await hop(self._pool, commit, request.name, request.key, request.labels)
+        return Empty()
+
+    async def remove(self, request: api.RemoveRequest) -> Empty:
+        await hop(self._pool, self._snapshotter(request.snapshotter).remove, request.key)
+        return Empty()
+
+    def stat(self, request: api.StatRequest) -> SnapshotInfo:
+        return self._snapshotter(request.snapshotter).stat(request.key)
+
+    async def update(self, request: api.UpdateRequest) -> SnapshotInfo:
+        return await hop(self._pool, self._snapshotter(request.snapshotter).update, request.info, request.fields)
+
+    async def list(self, request: api.ListRequest) -> AsyncIterator[api.ListReply]:
+        infos = self._snapshotter(request.snapshotter).list(request.filters)
+        while block := await hop(self._pool, lambda: tuple(islice(infos, BLOCK))):
+            yield api.ListReply(info=block)
+
+    async def usage(self, request: api.UsageRequest) -> Usage:
+        return await hop(self._pool, self._snapshotter(request.snapshotter).usage, request.key)
+
+    async def cleanup(self, request: api.CleanupRequest) -> Empty:
+        await hop(self._pool, self._snapshotter(request.snapshotter).cleanup)
+        return Empty()
+
+    def _snapshotter(self, name: str) -> Snapshotter:
+        return self._scoped(context.namespace(), name)

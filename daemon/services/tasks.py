@@ -1,0 +1,98 @@
+"""Tasks: containers made to run."""
+
+from collections.abc import Callable, Sequence
+
+from daemon.kit import context
+from daemon.metadata.store import Store
+from daemon.metadata.tables import CONTAINERS
+from spec import errors
+from spec.api import tasks as api
+from spec.base import Empty
+from spec.ports import Runtime, Snapshotter, Task
+from spec.records import Container, Exit, Process, RuntimeRef
+from spec.types import Mount
+
+
+class Tasks:
+    """`snapshotter` makes a snapshotter, by name, of a namespace."""
+
+    def __init__(self, store: Store, runtime: Runtime, snapshotter: Callable[[str, str], Snapshotter]) -> None:
+        self._store = store
+        self._runtime = runtime
+        self._snapshotter = snapshotter
+
+    async def create(self, request: api.CreateRequest, fds: Sequence[int]) -> api.CreateReply:
+        namespace = context.namespace()
+        with self._store.view() as view:
+            container = CONTAINERS.get(view, namespace, request.container_id)
+        runtime = container.runtime
+        if request.runtime_path:
+            runtime = RuntimeRef(name=request.runtime_path, options=runtime.options)
+        rootfs = request.rootfs or self._mounts(namespace, container)
+        task = await self._runtime.create(
+            namespace, container.id, container.spec, rootfs, request.stdio, runtime, fds
+        )
+        return api.CreateReply(container_id=container.id, pid=task.process().pid)
+
+    async def start(self, request: api.StartRequest) -> api.StartReply:
+        return api.StartReply(pid=await self._task(request.container_id).start(request.exec_id))
+
+    async def delete(self, request: api.DeleteRequest) -> api.DeleteReply:
+        return _deleted("", await self._runtime.delete(context.namespace(), request.container_id))
+
+    async def delete_process(self, request: api.DeleteProcessRequest) -> api.DeleteReply:
+        if not request.exec_id:
+            raise errors.InvalidArgument(f"deleting a process of task {request.container_id}: the exec id is empty")
+        return _deleted(
+            request.exec_id, await self._task(request.container_id).delete_process(request.exec_id)
+        )
+
+    def get(self, request: api.GetRequest) -> Process:
+        return self._task(request.container_id).process(request.exec_id)
+
+    def list(self, request: api.ListRequest) -> api.ListReply:
+        return api.ListReply(tasks=[task.process() for task in self._runtime.tasks(context.namespace())])
+
+    async def kill(self, request: api.KillRequest) -> Empty:
+        await self._task(request.container_id).kill(request.signal, request.exec_id, request.all)
+        return Empty()
+
+    async def exec(self, request: api.ExecRequest, fds: Sequence[int]) -> Empty:
+        await self._task(request.container_id).exec(request.exec_id, request.spec, request.stdio, fds)
+        return Empty()
+
+    async def resize_pty(self, request: api.ResizePtyRequest) -> Empty:
+        await self._task(request.container_id).resize(request.exec_id, request.width, request.height)
+        return Empty()
+
+    async def attach(self, request: api.AttachRequest) -> tuple[api.AttachReply, Sequence[int]]:
+        return api.AttachReply(), [await self._task(request.container_id).console(request.exec_id)]
+
+    async def pause(self, request: api.PauseRequest) -> Empty:
+        await self._task(request.container_id).pause()
+        return Empty()
+
+    async def resume(self, request: api.ResumeRequest) -> Empty:
+        await self._task(request.container_id).resume()
+        return Empty()
+
+    async def list_pids(self, request: api.ListPidsRequest) -> api.ListPidsReply:
+        pids = await self._task(request.container_id).pids()
+        return api.ListPidsReply(processes=[api.ProcessInfo(pid=pid) for pid in pids])
+
+    async def wait(self, request: api.WaitRequest) -> api.WaitReply:
+        ended = await self._task(request.container_id).wait(request.exec_id)
+        return api.WaitReply(exit_status=ended.status, exited_at_ns=ended.exited_at_ns)
+
+    def _task(self, id: str) -> Task:
+        return self._runtime.get(context.namespace(), id)
+
+    def _mounts(self, namespace: str, container: Container) -> Sequence[Mount]:
+        """The container's own snapshot, for a caller that brings no mounts."""
+        if not container.snapshot_key:
+            return ()
+        return self._snapshotter(namespace, container.snapshotter).mounts(container.snapshot_key)
+
+
+def _deleted(id: str, ended: Exit) -> api.DeleteReply:
+    return api.DeleteReply(id=id, pid=ended.pid, exit_status=ended.status, exited_at_ns=ended.exited_at_ns)

@@ -1,0 +1,4 @@
+"""Which holdd this is."""
+
+VERSION = "0.1.0"
+REVISION = ""

@@ -1,0 +1,1600 @@
+# cython: cdivision=True
+# distutils: extra_link_args = -Wl,-z,now
+"""The nursery and the shim: two C loops that never run Python after their fork. Knows no policy and no container.
+
+The nursery gives back the interpreter's memory and forks shims on request. A shim starts programs the daemon names,
+reaps and records, holds descriptors, and attaches mounts in its own mount namespace. It is one file because both loops
+live in one forked image, and a compiled module cannot be cimported by another here.
+
+Bound symbols (-z now) are a condition: the dynamic linker's tables are among what the nursery gives back.
+"""
+
+from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t, uint8_t, uintptr_t
+
+from pyx.sys cimport (
+    AF_UNIX, CLOCK_MONOTONIC, CLOCK_REALTIME, CLONE_NEWNS, CLONE_VFORK, CLONE_VM, CLOSE_RANGE_CLOEXEC, CMSG_DATA,
+    CMSG_FIRSTHDR, CMSG_LEN, CMSG_NXTHDR, CMSG_SPACE, E2BIG, EADDRINUSE, EAGAIN, EBADF, EEXIST, EFD_CLOEXEC,
+    EFD_NONBLOCK, EINTR, EINVAL, EMSGSIZE, ENAMETOOLONG, ENOENT, ENOSPC, ENOSYS, EPOLLIN, EPOLLOUT,
+    EPOLLPRI, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPROTONOSUPPORT, FALLOC_FL_KEEP_SIZE,
+    FALLOC_FL_PUNCH_HOLE, F_DUPFD_CLOEXEC, F_SETFD, F_SETFL, FD_CLOEXEC, MADV_DONTNEED, MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, MOVE_MOUNT_F_EMPTY_PATH,
+    MSG_CMSG_CLOEXEC, MSG_CTRUNC, MSG_DONTWAIT, MSG_NOSIGNAL, MSG_TRUNC, O_APPEND, O_CLOEXEC, O_CREAT, O_DIRECTORY,
+    O_NOFOLLOW, O_NONBLOCK, O_PATH, O_RDONLY, O_RDWR, O_WRONLY, POLLOUT, PROT_READ, PROT_WRITE, PR_SET_CHILD_SUBREAPER,
+    PR_SET_NAME, P_ALL, SCM_RIGHTS, SFD_CLOEXEC, SFD_NONBLOCK, SIGCHLD, SIGKILL, SIG_BLOCK, SIG_DFL, SIG_IGN,
+    SIG_SETMASK, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_SEQPACKET, SOCK_STREAM, SOL_SOCKET, SPLICE_F_NONBLOCK, SYS_clone,
+    SYS_close_range, SYS_move_mount, TIOCSWINSZ, WEXITED, WEXITSTATUS, WIFSIGNALED, WNOHANG, WNOWAIT, WTERMSIG,
+    _exit, accept4, bind, chdir, clock_gettime, clone, close, cmsghdr, dup2, epoll_create1, epoll_ctl, epoll_event,
+    epoll_wait, eventfd, execve, fallocate, fcntl, fstat, ftruncate, getauxval, getpid, ioctl, iovec, kill, listen,
+    madvise, memcpy, memset, mmap, mount, msghdr, munmap, open, openat, pipe2, poll, pollfd, prctl, pread, read,
+    recvmsg, sendmsg, setpgid, setsid, sigaction, sigaction_t, sigaddset, sigemptyset, sigfillset, siginfo_t, signalfd,
+    sigprocmask, sigset_t, sockaddr, sockaddr_un, socket, splice, stat_t, strcmp, strerror, strlen, strncmp, syscall,
+    timespec, umask, unlink, unlinkat, unshare, waitid, waitpid, winsize, write, AT_BASE, AT_FDCWD, errno,
+)
+
+# Requests to the nursery, one SOCK_SEQPACKET message each, all numbers little-endian:
+#
+#   0        1        2        4            8                  12
+#   version  1        0 (u16)  id (u32)     oom_score_adj i32  directory NUL
+#
+# and its answers, sent by the new shim itself when it can be connected to, or by the nursery when it cannot fork:
+#
+#   id (u32)   errno (i32)   pid (u32)
+#
+# Requests to a shim, one SOCK_SEQPACKET message each; strings end in NUL; descriptors ride along by SCM_RIGHTS:
+#
+#   0        1          2        4         8
+#   version  operation  0 (u16)  id (u32)  body
+#
+#   operation     body                                                                            descriptors
+#    2 run        timeout_ns u64 (0: none), keep u32, argc u16, envc u16, fdc u16, namec u16,     fdc
+#                 0 u32, child fd u32 x (fdc + namec), cwd, argv x argc, env x envc, name x namec
+#    3 kill       id u32 of a run of this connection, signal u32
+#    4 keep       name                                                                            1
+#    5 fetch      name
+#    6 drop       name
+#    7 attach     target                                                                          1
+#    8 mount      flags u64, type, source, target, data
+#    9 console    path, name
+#   10 resize     width u16, height u16, 0 u32, name
+#   11 watch oom  directory
+#   12 shutdown
+#
+# Answers, in any order, and notices of exits, which have operation 1 and id 0:
+#
+#   0        1          2            4         8            12
+#   version  operation  stage (u16)  id (u32)  errno (i32)  body
+#
+#   run: status i32, flags u32 (1: timed out), output       fetch: one descriptor       exit: one exit record
+#   `stage` says where a run that did not start failed: 1 exec, 2 cwd, 3 a name, 4 descriptors, 5 fork
+#
+# The exit record file `exits`: records of 32 bytes, the one numbered n at offset 32 n. Old ones become a hole.
+#
+#   0             8            16         20           24                  28
+#   sequence u64  time_ns i64  pid (u32)  status i32   flags u32 (1: OOM)  0 (u32)
+
+cdef enum:
+    VERSION = 1
+    OP_EXIT = 1
+    OP_RUN = 2
+    OP_KILL = 3
+    OP_KEEP = 4
+    OP_FETCH = 5
+    OP_DROP = 6
+    OP_ATTACH = 7
+    OP_MOUNT = 8
+    OP_CONSOLE = 9
+    OP_RESIZE = 10
+    OP_WATCH_OOM = 11
+    OP_SHUTDOWN = 12
+
+    STAGE_EXEC = 1
+    STAGE_CWD = 2
+    STAGE_NAME = 3
+    STAGE_DESCRIPTORS = 4
+    STAGE_FORK = 5
+
+    RUN_EXPIRED = 1
+    EXIT_OOM = 1
+
+    REQUEST_MAX = 131072
+    KEEP_MAX = 65536       # with its header it fits a quarter-full default socket buffer
+    STRINGS_MAX = 2048     # argv, environment and names of one run
+    FDS_MAX = 16           # descriptors of one request
+    CHILD_FD_MAX = 256     # descriptors a program is given lie below
+    PROGRAMS_MAX = 256
+    CONNECTIONS_MAX = 8
+    NAMED_MAX = 1024
+    NAME_MAX_ = 128
+    CONSOLES_MAX = 64
+    PATH_MAX_ = 1024
+    RESERVED = 4096        # bytes of the exit record file that are allocated before they are needed
+    RETAINED = 32768       # exit records that stay when older ones become a hole
+    RETRY_NS = 500000000
+    STACK = 16384
+    PAGE = 4096
+
+    KIND_SIGNAL = 1
+    KIND_LISTENER = 2
+    KIND_CONNECTION = 3
+    KIND_PROGRAM = 4
+    KIND_SINK = 5
+    KIND_CONSOLE = 6
+    KIND_OOM = 7
+
+
+cdef struct Header:
+    uint8_t version
+    uint8_t operation
+    uint16_t stage
+    uint32_t id
+
+
+cdef struct Answer:
+    Header header
+    int32_t error
+
+
+cdef struct ForkRequest:
+    Header header
+    int32_t oom_score_adj
+
+
+cdef struct ForkAnswer:
+    uint32_t id
+    int32_t error
+    uint32_t pid
+
+
+cdef struct RunBody:
+    uint64_t timeout_ns
+    uint32_t keep
+    uint16_t argc
+    uint16_t envc
+    uint16_t fdc
+    uint16_t namec
+    uint32_t zero
+
+
+cdef struct RunResult:
+    int32_t status
+    uint32_t flags
+
+
+cdef struct ResizeBody:
+    uint16_t width
+    uint16_t height
+    uint32_t zero
+
+
+cdef struct ExitRecord:
+    uint64_t sequence
+    int64_t time_ns
+    uint32_t pid
+    int32_t status
+    uint32_t flags
+    uint32_t zero
+
+
+cdef struct Cursor:
+    char* at
+    char* end
+
+
+cdef struct Connection:
+    int fd                 # 0 is a free slot: descriptor 0 is always /dev/null
+    bint blocked           # its socket is too full for another answer
+    uint64_t next          # sequence of the exit record it is to be told next
+
+
+cdef struct Program:
+    int pid                # 0 is a free slot
+    int connection         # index, -1 when it went away
+    uint32_t id
+    bint done
+    bint expired
+    int status
+    int pipe               # read end of its captured output, 0 without
+    char* ring             # the last `keep` bytes of output, mapped at the first one
+    size_t keep
+    uint64_t written
+    int64_t deadline_ns
+
+
+cdef struct Spawn:
+    char* cwd
+    char** argv
+    char** env
+    int count
+    int* sources
+    uint32_t* targets
+    int output             # write end for 1 and 2 where they have no source, 0 without
+    int error
+    int stage
+
+
+cdef struct Named:
+    int fd                 # 0 is a free slot
+    char name[NAME_MAX_]
+
+
+cdef struct Console:
+    int listener           # 0 is a free slot
+    int peer
+    char name[NAME_MAX_]
+    char path[PATH_MAX_]
+
+
+# A process is either the nursery or one shim, so its state is static: it costs no memory before it is touched.
+cdef uint64_t request[REQUEST_MAX // 8]
+cdef char control[256]
+cdef int received[FDS_MAX]
+cdef int received_count
+cdef char maps[PAGE]
+cdef char* strings[STRINGS_MAX]
+cdef char stack[STACK]
+cdef Program programs[PROGRAMS_MAX]
+cdef Connection connections[CONNECTIONS_MAX]
+cdef Named named[NAMED_MAX]
+cdef Console consoles[CONSOLES_MAX]
+cdef int programs_top
+cdef int named_top
+cdef int consoles_top
+cdef int poller
+cdef int signals
+cdef int listener
+cdef int directory
+cdef int exits
+cdef uint64_t exits_count
+cdef int64_t reserved_to
+cdef int64_t retry_ns
+cdef int oom_counter
+cdef int oom_event
+cdef uint64_t oom_baseline
+cdef uint64_t oom_seen
+cdef bint ending
+
+
+# Small tools
+
+
+cdef int64_t now_ns(int clock) noexcept nogil:
+    cdef timespec at
+    clock_gettime(clock, &at)
+    return <int64_t>at.tv_sec * 1000000000 + at.tv_nsec
+
+
+cdef char* decimal(char* to, int64_t number) noexcept nogil:
+    """Write `number` and a NUL; where the NUL is. stdio would bring a heap."""
+    cdef char digits[24]
+    cdef int count = 0
+    if number < 0:
+        to[0] = c'-'
+        to += 1
+        number = -number
+    while True:
+        digits[count] = <char>(c'0' + number % 10)
+        count += 1
+        number = number // 10
+        if number == 0:
+            break
+    while count:
+        count -= 1
+        to[0] = digits[count]
+        to += 1
+    to[0] = 0
+    return to
+
+
+cdef char* join(char* to, const char* text) noexcept nogil:
+    cdef size_t size = strlen(text)
+    memcpy(to, text, size + 1)
+    return to + size
+
+
+cdef char* next_string(Cursor* cursor) noexcept nogil:
+    """The NUL-terminated string at the cursor, which moves past it; NULL when none ends within the message."""
+    cdef char* start = cursor.at
+    cdef char* at = start
+    while at < cursor.end:
+        if at[0] == 0:
+            cursor.at = at + 1
+            return start
+        at += 1
+    return NULL
+
+
+cdef int watch(int fd, uint32_t events, int kind, int index) noexcept nogil:
+    cdef epoll_event event
+    event.events = events
+    event.data.u64 = (<uint64_t>kind << 32) | <uint32_t>index
+    if epoll_ctl(poller, EPOLL_CTL_ADD, fd, &event) < 0:
+        return -errno
+    return 0
+
+
+cdef void rewatch(int fd, uint32_t events, int kind, int index) noexcept nogil:
+    cdef epoll_event event
+    event.events = events
+    event.data.u64 = (<uint64_t>kind << 32) | <uint32_t>index
+    epoll_ctl(poller, EPOLL_CTL_MOD, fd, &event)
+
+
+cdef void unwatch(int fd) noexcept nogil:
+    epoll_ctl(poller, EPOLL_CTL_DEL, fd, NULL)
+
+
+cdef void end_watch(int fd) noexcept nogil:
+    # Close alone is not enough: a duplicate held by a program would keep the entry alive.
+    unwatch(fd)
+    close(fd)
+
+
+cdef int local_address(sockaddr_un* address, int folder, const char* name) noexcept nogil:
+    """The address of `name` in an open folder, whose own path may be longer than an address holds."""
+    cdef char* at
+    memset(address, 0, sizeof(sockaddr_un))
+    address.sun_family = AF_UNIX
+    at = decimal(join(address.sun_path, b"/proc/self/fd/"), folder)
+    if <size_t>(at - address.sun_path) + 1 + strlen(name) >= sizeof(address.sun_path):
+        return -ENAMETOOLONG
+    join(join(at, b"/"), name)
+    return 0
+
+
+cdef int listen_at(int folder, const char* name, int type) noexcept nogil:
+    """A listening socket that only its owner may connect to, or -errno."""
+    cdef sockaddr_un address
+    cdef unsigned int mask
+    cdef int error = local_address(&address, folder, name)
+    cdef int fd
+    if error < 0:
+        return error
+    fd = socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)
+    if fd < 0:
+        return -errno
+    mask = umask(0o177)
+    if bind(fd, <sockaddr*>&address, sizeof(address)) < 0 or listen(fd, 64) < 0:
+        error = -errno
+    umask(mask)
+    if error < 0:
+        close(fd)
+        return error
+    return fd
+
+
+cdef ssize_t receive(int fd, void* buffer, size_t size, int* flags) noexcept nogil:
+    """One message and its descriptors (into `received`, at most FDS_MAX); -errno."""
+    cdef msghdr message
+    cdef iovec part
+    cdef cmsghdr* head
+    cdef ssize_t got
+    global received_count
+    received_count = 0
+    part.iov_base = buffer
+    part.iov_len = size
+    memset(&message, 0, sizeof(message))
+    message.msg_iov = &part
+    message.msg_iovlen = 1
+    message.msg_control = control
+    message.msg_controllen = CMSG_SPACE(FDS_MAX * sizeof(int))
+    while True:
+        got = recvmsg(fd, &message, MSG_CMSG_CLOEXEC)
+        if got >= 0:
+            break
+        if errno != EINTR:
+            return -errno
+    head = CMSG_FIRSTHDR(&message)
+    while head != NULL:
+        if head.cmsg_level == SOL_SOCKET and head.cmsg_type == SCM_RIGHTS:
+            received_count = <int>((head.cmsg_len - CMSG_LEN(0)) // sizeof(int))
+            memcpy(received, CMSG_DATA(head), received_count * sizeof(int))
+        head = CMSG_NXTHDR(&message, head)
+    flags[0] = message.msg_flags
+    return got
+
+
+cdef void close_received() noexcept nogil:
+    """Close the descriptors of a request that nobody took over (those are -1)."""
+    cdef int i
+    global received_count
+    for i in range(received_count):
+        if received[i] >= 0:
+            close(received[i])
+    received_count = 0
+
+
+# Exit records
+
+
+cdef int reserve() noexcept nogil:
+    """Allocate ahead, so that a full filesystem shows when a shim starts and not when a container ends; -errno."""
+    global reserved_to
+    cdef int error = 0
+    cdef int64_t end = <int64_t>exits_count * sizeof(ExitRecord)
+    if end + <int64_t>sizeof(ExitRecord) <= reserved_to:
+        return 0
+    if fallocate(exits, FALLOC_FL_KEEP_SIZE, end, RESERVED) < 0:
+        error = -errno
+    else:
+        reserved_to = end + RESERVED
+    if exits_count > RETAINED:
+        fallocate(exits, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, end - RETAINED * <int64_t>sizeof(ExitRecord))
+    return error
+
+
+cdef int append_record(int pid, int status) noexcept nogil:
+    """Put an exit on file; -1 when it cannot be, and then the kernel keeps it for us."""
+    cdef ExitRecord record
+    cdef ssize_t wrote
+    global exits_count
+    reserve()
+    memset(&record, 0, sizeof(record))
+    record.sequence = exits_count
+    record.time_ns = now_ns(CLOCK_REALTIME)
+    record.pid = pid
+    record.status = status
+    if status != 0 and oom_counter:
+        refresh_oom()
+        if oom_seen > oom_baseline:
+            record.flags = EXIT_OOM
+    wrote = write(exits, &record, sizeof(record))
+    if wrote != <ssize_t>sizeof(record):
+        ftruncate(exits, exits_count * sizeof(record))
+        return -1
+    exits_count += 1
+    return 0
+
+
+cdef uint64_t oom_kills(int fd) noexcept nogil:
+    """The `oom_kill` line of memory.events or memory.oom_control; 0 when there is none to read."""
+    cdef char text[512]
+    cdef ssize_t got = pread(fd, text, sizeof(text) - 1, 0)
+    cdef char* at = text
+    cdef uint64_t number = 0
+    if got <= 0:
+        return 0
+    text[got] = 0
+    while at[0]:
+        if strncmp(at, b"oom_kill ", 9) == 0:
+            at += 9
+            while c'0' <= at[0] <= c'9':
+                number = number * 10 + <uint64_t>(at[0] - c'0')
+                at += 1
+            return number
+        while at[0] and at[0] != c'\n':
+            at += 1
+        if at[0]:
+            at += 1
+    return 0
+
+
+cdef void refresh_oom() noexcept nogil:
+    global oom_seen
+    cdef uint64_t kills = oom_kills(oom_counter)
+    if kills > oom_seen:
+        oom_seen = kills
+
+
+cdef void end_oom() noexcept nogil:
+    global oom_counter, oom_event
+    if oom_event and oom_event != oom_counter:
+        end_watch(oom_event)
+    if oom_counter:
+        end_watch(oom_counter)
+    oom_counter = oom_event = 0
+
+
+cdef int register_oom_event(int folder) noexcept nogil:
+    """cgroup v1: have `oom_event` signalled by memory.oom_control; -errno."""
+    cdef char line[64]
+    cdef int pressed, error = 0
+    cdef int event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
+    global oom_event
+    if event < 0:
+        return -errno
+    pressed = openat(folder, b"cgroup.event_control", O_WRONLY | O_CLOEXEC)
+    if pressed < 0:
+        error = -errno
+    else:
+        decimal(join(decimal(line, event), b" "), oom_counter)
+        if write(pressed, line, strlen(line)) < 0:
+            error = -errno
+        close(pressed)
+    if error == 0:
+        error = watch(event, EPOLLIN, KIND_OOM, 0)
+    if error < 0:
+        close(event)
+        return error
+    oom_event = event
+    return 0
+
+
+cdef int watch_oom(const char* path) noexcept nogil:
+    cdef int folder, fd, error
+    global oom_counter, oom_event, oom_baseline, oom_seen
+    folder = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC)
+    if folder < 0:
+        return -errno
+    end_oom()
+    fd = openat(folder, b"memory.events", O_RDONLY | O_CLOEXEC)
+    if fd >= 0:
+        oom_counter = oom_event = fd
+        error = watch(fd, EPOLLPRI, KIND_OOM, 0)
+    else:
+        fd = openat(folder, b"memory.oom_control", O_RDONLY | O_CLOEXEC)
+        error = -errno
+        if fd >= 0:
+            oom_counter = fd
+            error = register_oom_event(folder)
+    close(folder)
+    if error < 0:
+        end_oom()
+        return error
+    oom_baseline = oom_seen = oom_kills(fd)
+    return 0
+
+
+cdef void serve_oom() noexcept nogil:
+    cdef uint64_t count
+    if oom_event != oom_counter and read(oom_event, &count, sizeof(count)) < 0:
+        return
+    refresh_oom()
+
+
+# Named descriptors and consoles
+
+
+cdef int find_named(const char* name) noexcept nogil:
+    cdef int i
+    for i in range(named_top):
+        if named[i].fd and strcmp(named[i].name, name) == 0:
+            return i
+    return -1
+
+
+cdef int keep(const char* name, int fd) noexcept nogil:
+    """Steals `fd` when it succeeds; a descriptor already held by that name is closed."""
+    cdef int i = find_named(name)
+    global named_top
+    if name[0] == 0:
+        return -EINVAL
+    if strlen(name) >= NAME_MAX_:
+        return -ENAMETOOLONG
+    if i >= 0:
+        close(named[i].fd)
+        named[i].fd = fd
+        return 0
+    for i in range(NAMED_MAX):
+        if named[i].fd == 0:
+            named[i].fd = fd
+            join(named[i].name, name)
+            if i >= named_top:
+                named_top = i + 1
+            return 0
+    return -E2BIG
+
+
+cdef int find_console(const char* name) noexcept nogil:
+    cdef int i
+    for i in range(consoles_top):
+        if consoles[i].listener and strcmp(consoles[i].name, name) == 0:
+            return i
+    return -1
+
+
+cdef void end_console(int i) noexcept nogil:
+    if consoles[i].peer:
+        end_watch(consoles[i].peer)
+    end_watch(consoles[i].listener)
+    unlink(consoles[i].path)
+    consoles[i].peer = consoles[i].listener = 0
+
+
+cdef int drop(const char* name) noexcept nogil:
+    cdef int i = find_named(name)
+    cdef int j = find_console(name)
+    if j >= 0:
+        end_console(j)
+    if i >= 0:
+        close(named[i].fd)
+        named[i].fd = 0
+    return 0 if i >= 0 or j >= 0 else -ENOENT
+
+
+cdef int open_console(const char* path, const char* name) noexcept nogil:
+    """Listen at `path` for the one descriptor that is to be held as `name`."""
+    cdef char parent[PATH_MAX_]
+    cdef size_t size = strlen(path)
+    cdef size_t cut = size
+    cdef int i, folder, fd, error
+    global consoles_top
+    if path[0] != c'/' or name[0] == 0:
+        return -EINVAL
+    if size >= PATH_MAX_ or strlen(name) >= NAME_MAX_:
+        return -ENAMETOOLONG
+    if find_console(name) >= 0:
+        return -EEXIST
+    for i in range(CONSOLES_MAX + 1):
+        if i == CONSOLES_MAX:
+            return -E2BIG
+        if consoles[i].listener == 0:
+            break
+    while path[cut - 1] != c'/':
+        cut -= 1
+    memcpy(parent, path, cut)
+    parent[cut] = 0
+    folder = open(parent, O_PATH | O_DIRECTORY | O_CLOEXEC)
+    if folder < 0:
+        return -errno
+    fd = listen_at(folder, path + cut, SOCK_STREAM)
+    close(folder)
+    if fd < 0:
+        return -EEXIST if fd == -EADDRINUSE else fd
+    error = watch(fd, EPOLLIN, KIND_CONSOLE, i)
+    if error < 0:
+        close(fd)
+        unlink(path)
+        return error
+    consoles[i].listener = fd
+    consoles[i].peer = 0
+    join(consoles[i].path, path)
+    join(consoles[i].name, name)
+    if i >= consoles_top:
+        consoles_top = i + 1
+    return 0
+
+
+cdef void serve_console(int i) noexcept nogil:
+    cdef char byte[256]
+    cdef int flags, peer
+    cdef ssize_t got
+    if consoles[i].listener == 0:
+        return
+    if consoles[i].peer == 0:
+        peer = accept4(consoles[i].listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK)
+        if peer < 0:
+            return
+        if watch(peer, EPOLLIN, KIND_CONSOLE, i) < 0:
+            close(peer)
+            return
+        consoles[i].peer = peer
+        unwatch(consoles[i].listener)
+    got = receive(consoles[i].peer, byte, sizeof(byte), &flags)
+    if got == -EAGAIN:
+        return
+    if received_count and keep(consoles[i].name, received[0]) == 0:
+        received[0] = -1
+    elif got > 0:
+        return
+    close_received()
+    end_console(i)
+
+
+# Connections
+
+
+cdef bint writable(Connection* to) noexcept nogil:
+    """Whether the socket takes another answer of any size; if not, reading from it waits too."""
+    cdef pollfd query
+    cdef int index = <int>(to - connections)
+    query.fd = to.fd
+    query.events = POLLOUT
+    query.revents = 0
+    poll(&query, 1, 0)
+    cdef bint ready = query.revents != 0
+    if ready == to.blocked:
+        to.blocked = not ready
+        rewatch(to.fd, EPOLLIN if ready else EPOLLOUT, KIND_CONNECTION, index)
+    return ready
+
+
+cdef void send_answer(Connection* to, Answer* answer, iovec* body, int parts, int fd) noexcept nogil:
+    """Send; a peer that is gone is found out when it is read from. `fd` -1 sends none."""
+    cdef iovec all_parts[4]
+    cdef msghdr message
+    cdef cmsghdr* head
+    cdef char space[64]
+    cdef int i
+    all_parts[0].iov_base = answer
+    all_parts[0].iov_len = sizeof(Answer)
+    for i in range(parts):
+        all_parts[i + 1] = body[i]
+    memset(&message, 0, sizeof(message))
+    message.msg_iov = all_parts
+    message.msg_iovlen = parts + 1
+    if fd >= 0:
+        memset(space, 0, sizeof(space))
+        message.msg_control = space
+        message.msg_controllen = CMSG_SPACE(sizeof(int))
+        head = CMSG_FIRSTHDR(&message)
+        head.cmsg_level = SOL_SOCKET
+        head.cmsg_type = SCM_RIGHTS
+        head.cmsg_len = CMSG_LEN(sizeof(int))
+        memcpy(CMSG_DATA(head), &fd, sizeof(int))
+    sendmsg(to.fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT)
+
+
+cdef void answer_status(Connection* to, Header* header, int error, int fd) noexcept nogil:
+    cdef Answer answer
+    answer.header = header[0]
+    answer.header.version = VERSION
+    answer.error = -error if error < 0 else 0
+    send_answer(to, &answer, NULL, 0, fd)
+
+
+cdef void close_connection(int index) noexcept nogil:
+    cdef int i
+    if connections[index].fd == 0:
+        return
+    end_watch(connections[index].fd)
+    connections[index].fd = 0
+    for i in range(programs_top):
+        if programs[i].pid and programs[i].connection == index:
+            programs[i].connection = -1
+            if programs[i].done:
+                forget_program(&programs[i])
+
+
+cdef void accept_connection() noexcept nogil:
+    cdef int i, chosen = 0
+    cdef int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK)
+    if fd < 0:
+        return
+    for i in range(CONNECTIONS_MAX):
+        if connections[i].fd == 0:
+            chosen = i
+            break
+        if connections[i].next < connections[chosen].next:
+            chosen = i
+    # The newest always gets in: one that stopped reading must not lock the daemon out.
+    close_connection(chosen)
+    if watch(fd, EPOLLIN, KIND_CONNECTION, chosen) < 0:
+        close(fd)
+        return
+    connections[chosen].fd = fd
+    connections[chosen].blocked = False
+    connections[chosen].next = exits_count
+
+
+cdef bint flush(int index) noexcept nogil:
+    """Tell a connection what it is owed: exits in order of their records, then programs. False when it is full."""
+    cdef Connection* to = &connections[index]
+    cdef ExitRecord record
+    cdef Answer answer
+    cdef iovec part
+    cdef int i
+    memset(&answer, 0, sizeof(answer))
+    answer.header.version = VERSION
+    answer.header.operation = OP_EXIT
+    part.iov_base = &record
+    part.iov_len = sizeof(record)
+    if exits_count > RETAINED and to.next < exits_count - RETAINED:
+        to.next = exits_count - RETAINED
+    while to.next < exits_count:
+        if not writable(to):
+            return False
+        if pread(exits, &record, sizeof(record), to.next * sizeof(record)) != <ssize_t>sizeof(record):
+            break
+        send_answer(to, &answer, &part, 1, -1)
+        to.next += 1
+    for i in range(programs_top):
+        if programs[i].pid and programs[i].done and programs[i].connection == index:
+            if not writable(to):
+                return False
+            send_result(to, &programs[i])
+            forget_program(&programs[i])
+    return writable(to)
+
+
+cdef void flush_all() noexcept nogil:
+    cdef int i
+    for i in range(CONNECTIONS_MAX):
+        if connections[i].fd:
+            flush(i)
+
+
+# Programs
+
+
+cdef int child(void* argument) noexcept nogil:
+    """The program's own half between clone and exec. It shares our memory but not our descriptors."""
+    cdef Spawn* spawn = <Spawn*>argument
+    cdef sigset_t none
+    cdef int i, fd
+    cdef bint plain[3]
+    plain[0] = plain[1] = plain[2] = True
+    spawn.stage = STAGE_DESCRIPTORS
+    setpgid(0, 0)
+    # Above every target first: a target may be another one's source.
+    syscall(SYS_close_range, 3, ~<unsigned int>0, CLOSE_RANGE_CLOEXEC)
+    for i in range(spawn.count):
+        fd = fcntl(spawn.sources[i], F_DUPFD_CLOEXEC, CHILD_FD_MAX)
+        if fd < 0:
+            spawn.error = errno
+            _exit(127)
+        spawn.sources[i] = fd
+    if spawn.output:
+        spawn.output = fcntl(spawn.output, F_DUPFD_CLOEXEC, CHILD_FD_MAX)
+    for i in range(spawn.count):
+        if dup2(spawn.sources[i], spawn.targets[i]) < 0:
+            spawn.error = errno
+            _exit(127)
+        if spawn.targets[i] < 3:
+            plain[spawn.targets[i]] = False
+    for i in range(1, 3):
+        if plain[i] and spawn.output and dup2(spawn.output, i) < 0:
+            spawn.error = errno
+            _exit(127)
+    spawn.stage = STAGE_CWD
+    if chdir(spawn.cwd) < 0:
+        spawn.error = errno
+        _exit(127)
+    spawn.stage = STAGE_EXEC
+    sigemptyset(&none)
+    sigprocmask(SIG_SETMASK, &none, NULL)
+    execve(spawn.argv[0], spawn.argv, spawn.env)
+    spawn.error = errno
+    _exit(127)
+    return 0
+
+
+cdef int take_strings(Cursor* cursor, int from_, int count) noexcept nogil:
+    """Point `strings` at the next strings, with a NULL after them; the index after that, or -EINVAL."""
+    cdef int i
+    for i in range(count):
+        strings[from_ + i] = next_string(cursor)
+        if strings[from_ + i] == NULL:
+            return -EINVAL
+    strings[from_ + count] = NULL
+    return from_ + count + 1
+
+
+cdef int run(int index, Header* header, Cursor* cursor) noexcept nogil:
+    """Start the program a request describes; -errno, with the stage in the header."""
+    cdef RunBody* body = <RunBody*>cursor.at
+    cdef int sources[2 * FDS_MAX]
+    cdef int pipes[2]
+    cdef Spawn spawn
+    cdef int i, slot, env, names, held, pid, error = 0
+    cdef bint capture = False
+    global programs_top
+    if cursor.end - cursor.at < <ssize_t>sizeof(RunBody):
+        return -EINVAL
+    cursor.at += sizeof(RunBody)
+    if body.fdc != received_count or body.namec > FDS_MAX or body.argc == 0:
+        return -EINVAL
+    if body.argc + body.envc + body.namec + 4 > STRINGS_MAX:
+        return -E2BIG
+    memset(&spawn, 0, sizeof(spawn))
+    spawn.count = body.fdc + body.namec
+    spawn.targets = <uint32_t*>cursor.at
+    spawn.sources = sources
+    if cursor.end - cursor.at < <ssize_t>(spawn.count * sizeof(uint32_t)):
+        return -EINVAL
+    cursor.at += spawn.count * sizeof(uint32_t)
+    spawn.cwd = next_string(cursor)
+    env = take_strings(cursor, 0, body.argc)
+    names = take_strings(cursor, env, body.envc) if env > 0 else -1
+    if spawn.cwd == NULL or names < 0 or take_strings(cursor, names, body.namec) < 0:
+        return -EINVAL
+    spawn.argv = strings
+    spawn.env = strings + env
+    for i in range(spawn.count):
+        if spawn.targets[i] >= CHILD_FD_MAX:
+            header.stage = STAGE_DESCRIPTORS
+            return -EBADF
+        if i < body.fdc:
+            sources[i] = received[i]
+            continue
+        held = find_named(strings[names + i - body.fdc])
+        if held < 0:
+            header.stage = STAGE_NAME
+            return -ENOENT
+        sources[i] = named[held].fd
+    for slot in range(PROGRAMS_MAX + 1):
+        if slot == PROGRAMS_MAX:
+            header.stage = STAGE_FORK
+            return -EAGAIN
+        if programs[slot].pid == 0:
+            break
+    capture = not (gives(&spawn, 1) and gives(&spawn, 2))
+    if capture:
+        header.stage = STAGE_DESCRIPTORS
+        if pipe2(pipes, O_CLOEXEC) < 0:
+            return -errno
+        spawn.output = pipes[1]
+        fcntl(pipes[0], F_SETFL, O_NONBLOCK)  # the writing end stays as programs expect it
+    pid = clone(child, stack + STACK, CLONE_VM | CLONE_VFORK | SIGCHLD, &spawn)
+    if pid < 0:
+        error = -errno
+        spawn.stage = STAGE_FORK
+    elif spawn.error:
+        error = -spawn.error
+        waitpid(pid, NULL, 0)
+    if capture:
+        close(pipes[1])
+    if error < 0:
+        header.stage = spawn.stage
+        if capture:
+            close(pipes[0])
+        return error
+    header.stage = 0
+    memset(&programs[slot], 0, sizeof(Program))
+    programs[slot].pid = pid
+    programs[slot].connection = index
+    programs[slot].id = header.id
+    programs[slot].keep = body.keep if body.keep < KEEP_MAX else KEEP_MAX
+    if body.timeout_ns:
+        programs[slot].deadline_ns = now_ns(CLOCK_MONOTONIC) + <int64_t>body.timeout_ns
+    if capture:
+        programs[slot].pipe = pipes[0]
+        watch(pipes[0], EPOLLIN, KIND_PROGRAM, slot)
+    if slot >= programs_top:
+        programs_top = slot + 1
+    return 0
+
+
+cdef bint gives(Spawn* spawn, uint32_t target) noexcept nogil:
+    cdef int i
+    for i in range(spawn.count):
+        if spawn.targets[i] == target:
+            return True
+    return False
+
+
+cdef ssize_t discard(int fd) noexcept nogil:
+    # Descriptor 0 is /dev/null, open for both.
+    return splice(fd, NULL, 0, NULL, 1 << 20, SPLICE_F_NONBLOCK)
+
+
+cdef ssize_t collect(Program* program) noexcept nogil:
+    """Read output once; what read(2) returned. The ring holds the last `keep` bytes."""
+    cdef size_t at
+    cdef ssize_t got
+    cdef void* ring
+    if program.keep and program.ring == NULL:
+        ring = mmap(NULL, program.keep, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+        if ring == MAP_FAILED:
+            program.keep = 0
+        else:
+            program.ring = <char*>ring
+    if program.keep == 0:
+        return discard(program.pipe)
+    at = program.written % program.keep
+    got = read(program.pipe, program.ring + at, program.keep - at)
+    if got > 0:
+        program.written += got
+    return got
+
+
+cdef void serve_output(int slot) noexcept nogil:
+    cdef Program* program = &programs[slot]
+    cdef ssize_t got
+    if program.pid == 0 or program.pipe == 0:
+        return
+    got = collect(program)
+    if got == 0 or (got < 0 and errno != EAGAIN and errno != EINTR):
+        end_watch(program.pipe)
+        program.pipe = 0
+
+
+cdef void serve_sink(int fd) noexcept nogil:
+    cdef ssize_t got = discard(fd)
+    if got == 0 or (got < 0 and errno != EAGAIN and errno != EINTR):
+        end_watch(fd)
+
+
+cdef void finish(Program* program, int status) noexcept nogil:
+    """The program ended: take what is in its pipe, and leave the pipe to whoever still holds it."""
+    cdef int left = 64
+    cdef ssize_t got = 1
+    cdef int fd = program.pipe
+    program.status = status
+    program.done = True
+    if fd == 0:
+        return
+    while got > 0 and left:
+        got = collect(program)
+        left -= 1
+    program.pipe = 0
+    if got == 0:
+        end_watch(fd)
+    else:
+        # A grandchild holds the other end; closing ours would kill it with SIGPIPE.
+        rewatch(fd, EPOLLIN, KIND_SINK, fd)
+
+
+cdef void send_result(Connection* to, Program* program) noexcept nogil:
+    cdef Answer answer
+    cdef RunResult result
+    cdef iovec parts[3]
+    cdef size_t at = 0, size = program.written
+    memset(&answer, 0, sizeof(answer))
+    answer.header.version = VERSION
+    answer.header.operation = OP_RUN
+    answer.header.id = program.id
+    result.status = program.status
+    result.flags = RUN_EXPIRED if program.expired else 0
+    if program.written > program.keep:
+        size = program.keep
+        at = program.written % program.keep if program.keep else 0
+    parts[0].iov_base = &result
+    parts[0].iov_len = sizeof(result)
+    parts[1].iov_base = program.ring + at
+    parts[1].iov_len = size - at
+    parts[2].iov_base = program.ring
+    parts[2].iov_len = at
+    send_answer(to, &answer, parts, 3, -1)
+
+
+cdef void forget_program(Program* program) noexcept nogil:
+    global programs_top
+    if program.ring != NULL:
+        munmap(program.ring, program.keep)
+    memset(program, 0, sizeof(Program))
+    while programs_top and programs[programs_top - 1].pid == 0:
+        programs_top -= 1
+
+
+cdef int signal_program(int index, uint32_t id, int number) noexcept nogil:
+    cdef int i
+    for i in range(programs_top):
+        if programs[i].pid and programs[i].connection == index and programs[i].id == id and not programs[i].done:
+            if kill(-programs[i].pid, number) < 0:
+                return -errno
+            return 0
+    return -ENOENT
+
+
+cdef int wait_ms() noexcept nogil:
+    """Kill what is overdue; milliseconds to the next thing that will be, -1 for never."""
+    cdef int64_t now, nearest = 0
+    cdef int i
+    nearest = retry_ns
+    for i in range(programs_top):
+        if programs[i].pid and programs[i].deadline_ns and not programs[i].done and not programs[i].expired:
+            if programs[i].deadline_ns <= now_ns(CLOCK_MONOTONIC):
+                programs[i].expired = True
+                kill(-programs[i].pid, SIGKILL)
+            elif nearest == 0 or programs[i].deadline_ns < nearest:
+                nearest = programs[i].deadline_ns
+    if nearest == 0:
+        return -1
+    now = now_ns(CLOCK_MONOTONIC)
+    return <int>((nearest - now) // 1000000 + 1) if nearest > now else 0
+
+
+cdef Program* program_of(int pid) noexcept nogil:
+    cdef int i
+    for i in range(programs_top):
+        if programs[i].pid == pid and not programs[i].done:
+            return &programs[i]
+    return NULL
+
+
+cdef int decoded(int status) noexcept nogil:
+    return 128 + WTERMSIG(status) if WIFSIGNALED(status) else WEXITSTATUS(status)
+
+
+cdef void reap_programs() noexcept nogil:
+    cdef int i, status
+    for i in range(programs_top):
+        if programs[i].pid and not programs[i].done and waitpid(programs[i].pid, &status, WNOHANG) > 0:
+            finish(&programs[i], decoded(status))
+
+
+cdef void reap() noexcept nogil:
+    """Reap everyone. An exit is put on file before the kernel is let forget it."""
+    cdef siginfo_t info
+    cdef Program* program
+    cdef int i, status, pid
+    global retry_ns
+    retry_ns = 0
+    for i in range(consoles_top):
+        serve_console(i)  # so that when a program's end is told, the pty it sent is held
+    while True:
+        info.si_pid = 0
+        if waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) < 0 or info.si_pid == 0:
+            break
+        pid = info.si_pid
+        program = program_of(pid)
+        status = info.si_status if info.si_code == 1 else 128 + info.si_status  # CLD_EXITED, CLD_KILLED, CLD_DUMPED
+        if program == NULL and append_record(pid, status) < 0:
+            retry_ns = now_ns(CLOCK_MONOTONIC) + RETRY_NS
+            reap_programs()
+            break
+        waitpid(pid, NULL, 0)
+        if program != NULL:
+            finish(program, status)
+            if program.connection < 0:
+                forget_program(program)
+    flush_all()
+
+
+# Requests
+
+
+cdef int attach(const char* target, int fd) noexcept nogil:
+    if syscall(SYS_move_mount, fd, b"", AT_FDCWD, target, MOVE_MOUNT_F_EMPTY_PATH) < 0:
+        return -errno
+    return 0
+
+
+cdef int mount_old(Cursor* cursor) noexcept nogil:
+    cdef uint64_t flags
+    cdef char* type
+    cdef char* source
+    cdef char* target
+    cdef char* data
+    if cursor.end - cursor.at < 8:
+        return -EINVAL
+    flags = (<uint64_t*>cursor.at)[0]
+    cursor.at += 8
+    type = next_string(cursor)
+    source = next_string(cursor)
+    target = next_string(cursor)
+    data = next_string(cursor)
+    if type == NULL or source == NULL or target == NULL or data == NULL:
+        return -EINVAL
+    if mount(source, target, type, flags, data) < 0:
+        return -errno
+    return 0
+
+
+cdef int resize(Cursor* cursor) noexcept nogil:
+    cdef ResizeBody* body = <ResizeBody*>cursor.at
+    cdef winsize size
+    cdef char* name
+    cdef int held
+    if cursor.end - cursor.at < <ssize_t>sizeof(ResizeBody):
+        return -EINVAL
+    cursor.at += sizeof(ResizeBody)
+    name = next_string(cursor)
+    if name == NULL:
+        return -EINVAL
+    held = find_named(name)
+    if held < 0:
+        return -ENOENT
+    memset(&size, 0, sizeof(size))
+    size.ws_col = body.width
+    size.ws_row = body.height
+    if ioctl(named[held].fd, TIOCSWINSZ, &size) < 0:
+        return -errno
+    return 0
+
+
+cdef int keep_received(const char* name) noexcept nogil:
+    cdef int error
+    if received_count != 1:
+        return -EINVAL
+    error = keep(name, received[0])
+    if error == 0:
+        received[0] = -1
+    return error
+
+
+cdef int named_request(int operation, Cursor* cursor, int* fd) noexcept nogil:
+    """Requests whose body is one string, or two."""
+    cdef char* text = next_string(cursor)
+    cdef char* second
+    cdef int held
+    if text == NULL:
+        return -EINVAL
+    if operation == OP_KEEP:
+        return keep_received(text)
+    if operation == OP_DROP:
+        return drop(text)
+    if operation == OP_WATCH_OOM:
+        return watch_oom(text)
+    if operation == OP_ATTACH:
+        return attach(text, received[0]) if received_count == 1 else -EINVAL
+    if operation == OP_CONSOLE:
+        second = next_string(cursor)
+        return open_console(text, second) if second != NULL else -EINVAL
+    if operation == OP_FETCH:
+        held = find_named(text)
+        if held < 0:
+            return -ENOENT
+        fd[0] = named[held].fd
+        return 0
+    return -ENOSYS
+
+
+cdef void handle(int index, ssize_t size, int flags) noexcept nogil:
+    """Carry one request out and answer it; only a run that started is answered later."""
+    cdef Header header
+    cdef Cursor cursor
+    cdef int error, fd = -1
+    cdef uint32_t* words
+    global ending
+    memset(&header, 0, sizeof(header))
+    memcpy(&header, request, sizeof(header) if size >= <ssize_t>sizeof(header) else size)
+    header.stage = 0
+    cursor.at = <char*>request + sizeof(header)
+    cursor.end = <char*>request + size
+    if flags & (MSG_TRUNC | MSG_CTRUNC):
+        error = -EMSGSIZE
+    elif size < <ssize_t>sizeof(header):
+        error = -EINVAL
+    elif header.version != VERSION:
+        error = -EPROTONOSUPPORT
+    elif header.operation == OP_RUN:
+        error = run(index, &header, &cursor)
+        if error == 0:
+            return
+    elif header.operation == OP_KILL:
+        words = <uint32_t*>cursor.at
+        error = signal_program(index, words[0], words[1]) if cursor.end - cursor.at >= 8 else -EINVAL
+    elif header.operation == OP_MOUNT:
+        error = mount_old(&cursor)
+    elif header.operation == OP_RESIZE:
+        error = resize(&cursor)
+    elif header.operation == OP_SHUTDOWN:
+        ending = True
+        error = 0
+    else:
+        error = named_request(header.operation, &cursor, &fd)
+    answer_status(&connections[index], &header, error, fd)
+
+
+cdef void serve_connection(int index) noexcept nogil:
+    cdef int flags
+    cdef ssize_t got
+    cdef uintptr_t second_page
+    if connections[index].fd == 0 or not flush(index):
+        return
+    got = receive(connections[index].fd, request, sizeof(request), &flags)
+    if got == -EAGAIN:
+        return
+    if got <= 0:
+        close_received()
+        close_connection(index)
+        return
+    handle(index, got, flags)
+    close_received()
+    if got > PAGE:
+        # A long environment must not stay in memory for the life of the container.
+        second_page = (<uintptr_t>request + 2 * PAGE - 1) & ~<uintptr_t>(PAGE - 1)
+        madvise(<void*>second_page, (<uintptr_t>request + <size_t>got - second_page) & ~<size_t>(PAGE - 1), MADV_DONTNEED)
+
+
+# The shim
+
+
+cdef void set_oom_score(int score) noexcept nogil:
+    cdef char text[16]
+    cdef int fd = open(b"/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC)
+    if fd >= 0:
+        decimal(text, score)
+        write(fd, text, strlen(text))  # advice: without the privilege it stays as inherited
+        close(fd)
+
+
+cdef int open_exits() noexcept nogil:
+    cdef stat_t info
+    global exits, exits_count
+    exits = openat(directory, b"exits", O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0o600)
+    if exits < 0 or fstat(exits, &info) < 0:
+        return -errno
+    exits_count = info.st_size // sizeof(ExitRecord)
+    if ftruncate(exits, exits_count * sizeof(ExitRecord)) < 0:
+        return -errno
+    # A filesystem without fallocate is no reason not to start; a full one is.
+    return -ENOSPC if reserve() == -ENOSPC else 0
+
+
+cdef int open_shim(const char* path, int oom_score_adj) noexcept nogil:
+    """Become a shim serving the directory `path`; -errno."""
+    cdef sigset_t children
+    cdef sigaction_t plain
+    cdef int error
+    global directory, poller, signals, listener
+    setsid()
+    memset(&plain, 0, sizeof(plain))
+    plain.sa_handler = SIG_DFL
+    sigaction(SIGCHLD, &plain, NULL)
+    prctl(PR_SET_NAME, b"holdd-shim", 0, 0, 0)
+    set_oom_score(oom_score_adj)
+    if prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) < 0 or unshare(CLONE_NEWNS) < 0:
+        return -errno
+    directory = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC)
+    if directory < 0:
+        return -errno
+    error = open_exits()
+    if error < 0:
+        return error
+    sigemptyset(&children)
+    sigaddset(&children, SIGCHLD)
+    poller = epoll_create1(EPOLL_CLOEXEC)
+    signals = signalfd(-1, &children, SFD_CLOEXEC | SFD_NONBLOCK)
+    if poller < 0 or signals < 0:
+        return -errno
+    listener = listen_at(directory, b"shim.sock", SOCK_SEQPACKET)
+    if listener < 0:
+        return -EEXIST if listener == -EADDRINUSE else listener
+    error = watch(signals, EPOLLIN, KIND_SIGNAL, 0)
+    if error == 0:
+        error = watch(listener, EPOLLIN, KIND_LISTENER, 0)
+    if error < 0:
+        unlinkat(directory, b"shim.sock", 0)
+    return error
+
+
+cdef void serve(uint64_t what) noexcept nogil:
+    cdef int kind = <int>(what >> 32)
+    cdef int index = <int><uint32_t>what
+    cdef char drained[256]
+    if kind == KIND_CONNECTION:
+        serve_connection(index)
+    elif kind == KIND_SIGNAL:
+        while read(signals, drained, sizeof(drained)) > 0:
+            pass
+        reap()
+    elif kind == KIND_PROGRAM:
+        serve_output(index)
+    elif kind == KIND_SINK:
+        serve_sink(index)
+    elif kind == KIND_LISTENER:
+        accept_connection()
+    elif kind == KIND_CONSOLE:
+        serve_console(index)
+    elif kind == KIND_OOM:
+        serve_oom()
+
+
+cdef void end_shim() noexcept nogil:
+    cdef int i
+    unlinkat(directory, b"shim.sock", 0)
+    for i in range(consoles_top):
+        if consoles[i].listener:
+            unlink(consoles[i].path)
+    for i in range(programs_top):
+        if programs[i].pid and not programs[i].done:
+            kill(-programs[i].pid, SIGKILL)
+    _exit(0)
+
+
+cdef void shim(const char* path, int oom_score_adj, int nursery_fd, uint32_t id) noexcept nogil:
+    cdef ForkAnswer answer
+    cdef epoll_event event
+    cdef int got
+    answer.id = id
+    answer.error = -open_shim(path, oom_score_adj)
+    answer.pid = getpid()
+    tell(nursery_fd, &answer)
+    close(nursery_fd)
+    if answer.error:
+        _exit(1)
+    while not ending:
+        # One at a time: what serving one event closes cannot be in a batch behind it.
+        got = epoll_wait(poller, &event, 1, wait_ms())
+        if got > 0:
+            serve(event.data.u64)
+        if retry_ns and retry_ns <= now_ns(CLOCK_MONOTONIC):
+            reap()
+    end_shim()
+
+
+# The nursery
+
+
+cdef struct Mapping:
+    uintptr_t start
+    uintptr_t end
+    uint64_t file          # device and inode, 0 when anonymous
+    char mark[3]           # the first letters of its name
+
+
+cdef struct Maps:
+    int fd
+    ssize_t filled
+    ssize_t at
+
+
+cdef int next_byte(Maps* source) noexcept nogil:
+    if source.at == source.filled:
+        source.filled = read(source.fd, maps, sizeof(maps))
+        source.at = 0
+        if source.filled <= 0:
+            source.filled = 0
+            return -1
+    source.at += 1
+    return <uint8_t>maps[source.at - 1]
+
+
+cdef uint64_t next_number(Maps* source, int base) noexcept nogil:
+    """The number at the source; the one byte after it is taken too."""
+    cdef uint64_t number = 0
+    cdef int byte
+    while True:
+        byte = next_byte(source)
+        if c'0' <= byte <= c'9':
+            number = number * base + <uint64_t>(byte - c'0')
+        elif base == 16 and c'a' <= byte <= c'f':
+            number = number * 16 + <uint64_t>(byte - c'a' + 10)
+        else:
+            return number
+
+
+cdef bint next_mapping(Maps* source, Mapping* mapping) noexcept nogil:
+    """One line of /proc/self/maps (proc(5)): start-end mode offset major:minor inode name."""
+    cdef uint64_t device
+    cdef int byte, count = 0
+    mapping.start = next_number(source, 16)
+    mapping.end = next_number(source, 16)
+    if mapping.end == 0:
+        return False
+    while next_byte(source) > c' ':
+        pass
+    next_number(source, 16)
+    device = next_number(source, 16) << 20
+    device |= next_number(source, 16)
+    mapping.file = next_number(source, 10)
+    if mapping.file:
+        mapping.file ^= device << 32
+    memset(mapping.mark, 0, sizeof(mapping.mark))
+    while True:
+        byte = next_byte(source)
+        if byte < 0 or byte == c'\n':
+            return True
+        if byte != c' ' and count < 3:
+            mapping.mark[count] = <char>byte
+            count += 1
+
+
+cdef void trim_stack(Mapping* mapping) noexcept nogil:
+    """Give back the stack below us, and the frames above that are never returned to."""
+    cdef uintptr_t here = <uintptr_t>&mapping & ~<uintptr_t>(PAGE - 1)
+    cdef uintptr_t low = here - 4 * PAGE
+    cdef uintptr_t high = here + 4 * PAGE
+    cdef uintptr_t top = mapping.end - 4 * PAGE  # argv and environment, which ps shows
+    if mapping.start < low:
+        madvise(<void*>mapping.start, low - mapping.start, MADV_DONTNEED)
+    if high < top:
+        madvise(<void*>high, top - high, MADV_DONTNEED)
+
+
+cdef bint holds(Mapping* mapping, uintptr_t* anchors, int count) noexcept nogil:
+    cdef int i
+    for i in range(count):
+        if mapping.start <= anchors[i] < mapping.end:
+            return True
+    return False
+
+
+cdef void drop_interpreter() noexcept nogil:
+    """Unmap all but this module, the C library, the dynamic linker, the stack and thread-local storage.
+
+    Otherwise the interpreter's pages, shared at first, would be charged to the last shim that shares them.
+    """
+    cdef uintptr_t anchors[5]
+    cdef uint64_t files[5]
+    cdef int i, count = 0
+    cdef Maps source
+    cdef Mapping mapping
+    cdef uintptr_t kept_end = 0
+    cdef bint kept
+    anchors[0] = <uintptr_t>&drop_interpreter
+    anchors[1] = <uintptr_t>&recvmsg
+    anchors[2] = <uintptr_t>getauxval(AT_BASE)
+    anchors[3] = <uintptr_t>&errno
+    anchors[4] = <uintptr_t>&mapping
+    source.at = source.filled = 0
+    source.fd = open(b"/proc/self/maps", O_RDONLY | O_CLOEXEC)
+    if source.fd < 0:
+        return
+    while next_mapping(&source, &mapping):
+        if mapping.file and count < 5 and holds(&mapping, anchors, 3):
+            files[count] = mapping.file
+            count += 1
+    close(source.fd)
+    source.at = source.filled = 0
+    source.fd = open(b"/proc/self/maps", O_RDONLY | O_CLOEXEC)
+    while next_mapping(&source, &mapping):
+        kept = holds(&mapping, anchors, 5) or (mapping.mark[0] == c'[' and mapping.mark[1] == c'v')
+        for i in range(count):
+            kept = kept or mapping.file == files[i]
+        if mapping.file == 0 and mapping.start == kept_end:
+            kept = True  # zero-initialised data follows its file
+        if kept:
+            kept_end = mapping.end
+        else:
+            munmap(<void*>mapping.start, mapping.end - mapping.start)
+        if mapping.mark[0] == c'[' and mapping.mark[1] == c's':
+            trim_stack(&mapping)
+    close(source.fd)
+
+
+cdef void tell(int fd, ForkAnswer* answer) noexcept nogil:
+    cdef msghdr message
+    cdef iovec part
+    part.iov_base = answer
+    part.iov_len = sizeof(ForkAnswer)
+    memset(&message, 0, sizeof(message))
+    message.msg_iov = &part
+    message.msg_iovlen = 1
+    sendmsg(fd, &message, MSG_NOSIGNAL)
+
+
+cdef void reset_signals() noexcept nogil:
+    """Block all signals, so that none is acted on, and have none of Python's handlers."""
+    cdef sigset_t every
+    cdef sigaction_t plain
+    cdef int number
+    sigfillset(&every)
+    sigprocmask(SIG_BLOCK, &every, NULL)
+    memset(&plain, 0, sizeof(plain))
+    plain.sa_handler = SIG_DFL
+    for number in range(1, 65):
+        sigaction(number, &plain, NULL)
+    plain.sa_handler = SIG_IGN
+    sigaction(SIGCHLD, &plain, NULL)  # the kernel reaps shims
+
+
+cdef int settle(int fd) noexcept nogil:
+    """Keep `fd`, as 3, and /dev/null as 0, 1 and 2; close the rest."""
+    cdef int null
+    cdef int i
+    fd = fcntl(fd, F_DUPFD_CLOEXEC, 10)
+    null = open(b"/dev/null", O_RDWR | O_CLOEXEC)
+    for i in range(3):
+        dup2(null, i)
+    dup2(fd, 3)
+    fcntl(3, F_SETFD, FD_CLOEXEC)
+    if syscall(SYS_close_range, 4, ~<unsigned int>0, 0) < 0:
+        for i in range(4, 65536):
+            close(i)
+    return 3
+
+
+cdef void nursery(int fd) noexcept nogil:
+    """Fork a shim at each request until the daemon is gone. Never returns."""
+    cdef ForkRequest* asked = <ForkRequest*>request
+    cdef ForkAnswer answer
+    cdef ssize_t got
+    cdef int flags
+    cdef long pid
+    reset_signals()
+    setsid()
+    fd = settle(fd)
+    chdir(b"/")
+    prctl(PR_SET_NAME, b"holdd-nursery", 0, 0, 0)
+    drop_interpreter()
+    while True:
+        got = receive(fd, request, sizeof(request) - 1, &flags)
+        close_received()
+        if got <= 0:
+            _exit(0)
+        (<char*>request)[got] = 0
+        answer.id = asked.header.id
+        answer.pid = 0
+        answer.error = EINVAL
+        if got > <ssize_t>sizeof(ForkRequest) and asked.header.version == VERSION:
+            # The system call itself: libc's fork runs handlers of libraries that are not here any more.
+            pid = syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0)
+            if pid == 0:
+                shim(<char*>request + sizeof(ForkRequest), asked.oom_score_adj, fd, answer.id)
+            if pid > 0:
+                continue
+            answer.error = errno
+        tell(fd, &answer)
+
+
+def fork_nursery(int fd):
+    """Fork a nursery that serves the socket `fd` until its peer closes; its pid. Its descriptor stays the caller's."""
+    cdef long pid
+    cdef int error = 0
+    with nogil:
+        pid = syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0)
+        if pid == 0:
+            nursery(fd)
+        if pid < 0:
+            error = errno
+    if error:
+        raise OSError(error, strerror(error).decode())
+    return pid
+
+
+def serve_nursery(int fd):
+    """Become the nursery that serves the socket `fd`; never returns."""
+    with nogil:
+        nursery(fd)
