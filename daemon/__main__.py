@@ -1,6 +1,6 @@
 """holdd, the daemon's command line.
 
-The nursery is forked before anything else is imported, so that shims start from a process that is as small as can be.
+The nursery is forked before anything else is imported or any thread runs.
 """
 
 import sys
@@ -12,8 +12,9 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] == ["--nursery"]:
         nursery_main(int(argv[1]))
-        return 0
     nursery = None if {"-h", "--help", "-v", "--version"} & set(argv) else Nursery.fork()
+    if nursery is not None:
+        nursery.respawn_argv = [sys.executable, "-m", "daemon", "--nursery"]
     from daemon.command import run
 
     return run(argv, nursery)

@@ -3,30 +3,37 @@ everyone."""
 
 import os
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from msgspec.structs import asdict
 
 from daemon import builtin
 from daemon.config import Config
-from daemon.kit import atomic, mounting
+from daemon.kit import atomic
 from daemon.kit.threads import Pool
 from daemon.metadata.kv import BucketKV
 from daemon.metadata.migrate import migrate
 from daemon.plugins import Plugins
 from daemon.runtime.nursery import Nursery
+from daemon.runtime.oci import RuntimeConfig
+from daemon.runtime.tasks import Tasks
 from daemon.scoped.content import ScopedContent
 from daemon.scoped.images import ScopedImages
 from daemon.scoped.snapshots import ScopedSnapshots
 from daemon.version import REVISION, VERSION
 from spec import errors
 from spec.api.service import Service
-from spec.ports import ContentStore, Runtime, Snapshotter
+from spec.ports import ContentStore, Snapshotter
+from spec.protocol import SERVICES
+
+TABLES = {service.__name__.lower(): service for service in SERVICES}
 
 
 class System:
     """All components, made and joined; nothing has been recovered and no socket is open yet."""
 
-    runtime: Runtime
+    runtime: Tasks
     services: Sequence[tuple[type[Service], object]]
 
     def __init__(self, config: Config, nursery: Nursery) -> None:
@@ -68,7 +75,7 @@ class System:
         self.runtime = self._plugins.one(
             builtin.RUNTIME,
             "tasks",
-            lambda cls: cls(config.state, self._nursery, runtimes(config), self._events),
+            lambda cls: cls(config.state, self._nursery, _runtimes(config), self._events),
         )
 
         # The API over all of them.
@@ -109,7 +116,7 @@ class System:
     def close(self) -> None:
         """Close all components, last made first. Shims and what they run live on."""
         for pool in self._pools:
-            pool.shutdown()
+            pool.close()
         self._plugins.close()
 
     def _pool(self, name: str, size: int) -> Pool:
@@ -133,12 +140,14 @@ class System:
 
 
 def make_directories(config: Config) -> None:
-    """root and state, with containerd's modes whatever the umask; state is a private mount, so that what shims mount
-    below it reaches nobody."""
+    """root and state, with containerd's modes whatever the umask."""
     for path, mode in ((config.root, 0o700), (config.state, 0o711)):
         try:
             os.makedirs(path, exist_ok=True)
             os.chmod(path, mode)
         except OSError as exc:
             raise errors.from_os(exc, f"making {path}") from exc
-    mounting.private(config.state)
+
+
+def _runtimes(config: Config) -> Mapping[str, RuntimeConfig]:
+    return {name: RuntimeConfig(**asdict(entry)) for name, entry in config.runtimes.items()}

@@ -18,7 +18,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--root", metavar="DIR", help="where images, snapshots and records are kept")
     parser.add_argument("--state", metavar="DIR", help="where what runs is kept; gone after a reboot")
     parser.add_argument("--address", "-a", metavar="SOCKET", help="unix socket to serve on")
-    parser.add_argument("--log-level", "-l", choices=["debug", "info", "warn", "error"], help="how much to log")
+    parser.add_argument("--log-level", "-l", choices=list(log.LEVELS), help="how much to log")
     parser.add_argument("--version", "-v", action="version", version=f"holdd {VERSION}")
     return parser
 

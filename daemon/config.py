@@ -31,11 +31,12 @@ class Content(Section, frozen=True):
 class RuntimeEntry(Section, frozen=True):
     """An OCI runtime: `path` is absolute or looked up in PATH; `root` is where it keeps its state (empty: below ours).
 
-    `timeout_s` bounds each of its calls.
+    `args` are global options of its own; `timeout_s` bounds each of its calls.
     """
 
     path: str
     root: str = ""
+    args: tuple[str, ...] = ()
     systemd_cgroup: bool = False
     no_pivot: bool = False
     no_new_keyring: bool = False
@@ -64,7 +65,7 @@ class Config(Section, frozen=True):
     metadata: Metadata = Metadata()
     content: Content = Content()
     registry: Registry = Registry()
-    runtimes: dict[str, RuntimeEntry] = {"runc": RuntimeEntry(path="runc")}
+    runtimes: dict[str, RuntimeEntry] = {}
 
 
 def load(path: str, overrides: Mapping[str, str | None]) -> Config:

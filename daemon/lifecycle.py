@@ -1,7 +1,6 @@
 """From start to stop: assemble, recover, open the socket last; on a signal close it first and let shims be."""
 
 import asyncio
-import contextlib
 import gc
 import logging
 import signal
@@ -24,11 +23,12 @@ async def serve(config: Config, nursery: Nursery) -> None:
         loop.add_signal_handler(number, stopping.set)
     system = System(config, nursery)
     try:
+        mounting.private(config.state)  # what shims mount below it reaches nobody
         await system.runtime.recover()
         gc.collect()
         gc.freeze()  # what the start made stays; collections look at what came after
-        server = UnixServer(config.address, Dispatcher(system.services))
-        await server.start()
+        server = UnixServer(Dispatcher(system.services))
+        server.listen(config.address)
         log.info("serving at %s", config.address)
         try:
             await stopping.wait()
@@ -39,5 +39,4 @@ async def serve(config: Config, nursery: Nursery) -> None:
         await system.runtime.close()
         system.close()
         if not system.runtime.tasks():
-            with contextlib.suppress(OSError):
-                mounting.unmount(config.state)
+            mounting.detach(config.state)

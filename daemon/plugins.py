@@ -1,8 +1,10 @@
 """The life of components: each row is loaded, made, remembered with its status, and closed in reverse order."""
 
 import importlib
+import inspect
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from daemon.builtin import Row
@@ -41,8 +43,8 @@ class Plugins:
                 self._note(row, "skip", "disabled by configuration")
                 continue
             try:
-                made[row.id] = self._make(row, lambda cls, row=row: make(row, cls))
-            except (errors.Error, OSError) as exc:
+                made[row.id] = self._make(row, partial(make, row))
+            except (errors.Error, OSError, ImportError) as exc:
                 log.warning("plugin %s is off: %s", row.uri, exc)
                 self._note(row, "skip" if isinstance(exc, errors.Unimplemented) else "error", str(exc))
         return made
@@ -51,10 +53,10 @@ class Plugins:
         return list(self._infos.values())
 
     def close(self) -> None:
-        """Close what has a `close`, last made first."""
+        """Close what has a `close`, last made first. One that must be awaited is the lifecycle's to close."""
         for component in reversed(self._made):
             close = getattr(component, "close", None)
-            if close is not None:
+            if close is not None and not inspect.iscoroutinefunction(close):
                 close()
         self._made.clear()
 

@@ -4,113 +4,56 @@
 
 The nursery gives back the interpreter's memory and forks shims on request. A shim starts programs the daemon names,
 reaps and records, holds descriptors, and attaches mounts in its own mount namespace. It is one file because both loops
-live in one forked image, and a compiled module cannot be cimported by another here.
-
-Bound symbols (-z now) are a condition: the dynamic linker's tables are among what the nursery gives back.
+live in one forked image, and compiled modules do not cimport each other. -z now: see `pyx/lean.pxd`.
 """
 
-from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t, uint8_t, uintptr_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t, uintptr_t
 
+from pyx.lean cimport PAGE, decimal, drop_interpreter, join, reset_signals, retitle, set_oom_score, settle
+from pyx.shimwire cimport (
+    Answer, EXIT_OOM, ExitRecord, ForkAnswer, ForkRequest, Header, OP_ATTACH, OP_CONSOLE, OP_DROP, OP_EXIT,
+    OP_FETCH, OP_KEEP, OP_KILL, OP_MOUNT, OP_RESIZE, OP_RUN, OP_SHUTDOWN, OP_WATCH_OOM, ResizeBody, RUN_EXPIRED,
+    RunBody, RunResult, STAGE_CWD, STAGE_DESCRIPTORS, STAGE_EXEC, STAGE_FORK, STAGE_NAME, VERSION,
+)
 from pyx.sys cimport (
-    AF_UNIX, CLOCK_MONOTONIC, CLOCK_REALTIME, CLONE_NEWNS, CLONE_VFORK, CLONE_VM, CLOSE_RANGE_CLOEXEC, CMSG_DATA,
-    CMSG_FIRSTHDR, CMSG_LEN, CMSG_NXTHDR, CMSG_SPACE, E2BIG, EADDRINUSE, EAGAIN, EBADF, EEXIST, EFD_CLOEXEC,
-    EFD_NONBLOCK, EINTR, EINVAL, EMSGSIZE, ENAMETOOLONG, ENOENT, ENOSPC, ENOSYS, EPOLLIN, EPOLLOUT,
-    EPOLLPRI, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPROTONOSUPPORT, FALLOC_FL_KEEP_SIZE,
-    FALLOC_FL_PUNCH_HOLE, F_DUPFD_CLOEXEC, F_SETFD, F_SETFL, FD_CLOEXEC, MADV_DONTNEED, MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, MOVE_MOUNT_F_EMPTY_PATH,
-    MSG_CMSG_CLOEXEC, MSG_CTRUNC, MSG_DONTWAIT, MSG_NOSIGNAL, MSG_TRUNC, O_APPEND, O_CLOEXEC, O_CREAT, O_DIRECTORY,
-    O_NOFOLLOW, O_NONBLOCK, O_PATH, O_RDONLY, O_RDWR, O_WRONLY, POLLOUT, PROT_READ, PROT_WRITE, PR_SET_CHILD_SUBREAPER,
-    PR_SET_NAME, P_ALL, SCM_RIGHTS, SFD_CLOEXEC, SFD_NONBLOCK, SIGCHLD, SIGKILL, SIG_BLOCK, SIG_DFL, SIG_IGN,
-    SIG_SETMASK, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_SEQPACKET, SOCK_STREAM, SOL_SOCKET, SPLICE_F_NONBLOCK, SYS_clone,
-    SYS_close_range, SYS_move_mount, TIOCSWINSZ, WEXITED, WEXITSTATUS, WIFSIGNALED, WNOHANG, WNOWAIT, WTERMSIG,
-    _exit, accept4, bind, chdir, clock_gettime, clone, close, cmsghdr, dup2, epoll_create1, epoll_ctl, epoll_event,
-    epoll_wait, eventfd, execve, fallocate, fcntl, fstat, ftruncate, getauxval, getpid, ioctl, iovec, kill, listen,
-    madvise, memcpy, memset, mmap, mount, msghdr, munmap, open, openat, pipe2, poll, pollfd, prctl, pread, read,
-    recvmsg, sendmsg, setpgid, setsid, sigaction, sigaction_t, sigaddset, sigemptyset, sigfillset, siginfo_t, signalfd,
-    sigprocmask, sigset_t, sockaddr, sockaddr_un, socket, splice, stat_t, strcmp, strerror, strlen, strncmp, syscall,
-    timespec, umask, unlink, unlinkat, unshare, waitid, waitpid, winsize, write, AT_BASE, AT_FDCWD, errno,
+    _exit, accept4, AF_UNIX, AT_FDCWD, bind, chdir, clock_gettime, CLOCK_MONOTONIC, CLOCK_REALTIME, clone,
+    CLONE_NEWNS, CLONE_VFORK, CLONE_VM, close, CLOSE_RANGE_CLOEXEC, CMSG_DATA, CMSG_FIRSTHDR, CMSG_LEN, CMSG_NXTHDR,
+    CMSG_SPACE, cmsghdr, dup2, E2BIG, EADDRINUSE, EAGAIN, EBADF, EEXIST, EFD_CLOEXEC, EFD_NONBLOCK, EINTR, EINVAL,
+    EMFILE, EMSGSIZE, ENAMETOOLONG, ENOENT, ENOSPC, ENOSYS, EPOLL_CLOEXEC, epoll_create1, epoll_ctl, EPOLL_CTL_ADD,
+    EPOLL_CTL_DEL, EPOLL_CTL_MOD, epoll_event, epoll_wait, EPOLLET, EPOLLIN, EPOLLOUT, EPOLLPRI, EPROTONOSUPPORT,
+    errno, eventfd, execve, F_DUPFD_CLOEXEC, F_SETFL, FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, fallocate, fcntl,
+    fstat, ftruncate, getpid, ioctl, iovec, kill, listen, MADV_DONTNEED, madvise, MAP_ANONYMOUS, MAP_FAILED,
+    MAP_PRIVATE, memcpy, memset, mmap, mount, MOVE_MOUNT_F_EMPTY_PATH, MSG_CMSG_CLOEXEC, MSG_CTRUNC, MSG_DONTWAIT,
+    MSG_NOSIGNAL, MSG_TRUNC, msghdr, munmap, O_APPEND, O_CLOEXEC, O_CREAT, O_DIRECTORY, O_NOFOLLOW, O_NONBLOCK,
+    O_PATH, O_RDONLY, O_RDWR, O_WRONLY, open, openat, P_ALL, pipe2, poll, pollfd, POLLOUT, PR_SET_CHILD_SUBREAPER,
+    PR_SET_NAME, prctl, pread, PROT_READ, PROT_WRITE, read, recvmsg, SCM_RIGHTS, sendmsg, setpgid, setsid,
+    setsockopt, SFD_CLOEXEC, SFD_NONBLOCK, SIG_DFL, SIG_SETMASK, sigaction, sigaction_t, sigaddset, SIGCHLD,
+    sigemptyset, siginfo_t, SIGKILL, signalfd, sigprocmask, sigset_t, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_SEQPACKET,
+    SOCK_STREAM, sockaddr, sockaddr_un, socket, SO_SNDBUFFORCE, SOL_SOCKET, splice, SPLICE_F_NONBLOCK, stat_t,
+    strcmp, strerror, strlen, strncmp, SYS_clone, SYS_close_range, SYS_move_mount, syscall, timespec, TIOCSWINSZ,
+    umask, unlink, unlinkat, unshare, waitid, waitpid, WEXITED, WEXITSTATUS, WIFSIGNALED, winsize, WNOHANG, WNOWAIT,
+    write, WTERMSIG,
 )
 
-# Requests to the nursery, one SOCK_SEQPACKET message each, all numbers little-endian:
-#
-#   0        1        2        4            8                  12
-#   version  1        0 (u16)  id (u32)     oom_score_adj i32  directory NUL
-#
-# and its answers, sent by the new shim itself when it can be connected to, or by the nursery when it cannot fork:
-#
-#   id (u32)   errno (i32)   pid (u32)
-#
-# Requests to a shim, one SOCK_SEQPACKET message each; strings end in NUL; descriptors ride along by SCM_RIGHTS:
-#
-#   0        1          2        4         8
-#   version  operation  0 (u16)  id (u32)  body
-#
-#   operation     body                                                                            descriptors
-#    2 run        timeout_ns u64 (0: none), keep u32, argc u16, envc u16, fdc u16, namec u16,     fdc
-#                 0 u32, child fd u32 x (fdc + namec), cwd, argv x argc, env x envc, name x namec
-#    3 kill       id u32 of a run of this connection, signal u32
-#    4 keep       name                                                                            1
-#    5 fetch      name
-#    6 drop       name
-#    7 attach     target                                                                          1
-#    8 mount      flags u64, type, source, target, data
-#    9 console    path, name
-#   10 resize     width u16, height u16, 0 u32, name
-#   11 watch oom  directory
-#   12 shutdown
-#
-# Answers, in any order, and notices of exits, which have operation 1 and id 0:
-#
-#   0        1          2            4         8            12
-#   version  operation  stage (u16)  id (u32)  errno (i32)  body
-#
-#   run: status i32, flags u32 (1: timed out), output       fetch: one descriptor       exit: one exit record
-#   `stage` says where a run that did not start failed: 1 exec, 2 cwd, 3 a name, 4 descriptors, 5 fork
-#
-# The exit record file `exits`: records of 32 bytes, the one numbered n at offset 32 n. Old ones become a hole.
-#
-#   0             8            16         20           24                  28
-#   sequence u64  time_ns i64  pid (u32)  status i32   flags u32 (1: OOM)  0 (u32)
-
 cdef enum:
-    VERSION = 1
-    OP_EXIT = 1
-    OP_RUN = 2
-    OP_KILL = 3
-    OP_KEEP = 4
-    OP_FETCH = 5
-    OP_DROP = 6
-    OP_ATTACH = 7
-    OP_MOUNT = 8
-    OP_CONSOLE = 9
-    OP_RESIZE = 10
-    OP_WATCH_OOM = 11
-    OP_SHUTDOWN = 12
-
-    STAGE_EXEC = 1
-    STAGE_CWD = 2
-    STAGE_NAME = 3
-    STAGE_DESCRIPTORS = 4
-    STAGE_FORK = 5
-
-    RUN_EXPIRED = 1
-    EXIT_OOM = 1
-
-    REQUEST_MAX = 131072
+    REQUEST_WORDS = 16384  # of 8 bytes: the longest request
     KEEP_MAX = 65536       # with its header it fits a quarter-full default socket buffer
     STRINGS_MAX = 2048     # argv, environment and names of one run
     FDS_MAX = 16           # descriptors of one request
+    DESCRIPTORS = 32       # FDS_MAX sent, and as many by name
     CHILD_FD_MAX = 256     # descriptors a program is given lie below
     PROGRAMS_MAX = 256
     CONNECTIONS_MAX = 8
-    NAMED_MAX = 1024
+    NAMED_MAX = 512        # with the other tables it stays below the usual limit of 1024 descriptors
     NAME_MAX_ = 128
     CONSOLES_MAX = 64
     PATH_MAX_ = 1024
     RESERVED = 4096        # bytes of the exit record file that are allocated before they are needed
     RETAINED = 32768       # exit records that stay when older ones become a hole
     RETRY_NS = 500000000
+    LONELY_NS = 60000000000  # a shim nobody came for within this time was started for a caller that gave up
+    HOUR_MS = 3600000
     STACK = 16384
-    PAGE = 4096
 
     KIND_SIGNAL = 1
     KIND_LISTENER = 2
@@ -119,59 +62,6 @@ cdef enum:
     KIND_SINK = 5
     KIND_CONSOLE = 6
     KIND_OOM = 7
-
-
-cdef struct Header:
-    uint8_t version
-    uint8_t operation
-    uint16_t stage
-    uint32_t id
-
-
-cdef struct Answer:
-    Header header
-    int32_t error
-
-
-cdef struct ForkRequest:
-    Header header
-    int32_t oom_score_adj
-
-
-cdef struct ForkAnswer:
-    uint32_t id
-    int32_t error
-    uint32_t pid
-
-
-cdef struct RunBody:
-    uint64_t timeout_ns
-    uint32_t keep
-    uint16_t argc
-    uint16_t envc
-    uint16_t fdc
-    uint16_t namec
-    uint32_t zero
-
-
-cdef struct RunResult:
-    int32_t status
-    uint32_t flags
-
-
-cdef struct ResizeBody:
-    uint16_t width
-    uint16_t height
-    uint32_t zero
-
-
-cdef struct ExitRecord:
-    uint64_t sequence
-    int64_t time_ns
-    uint32_t pid
-    int32_t status
-    uint32_t flags
-    uint32_t zero
 
 
 cdef struct Cursor:
@@ -193,7 +83,8 @@ cdef struct Program:
     bint expired
     int status
     int pipe               # read end of its captured output, 0 without
-    char* ring             # the last `keep` bytes of output, mapped at the first one
+    char* ring             # the last `room` bytes of output, mapped at the first one
+    size_t room            # whole pages, so that one byte to keep is not read byte by byte
     size_t keep
     uint64_t written
     int64_t deadline_ns
@@ -204,7 +95,7 @@ cdef struct Spawn:
     char** argv
     char** env
     int count
-    int* sources
+    int sources[DESCRIPTORS]
     uint32_t* targets
     int output             # write end for 1 and 2 where they have no source, 0 without
     int error
@@ -224,11 +115,10 @@ cdef struct Console:
 
 
 # A process is either the nursery or one shim, so its state is static: it costs no memory before it is touched.
-cdef uint64_t request[REQUEST_MAX // 8]
+cdef uint64_t request[REQUEST_WORDS]
 cdef char control[256]
 cdef int received[FDS_MAX]
 cdef int received_count
-cdef char maps[PAGE]
 cdef char* strings[STRINGS_MAX]
 cdef char stack[STACK]
 cdef Program programs[PROGRAMS_MAX]
@@ -246,10 +136,11 @@ cdef int exits
 cdef uint64_t exits_count
 cdef int64_t reserved_to
 cdef int64_t retry_ns
+cdef int64_t lonely_ns
 cdef int oom_counter
 cdef int oom_event
-cdef uint64_t oom_baseline
-cdef uint64_t oom_seen
+cdef int64_t oom_baseline
+cdef int64_t oom_seen
 cdef bint ending
 
 
@@ -260,34 +151,6 @@ cdef int64_t now_ns(int clock) noexcept nogil:
     cdef timespec at
     clock_gettime(clock, &at)
     return <int64_t>at.tv_sec * 1000000000 + at.tv_nsec
-
-
-cdef char* decimal(char* to, int64_t number) noexcept nogil:
-    """Write `number` and a NUL; where the NUL is. stdio would bring a heap."""
-    cdef char digits[24]
-    cdef int count = 0
-    if number < 0:
-        to[0] = c'-'
-        to += 1
-        number = -number
-    while True:
-        digits[count] = <char>(c'0' + number % 10)
-        count += 1
-        number = number // 10
-        if number == 0:
-            break
-    while count:
-        count -= 1
-        to[0] = digits[count]
-        to += 1
-    to[0] = 0
-    return to
-
-
-cdef char* join(char* to, const char* text) noexcept nogil:
-    cdef size_t size = strlen(text)
-    memcpy(to, text, size + 1)
-    return to + size
 
 
 cdef char* next_string(Cursor* cursor) noexcept nogil:
@@ -444,34 +307,36 @@ cdef int append_record(int pid, int status) noexcept nogil:
     return 0
 
 
-cdef uint64_t oom_kills(int fd) noexcept nogil:
-    """The `oom_kill` line of memory.events or memory.oom_control; 0 when there is none to read."""
+cdef int64_t oom_kills(int fd) noexcept nogil:
+    """The `oom_kill` line of memory.events or memory.oom_control; -1 when there is none to read."""
     cdef char text[512]
     cdef ssize_t got = pread(fd, text, sizeof(text) - 1, 0)
     cdef char* at = text
-    cdef uint64_t number = 0
+    cdef int64_t number = 0
     if got <= 0:
-        return 0
+        return -1
     text[got] = 0
     while at[0]:
         if strncmp(at, b"oom_kill ", 9) == 0:
             at += 9
             while c'0' <= at[0] <= c'9':
-                number = number * 10 + <uint64_t>(at[0] - c'0')
+                number = number * 10 + (at[0] - c'0')
                 at += 1
             return number
         while at[0] and at[0] != c'\n':
             at += 1
         if at[0]:
             at += 1
-    return 0
+    return -1
 
 
-cdef void refresh_oom() noexcept nogil:
+cdef bint refresh_oom() noexcept nogil:
+    """Whether the cgroup is still there."""
     global oom_seen
-    cdef uint64_t kills = oom_kills(oom_counter)
+    cdef int64_t kills = oom_kills(oom_counter)
     if kills > oom_seen:
         oom_seen = kills
+    return kills >= 0
 
 
 cdef void end_oom() noexcept nogil:
@@ -537,7 +402,8 @@ cdef void serve_oom() noexcept nogil:
     cdef uint64_t count
     if oom_event != oom_counter and read(oom_event, &count, sizeof(count)) < 0:
         return
-    refresh_oom()
+    if not refresh_oom():
+        unwatch(oom_event)  # a removed cgroup is readable for ever
 
 
 # Named descriptors and consoles
@@ -570,7 +436,7 @@ cdef int keep(const char* name, int fd) noexcept nogil:
             if i >= named_top:
                 named_top = i + 1
             return 0
-    return -E2BIG
+    return -EMFILE
 
 
 cdef int find_console(const char* name) noexcept nogil:
@@ -615,7 +481,7 @@ cdef int open_console(const char* path, const char* name) noexcept nogil:
         return -EEXIST
     for i in range(CONSOLES_MAX + 1):
         if i == CONSOLES_MAX:
-            return -E2BIG
+            return -EMFILE
         if consoles[i].listener == 0:
             break
     while path[cut - 1] != c'/':
@@ -661,10 +527,10 @@ cdef void serve_console(int i) noexcept nogil:
     got = receive(consoles[i].peer, byte, sizeof(byte), &flags)
     if got == -EAGAIN:
         return
+    if got > 0 and received_count == 0:
+        return
     if received_count and keep(consoles[i].name, received[0]) == 0:
         received[0] = -1
-    elif got > 0:
-        return
     close_received()
     end_console(i)
 
@@ -672,23 +538,28 @@ cdef void serve_console(int i) noexcept nogil:
 # Connections
 
 
-cdef bint writable(Connection* to) noexcept nogil:
-    """Whether the socket takes another answer of any size; if not, reading from it waits too."""
+cdef bint polled(int fd, short events) noexcept nogil:
+    """Whether one of the events is there now, or the peer has hung up."""
     cdef pollfd query
-    cdef int index = <int>(to - connections)
-    query.fd = to.fd
-    query.events = POLLOUT
+    query.fd = fd
+    query.events = events
     query.revents = 0
     poll(&query, 1, 0)
-    cdef bint ready = query.revents != 0
+    return query.revents != 0
+
+
+cdef bint writable(Connection* to) noexcept nogil:
+    """Whether the socket takes another answer of any size; if not, reading from it waits too."""
+    cdef int index = <int>(to - connections)
+    cdef bint ready = polled(to.fd, POLLOUT)
     if ready == to.blocked:
         to.blocked = not ready
         rewatch(to.fd, EPOLLIN if ready else EPOLLOUT, KIND_CONNECTION, index)
     return ready
 
 
-cdef void send_answer(Connection* to, Answer* answer, iovec* body, int parts, int fd) noexcept nogil:
-    """Send; a peer that is gone is found out when it is read from. `fd` -1 sends none."""
+cdef bint send_answer(Connection* to, Answer* answer, iovec* body, int parts, int fd) noexcept nogil:
+    """Whether it was sent; a peer that is gone is found out when it is read from. `fd` -1 sends none."""
     cdef iovec all_parts[4]
     cdef msghdr message
     cdef cmsghdr* head
@@ -710,7 +581,7 @@ cdef void send_answer(Connection* to, Answer* answer, iovec* body, int parts, in
         head.cmsg_type = SCM_RIGHTS
         head.cmsg_len = CMSG_LEN(sizeof(int))
         memcpy(CMSG_DATA(head), &fd, sizeof(int))
-    sendmsg(to.fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT)
+    return sendmsg(to.fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT) >= 0
 
 
 cdef void answer_status(Connection* to, Header* header, int error, int fd) noexcept nogil:
@@ -734,13 +605,21 @@ cdef void close_connection(int index) noexcept nogil:
                 forget_program(&programs[i])
 
 
-cdef void accept_connection() noexcept nogil:
-    cdef int i, chosen = 0
+cdef void accept_connections() noexcept nogil:
+    # All of them, for the listener is edge-triggered: without descriptors to spare it must not keep the loop busy.
     cdef int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK)
-    if fd < 0:
-        return
+    while fd >= 0:
+        admit(fd)
+        fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK)
+
+
+cdef void admit(int fd) noexcept nogil:
+    """Make `fd` a connection, in place of one that hung up or is furthest behind when there are too many."""
+    cdef int i, chosen = 0
+    cdef int room = 4 * KEEP_MAX
+    global lonely_ns
     for i in range(CONNECTIONS_MAX):
-        if connections[i].fd == 0:
+        if connections[i].fd == 0 or polled(connections[i].fd, 0):
             chosen = i
             break
         if connections[i].next < connections[chosen].next:
@@ -750,6 +629,9 @@ cdef void accept_connection() noexcept nogil:
     if watch(fd, EPOLLIN, KIND_CONNECTION, chosen) < 0:
         close(fd)
         return
+    # Room for the longest answer in a quarter of it, whatever the host's default is.
+    setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &room, sizeof(room))
+    lonely_ns = 0
     connections[chosen].fd = fd
     connections[chosen].blocked = False
     connections[chosen].next = exits_count
@@ -848,33 +730,28 @@ cdef int take_strings(Cursor* cursor, int from_, int count) noexcept nogil:
     return from_ + count + 1
 
 
-cdef int run(int index, Header* header, Cursor* cursor) noexcept nogil:
-    """Start the program a request describes; -errno, with the stage in the header."""
-    cdef RunBody* body = <RunBody*>cursor.at
-    cdef int sources[2 * FDS_MAX]
-    cdef int pipes[2]
-    cdef Spawn spawn
-    cdef int i, slot, env, names, held, pid, error = 0
-    cdef bint capture = False
-    global programs_top
+cdef int read_run(Header* header, Cursor* cursor, RunBody** body, Spawn* spawn) noexcept nogil:
+    """What a run's request asks for; -errno, with the stage in the header."""
+    cdef RunBody* fixed = <RunBody*>cursor.at
+    cdef int i, env, names, held
+    memset(spawn, 0, sizeof(Spawn))
     if cursor.end - cursor.at < <ssize_t>sizeof(RunBody):
         return -EINVAL
     cursor.at += sizeof(RunBody)
-    if body.fdc != received_count or body.namec > FDS_MAX or body.argc == 0:
+    body[0] = fixed
+    if fixed.fdc != received_count or fixed.namec > FDS_MAX or fixed.argc == 0:
         return -EINVAL
-    if body.argc + body.envc + body.namec + 4 > STRINGS_MAX:
+    if fixed.argc + fixed.envc + fixed.namec + 4 > STRINGS_MAX:
         return -E2BIG
-    memset(&spawn, 0, sizeof(spawn))
-    spawn.count = body.fdc + body.namec
+    spawn.count = fixed.fdc + fixed.namec
     spawn.targets = <uint32_t*>cursor.at
-    spawn.sources = sources
     if cursor.end - cursor.at < <ssize_t>(spawn.count * sizeof(uint32_t)):
         return -EINVAL
     cursor.at += spawn.count * sizeof(uint32_t)
     spawn.cwd = next_string(cursor)
-    env = take_strings(cursor, 0, body.argc)
-    names = take_strings(cursor, env, body.envc) if env > 0 else -1
-    if spawn.cwd == NULL or names < 0 or take_strings(cursor, names, body.namec) < 0:
+    env = take_strings(cursor, 0, fixed.argc)
+    names = take_strings(cursor, env, fixed.envc) if env > 0 else -1
+    if spawn.cwd == NULL or names < 0 or take_strings(cursor, names, fixed.namec) < 0:
         return -EINVAL
     spawn.argv = strings
     spawn.env = strings + env
@@ -882,52 +759,74 @@ cdef int run(int index, Header* header, Cursor* cursor) noexcept nogil:
         if spawn.targets[i] >= CHILD_FD_MAX:
             header.stage = STAGE_DESCRIPTORS
             return -EBADF
-        if i < body.fdc:
-            sources[i] = received[i]
-            continue
-        held = find_named(strings[names + i - body.fdc])
+        spawn.sources[i] = received[i] if i < fixed.fdc else -1
+    for i in range(fixed.namec):
+        held = find_named(strings[names + i])
         if held < 0:
             header.stage = STAGE_NAME
             return -ENOENT
-        sources[i] = named[held].fd
+        spawn.sources[fixed.fdc + i] = named[held].fd
+    return 0
+
+
+cdef int start(Spawn* spawn, int* output) noexcept nogil:
+    """The pid of the program, which has begun, and the read end of its captured output, 0 without; -errno."""
+    cdef int pipes[2]
+    cdef int pid
+    output[0] = 0
+    if not (gives(spawn, 1) and gives(spawn, 2)):
+        spawn.stage = STAGE_DESCRIPTORS
+        if pipe2(pipes, O_CLOEXEC) < 0:
+            return -errno
+        fcntl(pipes[0], F_SETFL, O_NONBLOCK)  # the writing end stays as programs expect it
+        output[0] = pipes[0]
+        spawn.output = pipes[1]
+    pid = clone(child, stack + STACK, CLONE_VM | CLONE_VFORK | SIGCHLD, spawn)
+    if pid < 0:
+        spawn.stage = STAGE_FORK
+        pid = -errno
+    elif spawn.error:
+        waitpid(pid, NULL, 0)
+        pid = -spawn.error
+    if output[0]:
+        close(pipes[1])
+        if pid < 0:
+            close(pipes[0])
+    return pid
+
+
+cdef int run(int index, Header* header, Cursor* cursor) noexcept nogil:
+    """Start the program a request describes; -errno, with the stage in the header."""
+    cdef RunBody* body
+    cdef Spawn spawn
+    cdef Program* program
+    cdef int slot, pid, output
+    cdef int error = read_run(header, cursor, &body, &spawn)
+    global programs_top
+    if error < 0:
+        return error
     for slot in range(PROGRAMS_MAX + 1):
         if slot == PROGRAMS_MAX:
             header.stage = STAGE_FORK
             return -EAGAIN
         if programs[slot].pid == 0:
             break
-    capture = not (gives(&spawn, 1) and gives(&spawn, 2))
-    if capture:
-        header.stage = STAGE_DESCRIPTORS
-        if pipe2(pipes, O_CLOEXEC) < 0:
-            return -errno
-        spawn.output = pipes[1]
-        fcntl(pipes[0], F_SETFL, O_NONBLOCK)  # the writing end stays as programs expect it
-    pid = clone(child, stack + STACK, CLONE_VM | CLONE_VFORK | SIGCHLD, &spawn)
+    pid = start(&spawn, &output)
     if pid < 0:
-        error = -errno
-        spawn.stage = STAGE_FORK
-    elif spawn.error:
-        error = -spawn.error
-        waitpid(pid, NULL, 0)
-    if capture:
-        close(pipes[1])
-    if error < 0:
         header.stage = spawn.stage
-        if capture:
-            close(pipes[0])
-        return error
-    header.stage = 0
-    memset(&programs[slot], 0, sizeof(Program))
-    programs[slot].pid = pid
-    programs[slot].connection = index
-    programs[slot].id = header.id
-    programs[slot].keep = body.keep if body.keep < KEEP_MAX else KEEP_MAX
-    if body.timeout_ns:
-        programs[slot].deadline_ns = now_ns(CLOCK_MONOTONIC) + <int64_t>body.timeout_ns
-    if capture:
-        programs[slot].pipe = pipes[0]
-        watch(pipes[0], EPOLLIN, KIND_PROGRAM, slot)
+        return pid
+    program = &programs[slot]
+    memset(program, 0, sizeof(Program))
+    program.pid = pid
+    program.connection = index
+    program.id = header.id
+    program.keep = body.keep if body.keep < KEEP_MAX else KEEP_MAX
+    program.room = (program.keep + PAGE - 1) & ~<size_t>(PAGE - 1)
+    if body.timeout_ns and body.timeout_ns >> 62 == 0:  # past that it is for ever, and would overflow
+        program.deadline_ns = now_ns(CLOCK_MONOTONIC) + <int64_t>body.timeout_ns
+    if output:
+        program.pipe = output
+        watch(output, EPOLLIN, KIND_PROGRAM, slot)
     if slot >= programs_top:
         programs_top = slot + 1
     return 0
@@ -946,21 +845,21 @@ cdef ssize_t discard(int fd) noexcept nogil:
     return splice(fd, NULL, 0, NULL, 1 << 20, SPLICE_F_NONBLOCK)
 
 
-cdef ssize_t collect(Program* program) noexcept nogil:
-    """Read output once; what read(2) returned. The ring holds the last `keep` bytes."""
+cdef ssize_t collect(Program* program, int fd) noexcept nogil:
+    """Read output once; what read(2) returned."""
     cdef size_t at
     cdef ssize_t got
     cdef void* ring
     if program.keep and program.ring == NULL:
-        ring = mmap(NULL, program.keep, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+        ring = mmap(NULL, program.room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
         if ring == MAP_FAILED:
             program.keep = 0
         else:
             program.ring = <char*>ring
     if program.keep == 0:
-        return discard(program.pipe)
-    at = program.written % program.keep
-    got = read(program.pipe, program.ring + at, program.keep - at)
+        return discard(fd)
+    at = program.written % program.room
+    got = read(fd, program.ring + at, program.room - at)
     if got > 0:
         program.written += got
     return got
@@ -971,7 +870,7 @@ cdef void serve_output(int slot) noexcept nogil:
     cdef ssize_t got
     if program.pid == 0 or program.pipe == 0:
         return
-    got = collect(program)
+    got = collect(program, program.pipe)
     if got == 0 or (got < 0 and errno != EAGAIN and errno != EINTR):
         end_watch(program.pipe)
         program.pipe = 0
@@ -985,51 +884,51 @@ cdef void serve_sink(int fd) noexcept nogil:
 
 cdef void finish(Program* program, int status) noexcept nogil:
     """The program ended: take what is in its pipe, and leave the pipe to whoever still holds it."""
-    cdef int left = 64
+    cdef int left = 1024  # what one pipe can hold, not what a grandchild goes on to write
     cdef ssize_t got = 1
     cdef int fd = program.pipe
     program.status = status
     program.done = True
-    if fd == 0:
-        return
-    while got > 0 and left:
-        got = collect(program)
-        left -= 1
     program.pipe = 0
-    if got == 0:
+    while fd and got > 0 and left:
+        got = collect(program, fd)
+        left -= 1
+    if fd and got == 0:
         end_watch(fd)
-    else:
+    elif fd:
         # A grandchild holds the other end; closing ours would kill it with SIGPIPE.
         rewatch(fd, EPOLLIN, KIND_SINK, fd)
+    if program.connection < 0:
+        forget_program(program)
 
 
 cdef void send_result(Connection* to, Program* program) noexcept nogil:
     cdef Answer answer
     cdef RunResult result
     cdef iovec parts[3]
-    cdef size_t at = 0, size = program.written
+    cdef size_t size = program.written if program.written < program.keep else program.keep
+    cdef size_t at = (program.written - size) % program.room if size else 0
+    cdef size_t first = program.room - at if size > program.room - at else size
     memset(&answer, 0, sizeof(answer))
     answer.header.version = VERSION
     answer.header.operation = OP_RUN
     answer.header.id = program.id
     result.status = program.status
     result.flags = RUN_EXPIRED if program.expired else 0
-    if program.written > program.keep:
-        size = program.keep
-        at = program.written % program.keep if program.keep else 0
     parts[0].iov_base = &result
     parts[0].iov_len = sizeof(result)
     parts[1].iov_base = program.ring + at
-    parts[1].iov_len = size - at
+    parts[1].iov_len = first
     parts[2].iov_base = program.ring
-    parts[2].iov_len = at
-    send_answer(to, &answer, parts, 3, -1)
+    parts[2].iov_len = size - first
+    if not send_answer(to, &answer, parts, 3, -1):
+        send_answer(to, &answer, parts, 1, -1)  # without its output rather than not at all
 
 
 cdef void forget_program(Program* program) noexcept nogil:
     global programs_top
     if program.ring != NULL:
-        munmap(program.ring, program.keep)
+        munmap(program.ring, program.room)
     memset(program, 0, sizeof(Program))
     while programs_top and programs[programs_top - 1].pid == 0:
         programs_top -= 1
@@ -1047,9 +946,8 @@ cdef int signal_program(int index, uint32_t id, int number) noexcept nogil:
 
 cdef int wait_ms() noexcept nogil:
     """Kill what is overdue; milliseconds to the next thing that will be, -1 for never."""
-    cdef int64_t now, nearest = 0
+    cdef int64_t now, nearest = retry_ns if retry_ns else lonely_ns
     cdef int i
-    nearest = retry_ns
     for i in range(programs_top):
         if programs[i].pid and programs[i].deadline_ns and not programs[i].done and not programs[i].expired:
             if programs[i].deadline_ns <= now_ns(CLOCK_MONOTONIC):
@@ -1060,7 +958,9 @@ cdef int wait_ms() noexcept nogil:
     if nearest == 0:
         return -1
     now = now_ns(CLOCK_MONOTONIC)
-    return <int>((nearest - now) // 1000000 + 1) if nearest > now else 0
+    if nearest <= now:
+        return 0
+    return <int>min((nearest - now) // 1000000 + 1, <int64_t>HOUR_MS)
 
 
 cdef Program* program_of(int pid) noexcept nogil:
@@ -1071,15 +971,11 @@ cdef Program* program_of(int pid) noexcept nogil:
     return NULL
 
 
-cdef int decoded(int status) noexcept nogil:
-    return 128 + WTERMSIG(status) if WIFSIGNALED(status) else WEXITSTATUS(status)
-
-
 cdef void reap_programs() noexcept nogil:
     cdef int i, status
     for i in range(programs_top):
         if programs[i].pid and not programs[i].done and waitpid(programs[i].pid, &status, WNOHANG) > 0:
-            finish(&programs[i], decoded(status))
+            finish(&programs[i], 128 + WTERMSIG(status) if WIFSIGNALED(status) else WEXITSTATUS(status))
 
 
 cdef void reap() noexcept nogil:
@@ -1105,8 +1001,6 @@ cdef void reap() noexcept nogil:
         waitpid(pid, NULL, 0)
         if program != NULL:
             finish(program, status)
-            if program.connection < 0:
-                forget_program(program)
     flush_all()
 
 
@@ -1239,7 +1133,7 @@ cdef void handle(int index, ssize_t size, int flags) noexcept nogil:
 cdef void serve_connection(int index) noexcept nogil:
     cdef int flags
     cdef ssize_t got
-    cdef uintptr_t second_page
+    cdef uintptr_t second_page, end
     if connections[index].fd == 0 or not flush(index):
         return
     got = receive(connections[index].fd, request, sizeof(request), &flags)
@@ -1254,19 +1148,11 @@ cdef void serve_connection(int index) noexcept nogil:
     if got > PAGE:
         # A long environment must not stay in memory for the life of the container.
         second_page = (<uintptr_t>request + 2 * PAGE - 1) & ~<uintptr_t>(PAGE - 1)
-        madvise(<void*>second_page, (<uintptr_t>request + <size_t>got - second_page) & ~<size_t>(PAGE - 1), MADV_DONTNEED)
+        end = (<uintptr_t>request + sizeof(request)) & ~<uintptr_t>(PAGE - 1)
+        madvise(<void*>second_page, end - second_page, MADV_DONTNEED)
 
 
 # The shim
-
-
-cdef void set_oom_score(int score) noexcept nogil:
-    cdef char text[16]
-    cdef int fd = open(b"/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC)
-    if fd >= 0:
-        decimal(text, score)
-        write(fd, text, strlen(text))  # advice: without the privilege it stays as inherited
-        close(fd)
 
 
 cdef int open_exits() noexcept nogil:
@@ -1313,7 +1199,7 @@ cdef int open_shim(const char* path, int oom_score_adj) noexcept nogil:
         return -EEXIST if listener == -EADDRINUSE else listener
     error = watch(signals, EPOLLIN, KIND_SIGNAL, 0)
     if error == 0:
-        error = watch(listener, EPOLLIN, KIND_LISTENER, 0)
+        error = watch(listener, EPOLLIN | EPOLLET, KIND_LISTENER, 0)
     if error < 0:
         unlinkat(directory, b"shim.sock", 0)
     return error
@@ -1334,7 +1220,7 @@ cdef void serve(uint64_t what) noexcept nogil:
     elif kind == KIND_SINK:
         serve_sink(index)
     elif kind == KIND_LISTENER:
-        accept_connection()
+        accept_connections()
     elif kind == KIND_CONSOLE:
         serve_console(index)
     elif kind == KIND_OOM:
@@ -1357,13 +1243,16 @@ cdef void shim(const char* path, int oom_score_adj, int nursery_fd, uint32_t id)
     cdef ForkAnswer answer
     cdef epoll_event event
     cdef int got
+    global ending, lonely_ns
     answer.id = id
     answer.error = -open_shim(path, oom_score_adj)
     answer.pid = getpid()
+    retitle(path)
     tell(nursery_fd, &answer)
     close(nursery_fd)
     if answer.error:
         _exit(1)
+    lonely_ns = now_ns(CLOCK_MONOTONIC) + LONELY_NS
     while not ending:
         # One at a time: what serving one event closes cannot be in a batch behind it.
         got = epoll_wait(poller, &event, 1, wait_ms())
@@ -1371,137 +1260,12 @@ cdef void shim(const char* path, int oom_score_adj, int nursery_fd, uint32_t id)
             serve(event.data.u64)
         if retry_ns and retry_ns <= now_ns(CLOCK_MONOTONIC):
             reap()
+        if lonely_ns and lonely_ns <= now_ns(CLOCK_MONOTONIC):
+            ending = True
     end_shim()
 
 
 # The nursery
-
-
-cdef struct Mapping:
-    uintptr_t start
-    uintptr_t end
-    uint64_t file          # device and inode, 0 when anonymous
-    char mark[3]           # the first letters of its name
-
-
-cdef struct Maps:
-    int fd
-    ssize_t filled
-    ssize_t at
-
-
-cdef int next_byte(Maps* source) noexcept nogil:
-    if source.at == source.filled:
-        source.filled = read(source.fd, maps, sizeof(maps))
-        source.at = 0
-        if source.filled <= 0:
-            source.filled = 0
-            return -1
-    source.at += 1
-    return <uint8_t>maps[source.at - 1]
-
-
-cdef uint64_t next_number(Maps* source, int base) noexcept nogil:
-    """The number at the source; the one byte after it is taken too."""
-    cdef uint64_t number = 0
-    cdef int byte
-    while True:
-        byte = next_byte(source)
-        if c'0' <= byte <= c'9':
-            number = number * base + <uint64_t>(byte - c'0')
-        elif base == 16 and c'a' <= byte <= c'f':
-            number = number * 16 + <uint64_t>(byte - c'a' + 10)
-        else:
-            return number
-
-
-cdef bint next_mapping(Maps* source, Mapping* mapping) noexcept nogil:
-    """One line of /proc/self/maps (proc(5)): start-end mode offset major:minor inode name."""
-    cdef uint64_t device
-    cdef int byte, count = 0
-    mapping.start = next_number(source, 16)
-    mapping.end = next_number(source, 16)
-    if mapping.end == 0:
-        return False
-    while next_byte(source) > c' ':
-        pass
-    next_number(source, 16)
-    device = next_number(source, 16) << 20
-    device |= next_number(source, 16)
-    mapping.file = next_number(source, 10)
-    if mapping.file:
-        mapping.file ^= device << 32
-    memset(mapping.mark, 0, sizeof(mapping.mark))
-    while True:
-        byte = next_byte(source)
-        if byte < 0 or byte == c'\n':
-            return True
-        if byte != c' ' and count < 3:
-            mapping.mark[count] = <char>byte
-            count += 1
-
-
-cdef void trim_stack(Mapping* mapping) noexcept nogil:
-    """Give back the stack below us, and the frames above that are never returned to."""
-    cdef uintptr_t here = <uintptr_t>&mapping & ~<uintptr_t>(PAGE - 1)
-    cdef uintptr_t low = here - 4 * PAGE
-    cdef uintptr_t high = here + 4 * PAGE
-    cdef uintptr_t top = mapping.end - 4 * PAGE  # argv and environment, which ps shows
-    if mapping.start < low:
-        madvise(<void*>mapping.start, low - mapping.start, MADV_DONTNEED)
-    if high < top:
-        madvise(<void*>high, top - high, MADV_DONTNEED)
-
-
-cdef bint holds(Mapping* mapping, uintptr_t* anchors, int count) noexcept nogil:
-    cdef int i
-    for i in range(count):
-        if mapping.start <= anchors[i] < mapping.end:
-            return True
-    return False
-
-
-cdef void drop_interpreter() noexcept nogil:
-    """Unmap all but this module, the C library, the dynamic linker, the stack and thread-local storage.
-
-    Otherwise the interpreter's pages, shared at first, would be charged to the last shim that shares them.
-    """
-    cdef uintptr_t anchors[5]
-    cdef uint64_t files[5]
-    cdef int i, count = 0
-    cdef Maps source
-    cdef Mapping mapping
-    cdef uintptr_t kept_end = 0
-    cdef bint kept
-    anchors[0] = <uintptr_t>&drop_interpreter
-    anchors[1] = <uintptr_t>&recvmsg
-    anchors[2] = <uintptr_t>getauxval(AT_BASE)
-    anchors[3] = <uintptr_t>&errno
-    anchors[4] = <uintptr_t>&mapping
-    source.at = source.filled = 0
-    source.fd = open(b"/proc/self/maps", O_RDONLY | O_CLOEXEC)
-    if source.fd < 0:
-        return
-    while next_mapping(&source, &mapping):
-        if mapping.file and count < 5 and holds(&mapping, anchors, 3):
-            files[count] = mapping.file
-            count += 1
-    close(source.fd)
-    source.at = source.filled = 0
-    source.fd = open(b"/proc/self/maps", O_RDONLY | O_CLOEXEC)
-    while next_mapping(&source, &mapping):
-        kept = holds(&mapping, anchors, 5) or (mapping.mark[0] == c'[' and mapping.mark[1] == c'v')
-        for i in range(count):
-            kept = kept or mapping.file == files[i]
-        if mapping.file == 0 and mapping.start == kept_end:
-            kept = True  # zero-initialised data follows its file
-        if kept:
-            kept_end = mapping.end
-        else:
-            munmap(<void*>mapping.start, mapping.end - mapping.start)
-        if mapping.mark[0] == c'[' and mapping.mark[1] == c's':
-            trim_stack(&mapping)
-    close(source.fd)
 
 
 cdef void tell(int fd, ForkAnswer* answer) noexcept nogil:
@@ -1513,37 +1277,6 @@ cdef void tell(int fd, ForkAnswer* answer) noexcept nogil:
     message.msg_iov = &part
     message.msg_iovlen = 1
     sendmsg(fd, &message, MSG_NOSIGNAL)
-
-
-cdef void reset_signals() noexcept nogil:
-    """Block all signals, so that none is acted on, and have none of Python's handlers."""
-    cdef sigset_t every
-    cdef sigaction_t plain
-    cdef int number
-    sigfillset(&every)
-    sigprocmask(SIG_BLOCK, &every, NULL)
-    memset(&plain, 0, sizeof(plain))
-    plain.sa_handler = SIG_DFL
-    for number in range(1, 65):
-        sigaction(number, &plain, NULL)
-    plain.sa_handler = SIG_IGN
-    sigaction(SIGCHLD, &plain, NULL)  # the kernel reaps shims
-
-
-cdef int settle(int fd) noexcept nogil:
-    """Keep `fd`, as 3, and /dev/null as 0, 1 and 2; close the rest."""
-    cdef int null
-    cdef int i
-    fd = fcntl(fd, F_DUPFD_CLOEXEC, 10)
-    null = open(b"/dev/null", O_RDWR | O_CLOEXEC)
-    for i in range(3):
-        dup2(null, i)
-    dup2(fd, 3)
-    fcntl(3, F_SETFD, FD_CLOEXEC)
-    if syscall(SYS_close_range, 4, ~<unsigned int>0, 0) < 0:
-        for i in range(4, 65536):
-            close(i)
-    return 3
 
 
 cdef void nursery(int fd) noexcept nogil:

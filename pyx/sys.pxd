@@ -6,6 +6,11 @@
 cdef extern from *:
     """
     #include <sys/syscall.h>
+    #ifdef __SANITIZE_ADDRESS__
+    #define SANITIZED 1
+    #else
+    #define SANITIZED 0
+    #endif
     #ifndef CLOSE_RANGE_CLOEXEC
     #define CLOSE_RANGE_CLOEXEC 4
     #endif
@@ -13,13 +18,23 @@ cdef extern from *:
     #define MOVE_MOUNT_F_EMPTY_PATH 4
     #endif
     """
+    const int SANITIZED  # whether this is a HOLDD_SANITIZE build
     const unsigned int CLOSE_RANGE_CLOEXEC
     const unsigned int MOVE_MOUNT_F_EMPTY_PATH
 
+cdef extern from "<time.h>" nogil:
+    struct timespec:
+        long tv_sec
+        long tv_nsec
+    int clock_gettime(int clock, timespec* at)
+    const int CLOCK_MONOTONIC, CLOCK_REALTIME
+
 cdef extern from "<errno.h>" nogil:
     int errno
-    const int E2BIG, EADDRINUSE, EAGAIN, EBADF, EEXIST, EINTR, EINVAL, EMSGSIZE, ENAMETOOLONG, ENOENT, ENOSPC, ENOSYS
-    const int EPROTONOSUPPORT
+    const int E2BIG, EADDRINUSE, ENODATA, ENOMEM, ENOTDIR, ENOTEMPTY, ENOTSUP, EOPNOTSUPP, EPERM, ERANGE, EXDEV
+    const int EBUSY, EISDIR
+    const int EAGAIN, EBADF, EEXIST, EINTR, EINVAL, EMFILE, EMSGSIZE, ENAMETOOLONG, ENOENT
+    const int ENOSPC, ENOSYS, EPROTONOSUPPORT
 
 cdef extern from "<fcntl.h>" nogil:
     int open(const char* path, int flags, ...)
@@ -27,8 +42,9 @@ cdef extern from "<fcntl.h>" nogil:
     int fcntl(int fd, int command, ...)
     int fallocate(int fd, int mode, long long offset, long long size)
     ssize_t splice(int source, long long* source_at, int target, long long* target_at, size_t size, unsigned int flags)
-    const int AT_FDCWD
-    const int O_APPEND, O_CLOEXEC, O_CREAT, O_DIRECTORY, O_NOFOLLOW, O_NONBLOCK, O_PATH, O_RDONLY, O_RDWR, O_WRONLY
+    const int AT_EMPTY_PATH, AT_FDCWD, AT_REMOVEDIR, AT_SYMLINK_FOLLOW, AT_SYMLINK_NOFOLLOW
+    const int O_APPEND, O_CLOEXEC, O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_NONBLOCK, O_PATH, O_RDONLY, O_RDWR
+    const int O_WRONLY
     const int F_DUPFD_CLOEXEC, F_SETFD, F_SETFL, FD_CLOEXEC
     const int FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE
     const unsigned int SPLICE_F_NONBLOCK
@@ -87,7 +103,7 @@ cdef extern from "<sys/epoll.h>" nogil:
     int epoll_ctl(int poller, int operation, int fd, epoll_event* event)
     int epoll_wait(int poller, epoll_event* events, int count, int timeout_ms)
     const int EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD
-    const unsigned int EPOLLIN, EPOLLOUT, EPOLLPRI
+    const unsigned int EPOLLET, EPOLLIN, EPOLLOUT, EPOLLPRI
 
 cdef extern from "<sys/eventfd.h>" nogil:
     int eventfd(unsigned int value, int flags)
@@ -108,6 +124,7 @@ cdef extern from "<sys/mman.h>" nogil:
     void* const MAP_FAILED
 
 cdef extern from "<sys/mount.h>" nogil:
+    int umount2(const char* target, int flags)
     int mount(const char* source, const char* target, const char* type, unsigned long flags, const void* data)
 
 cdef extern from "<sys/prctl.h>" nogil:
@@ -138,6 +155,7 @@ cdef extern from "<sys/socket.h>" nogil:
     int bind(int fd, const sockaddr* address, unsigned int size)
     int listen(int fd, int backlog)
     int accept4(int fd, sockaddr* address, unsigned int* size, int flags)
+    int setsockopt(int fd, int level, int name, const void* value, unsigned int size)
     ssize_t recvmsg(int fd, msghdr* message, int flags)
     ssize_t sendmsg(int fd, const msghdr* message, int flags)
     unsigned char* CMSG_DATA(cmsghdr* head)
@@ -146,16 +164,38 @@ cdef extern from "<sys/socket.h>" nogil:
     size_t CMSG_LEN(size_t size)
     size_t CMSG_SPACE(size_t size)
     const int AF_UNIX, SCM_RIGHTS, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_SEQPACKET, SOCK_STREAM, SOL_SOCKET
+    const int SO_SNDBUFFORCE
     const int MSG_CMSG_CLOEXEC, MSG_CTRUNC, MSG_DONTWAIT, MSG_NOSIGNAL, MSG_TRUNC
 
 cdef extern from "<sys/stat.h>" nogil:
+    int fstatat(int folder, const char* path, stat_t* info, int flags)
+    int mkdirat(int folder, const char* path, unsigned int mode)
+    int mknodat(int folder, const char* path, unsigned int mode, unsigned long device)
+    int fchmod(int fd, unsigned int mode)
+    int fchmodat(int folder, const char* path, unsigned int mode, int flags)
+    int utimensat(int folder, const char* path, const timespec* times, int flags)
+    int futimens(int fd, const timespec* times)
+    bint S_ISDIR(unsigned int mode)
+    bint S_ISREG(unsigned int mode)
+    bint S_ISLNK(unsigned int mode)
     ctypedef struct stat_t "struct stat":
+        unsigned long st_dev
+        unsigned long st_ino
+        unsigned int st_mode
+        unsigned long st_nlink
+        unsigned int st_uid
+        unsigned int st_gid
+        unsigned long st_rdev
         long long st_size
+        long long st_blocks
+        timespec st_atim
+        timespec st_mtim
     int fstat(int fd, stat_t* info)
     unsigned int umask(unsigned int mask)
 
 cdef extern from "<sys/syscall.h>" nogil:
-    const long SYS_clone, SYS_close_range, SYS_move_mount
+    const long SYS_clone, SYS_close_range, SYS_fsconfig, SYS_fsmount, SYS_fsopen, SYS_mount_setattr, SYS_move_mount
+    const long SYS_open_tree, SYS_openat2, SYS_renameat2
 
 cdef extern from "<sys/un.h>" nogil:
     struct sockaddr_un:
@@ -172,13 +212,6 @@ cdef extern from "<sys/wait.h>" nogil:
     int WTERMSIG(int status)
     const int WEXITED, WNOHANG, WNOWAIT
 
-cdef extern from "<time.h>" nogil:
-    struct timespec:
-        long tv_sec
-        long tv_nsec
-    int clock_gettime(int clock, timespec* at)
-    const int CLOCK_MONOTONIC, CLOCK_REALTIME
-
 cdef extern from "<unistd.h>" nogil:
     void _exit(int status)
     int chdir(const char* path)
@@ -193,6 +226,38 @@ cdef extern from "<unistd.h>" nogil:
     int setpgid(int pid, int group)
     int setsid()
     long syscall(long number, ...)
+    ssize_t copy_file_range(int source, long long* source_at, int target, long long* target_at, size_t size,
+                            unsigned int flags)
+    int fchownat(int folder, const char* path, unsigned int uid, unsigned int gid, int flags)
+    int linkat(int folder, const char* path, int to_folder, const char* to, int flags)
+    ssize_t readlinkat(int folder, const char* path, char* buffer, size_t size)
+    int symlinkat(const char* target, int folder, const char* path)
+    int syncfs(int fd)
     int unlink(const char* path)
     int unlinkat(int folder, const char* path, int flags)
     ssize_t write(int fd, const void* buffer, size_t size)
+
+cdef extern from "<dirent.h>" nogil:
+    ctypedef struct DIR:
+        pass
+    struct dirent:
+        unsigned char d_type
+        char d_name[256]
+    DIR* fdopendir(int fd)
+    dirent* readdir(DIR* folder)
+    int closedir(DIR* folder)
+    const unsigned char DT_DIR
+
+cdef extern from "<stdlib.h>" nogil:
+    void* malloc(size_t size)
+    void* calloc(size_t count, size_t size)
+    void* realloc(void* at, size_t size)
+    void free(void* at)
+
+cdef extern from "<sys/xattr.h>" nogil:
+    ssize_t flistxattr(int fd, char* names, size_t size)
+    ssize_t fgetxattr(int fd, const char* name, void* value, size_t size)
+    int fsetxattr(int fd, const char* name, const void* value, size_t size, int flags)
+    ssize_t llistxattr(const char* path, char* names, size_t size)
+    ssize_t lgetxattr(const char* path, const char* name, void* value, size_t size)
+    int lsetxattr(const char* path, const char* name, const void* value, size_t size, int flags)

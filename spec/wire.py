@@ -14,8 +14,9 @@ A frame is ttrpc's header and a body, integers big-endian:
 
 Bodies are msgpack. A client's stream ids are odd and rise. A call is one request and one response; a request with flag
 0x02 opens the sender's half of a stream, which a data frame with 0x01 ends. The server's messages are data frames and
-its response, which always ends the stream, carries only the status then. Descriptors are sent (SCM_RIGHTS) with the
-first byte of their frame.
+its response, which always ends the stream, carries only the status then. A server at work on a stream that has nothing
+to say yet says so with a data frame with 0x04: whoever subscribes to something then knows that from now on it misses
+nothing. Descriptors are sent (SCM_RIGHTS) with the first byte of their frame.
 """
 
 import struct
@@ -36,6 +37,9 @@ MAX_FDS = 15
 
 # Keys of a request's metadata that the daemon knows; it leaves others alone.
 NAMESPACE, LEASE, TRACE = "namespace", "lease", "traceparent"
+
+# What msgspec raises for bytes of a peer: its own errors, and these two as they are.
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 NIL = msgspec.Raw(b"\xc0")
 _HEADER = struct.Struct(">IIBB")
@@ -148,6 +152,11 @@ def data(stream: int, message: object) -> bytearray:
     return frame(stream, DATA, REMOTE_OPEN, message)
 
 
+def opened(stream: int) -> bytearray:
+    """The frame by which the server says that it is at work on a stream."""
+    return frame(stream, DATA, REMOTE_OPEN | NO_DATA)
+
+
 def end(stream: int) -> bytearray:
     """The frame that half-closes the client's side of a stream."""
     return frame(stream, DATA, REMOTE_CLOSED | NO_DATA)
@@ -162,7 +171,7 @@ def decode_request(body: bytes) -> Request:
     """InvalidArgument when it is not a Request."""
     try:
         return _request_decoder.decode(body)
-    except msgspec.MsgspecError as exc:
+    except UNREADABLE as exc:
         raise errors.InvalidArgument(f"decoding a request: {exc}") from exc
 
 
@@ -170,7 +179,7 @@ def decode_response(body: bytes) -> Response:
     """Internal when it is not a Response."""
     try:
         return _response_decoder.decode(body)
-    except msgspec.MsgspecError as exc:
+    except UNREADABLE as exc:
         raise errors.Internal(f"decoding a response: {exc}") from exc
 
 
@@ -200,6 +209,7 @@ class Decoder:
         if self._rest:
             self._rest += received
             if len(self._rest) < self._wanted():
+                self._check_unclaimed()
                 return frames
             received = bytes(self._rest)
             self._rest.clear()

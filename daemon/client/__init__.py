@@ -1,1 +1,8 @@
-"""The client library: a blocking connection, its asyncio twin, stubs and proxies."""
+"""Clients of the daemon: blocking, asynchronous, and proxies that satisfy the ports. Sees `spec` and nothing else."""
+
+from daemon.client.client import Client
+
+
+def connect(address: str, namespace: str = "", lease: str = "", timeout_s: float | None = None) -> Client:
+    """A client of the daemon at `address`; see Client."""
+    return Client(address, namespace, lease, timeout_s)

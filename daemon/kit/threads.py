@@ -4,18 +4,13 @@ import asyncio
 import contextvars
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import ParamSpec, Protocol, TypeVar
+from functools import partial
+from typing import ParamSpec, TypeVar
 
 from daemon.kit import context
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-class Cancelable(Protocol):
-    """A token that whoever awaits the work can cancel (`daemon.kit.cancel.Token`)."""
-
-    def cancel(self, reason: str = ..., /) -> object: ...
 
 
 class Pool:
@@ -44,7 +39,7 @@ async def hop(pool: Pool, work: Callable[P, T], /, *args: P.args, **kwargs: P.kw
     token and awaited, so that nothing of a call runs on after the call, and what it returns is dropped.
     """
     here = contextvars.copy_context()
-    future = pool.executor.submit(here.run, work, *args, **kwargs)
+    future = pool.executor.submit(here.run, partial(work, *args, **kwargs))
     waiter = asyncio.wrap_future(future)
     try:
         return await asyncio.shield(waiter)

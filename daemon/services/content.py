@@ -1,7 +1,7 @@
-"""Content: blobs and ingests of the call's namespace. Bytes go over the wire only to callers that take no descriptor."""
+"""Content: blobs and ingests of the call's namespace. Bytes go over the wire for callers that take no descriptor."""
 
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from itertools import islice
 
 from daemon.kit import context
@@ -51,7 +51,7 @@ class Content:
                 yield api.ReadReply(offset=offset, data=data)
                 offset += len(data)
 
-    def open(self, request: api.OpenRequest) -> tuple[api.OpenReply, list[int]]:
+    def open(self, request: api.OpenRequest) -> tuple[api.OpenReply, Sequence[int]]:
         with self._content().reader(request.digest) as reader:
             return api.OpenReply(size=reader.size), [os.dup(reader.fileno())]
 

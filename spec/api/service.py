@@ -14,8 +14,12 @@ that `takes` or `gives` descriptors passes them beside its request or reply (SCM
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import ClassVar, Generic, Protocol, TypeVar, overload
 
+import msgspec
+
+from spec import errors, wire
 from spec.base import Reply, Request
 
 Q = TypeVar("Q", bound=Request)
@@ -64,6 +68,18 @@ class Method(Generic[Q, R]):
         self.attribute = name
         self.name = "".join(part.capitalize() for part in name.split("_"))
         self.service = owner
+
+    def decode_reply(self, payload: bytes | msgspec.Raw) -> R:
+        """From msgpack. Internal when it is no such reply."""
+        try:
+            return self._reply_decoder.decode(payload)
+        except wire.UNREADABLE as exc:
+            raise errors.Internal(f"decoding the reply of {self.path}: {exc}") from exc
+
+    @cached_property
+    def _reply_decoder(self) -> msgspec.msgpack.Decoder[R]:
+        """Made when first used, for a client imports many methods and calls few."""
+        return msgspec.msgpack.Decoder(self.reply)
 
     @property
     def path(self) -> str:

@@ -1,0 +1,42 @@
+"""Cancellation tokens: long work looks at one between chunks."""
+
+import threading
+import time
+
+from spec import errors
+
+
+class Token:
+    """Satisfies ports.Cancel. Cancelling a token cancels those made below it; so does its deadline.
+
+    `deadline_ns` is of the monotonic clock, 0 for none.
+    """
+
+    def __init__(self, deadline_ns: int = 0, parent: "Token | None" = None) -> None:
+        self._deadline_ns = deadline_ns
+        self._parent = parent
+        self._event = threading.Event()
+        self._reason = "the work was cancelled"
+
+    def cancel(self, reason: str = "the work was cancelled") -> None:
+        """From any thread, any number of times; the first reason counts."""
+        if not self._event.is_set():
+            self._reason = reason
+            self._event.set()
+
+    def check(self) -> None:
+        """Raise Canceled or DeadlineExceeded when the work is no longer wanted."""
+        if self._event.is_set():
+            raise errors.Canceled(self._reason)
+        if self._deadline_ns and time.monotonic_ns() >= self._deadline_ns:
+            raise errors.DeadlineExceeded("the work took longer than its deadline")
+        if self._parent is not None:
+            self._parent.check()
+
+    @property
+    def cancelled(self) -> bool:
+        try:
+            self.check()
+        except errors.Error:
+            return True
+        return False

@@ -1,0 +1,136 @@
+"""Runs one container's OCI runtime in its shim, and turns its failures into errors. Knows no state of a task."""
+
+import contextlib
+import os
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+
+import msgspec
+
+from daemon.runtime.bundle import Bundle
+from daemon.runtime.oci import Commands, complaint
+from daemon.runtime.shim import Finished, Shim
+from spec import errors
+
+SOCKET_PATH_MAX = 107  # bytes (unix(7)); the runtime connects to the name it is given
+
+# A runtime needs a PATH for the programs of hooks and nothing else of ours.
+_ENVIRONMENT = ("PATH=" + os.environ.get("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),)
+
+
+class _State(msgspec.Struct, frozen=True):
+    """OCI runtime spec, state: what we read of it."""
+
+    status: str = ""
+
+
+class Calls:
+    """The runtime calls of one container. Each is bounded: past that the runtime is killed.
+
+    All raise Unknown with the runtime's words when it fails, DeadlineExceeded, NotFound when its program is gone, and
+    Unavailable when the shim is.
+    """
+
+    def __init__(self, commands: Commands, bundle: Bundle) -> None:
+        self.commands = commands
+        self.bundle = bundle
+
+    async def create(self, shim: Shim, streams: Mapping[int, int], terminal: str = "") -> None:
+        """Make the container, its init process with `streams`, or else with a terminal held by the name `terminal`."""
+        bundle = self.bundle
+        async with self._console(shim, terminal) as socket:
+            await self._call(
+                shim,
+                lambda log: self.commands.create(log, bundle.path, bundle.at("init.pid"), socket),
+                "create",
+                streams,
+            )
+
+    async def exec(
+        self, shim: Shim, exec_id: str, streams: Mapping[int, int], names: Mapping[int, str], terminal: str = ""
+    ) -> None:
+        """Start the process of `exec-EXEC_ID.json`, its streams lent or held by name, or a terminal as in `create`."""
+        process, pid_file = self.bundle.at(f"exec-{exec_id}.json"), self.bundle.at(f"exec-{exec_id}.pid")
+        doing = f"exec {exec_id} in"
+        async with self._console(shim, terminal) as socket:
+            await self._call(
+                shim, lambda log: self.commands.exec(log, process, pid_file, socket), doing, streams, names
+            )
+
+    async def start(self, shim: Shim) -> None:
+        await self._call(shim, self.commands.start, "start")
+
+    async def pause(self, shim: Shim) -> None:
+        await self._call(shim, self.commands.pause, "pause")
+
+    async def resume(self, shim: Shim) -> None:
+        await self._call(shim, self.commands.resume, "resume")
+
+    async def kill(self, shim: Shim, signal: int, all_processes: bool = False) -> None:
+        await self._call(shim, lambda log: self.commands.kill(log, signal, all_processes), f"send signal {signal} to")
+
+    async def delete(self, shim: Shim, force: bool = False) -> None:
+        await self._call(shim, lambda log: self.commands.delete(log, force), "delete")
+
+    async def status(self, shim: Shim) -> str:
+        """The OCI status: creating, created, running, stopped, or paused (an extension that all have)."""
+        finished = await self._call(shim, self.commands.state, "ask the state of")
+        try:
+            return msgspec.json.decode(finished.output, type=_State).status
+        except msgspec.DecodeError as exc:
+            raise errors.Unknown(f"read what runtime {self.commands.launch.name!r} says of a state: {exc}") from exc
+
+    @contextlib.asynccontextmanager
+    async def _console(self, shim: Shim, terminal: str) -> AsyncIterator[str]:
+        """Listen for the terminal that shall be `terminal`, if any: the socket's path, for a runtime that works in the
+        bundle."""
+        if not terminal:
+            yield ""
+            return
+        name = f"{terminal}.sock"
+        path = self.bundle.at(name)
+        await shim.console(path, terminal)
+        try:
+            yield path if len(os.fsencode(path)) <= SOCKET_PATH_MAX else name
+        except BaseException:
+            with contextlib.suppress(errors.NotFound, errors.Unavailable):
+                await shim.drop(terminal)
+            raise
+
+    async def _call(
+        self,
+        shim: Shim,
+        argv: Callable[[str], list[str]],
+        doing: str,
+        streams: Mapping[int, int] | None = None,
+        names: Mapping[int, str] | None = None,
+    ) -> Finished:
+        commands = self.commands
+        doing = f"{doing} container {commands.id} by runtime {commands.launch.name!r}"
+        with self.bundle.log() as log:
+            try:
+                finished = await shim.run(
+                    argv(log),
+                    env=_ENVIRONMENT,
+                    cwd=self.bundle.path,
+                    fds=streams or {},
+                    names=names or {},
+                    timeout=commands.launch.timeout_s,
+                )
+            except errors.NotFound as exc:
+                raise errors.NotFound(f"{doing}: runtime not found: {exc.message}") from exc
+            except errors.DeadlineExceeded as exc:
+                raise errors.DeadlineExceeded(f"{doing}: {exc.message}") from exc
+            if finished.status != 0:
+                raise errors.Unknown(f"{doing}: {complaint(_read(log), finished.output, finished.status)}")
+        return finished
+
+
+def _read(path: str) -> bytes:
+    """The end of a log: its last words are what counts."""
+    try:
+        with Path(path).open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - 65536))
+            return file.read()
+    except FileNotFoundError:
+        return b""

@@ -1,0 +1,105 @@
+"""Where a process's cgroups are, and who else is in them: version 1, 2 and the hybrid. Knows no container.
+
+Of a hybrid host the version 1 hierarchies count: there runtimes put containers.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+# In the order in which a hierarchy is asked for its processes; all hold the same, where they are mounted.
+PREFERRED = ("devices", "pids", "memory", "cpu", "")
+
+
+class Hierarchy(NamedTuple):
+    """A mounted hierarchy: `root` is the cgroup that is seen at `mount`. `controllers` is empty for version 2."""
+
+    controllers: frozenset[str]
+    root: str
+    mount: str
+
+
+@cache
+def hierarchies() -> tuple[Hierarchy, ...]:
+    """As this process sees them (proc(5), mountinfo)."""
+    found = []
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        before, _, after = line.partition(" - ")
+        kind, _, options = after.split(" ", 2)
+        root, mount = before.split(" ")[3:5]
+        if kind == "cgroup":
+            found.append(Hierarchy(frozenset(options.split(",")), root, mount))
+        elif kind == "cgroup2":
+            found.append(Hierarchy(frozenset(), root, mount))
+    return tuple(found)
+
+
+def directory(pid: int | str, controller: str) -> str:
+    """The cgroup of `pid` in the hierarchy of `controller` ("" for version 2); "" when it is in none.
+
+    Empty also when it is the daemon's own: a shim is in that, and so is whoever was put nowhere else.
+    """
+    path, ours = _membership(pid, controller), _membership("self", controller)
+    if not path or path == ours:
+        return ""
+    for hierarchy in hierarchies():
+        if controller in hierarchy.controllers if controller else not hierarchy.controllers:
+            inside = path if hierarchy.root == "/" else path.removeprefix(hierarchy.root)
+            return os.path.normpath(f"{hierarchy.mount}/{inside}")
+    return ""
+
+
+def memory(pid: int) -> str:
+    """The cgroup that limits the memory of `pid`; "" when it is in none of its own."""
+    return directory(pid, "memory") or directory(pid, "")
+
+
+def processes(pid: int) -> list[int]:
+    """Pids of all processes in the cgroup of `pid` and those below; only `pid` when it has no cgroup of its own."""
+    for controller in PREFERRED:
+        if path := directory(pid, controller):
+            return sorted(_members(path))
+    return [pid]
+
+
+def placed(cgroups_path: str) -> list[str]:
+    """The directories, over all hierarchies, of the absolute `linux.cgroupsPath` of a spec that are there."""
+    inside = os.path.normpath(f"/{cgroups_path.lstrip('/')}")
+    if not cgroups_path.startswith("/") or inside == "/":
+        return []
+    paths = {f"{hierarchy.mount}{inside}" for hierarchy in hierarchies()}
+    return sorted(path for path in paths if os.path.isdir(path))
+
+
+def holds(cgroups_path: str, pid: int) -> bool:
+    """Whether `pid` is in one of the cgroups of `placed`, itself."""
+    return any(pid in _members(path) for path in placed(cgroups_path))
+
+
+def remove(cgroups_path: str) -> None:
+    """Remove the cgroups of `placed`, those that are empty."""
+    for path in placed(cgroups_path):
+        with contextlib.suppress(OSError):
+            os.rmdir(path)
+
+
+def _membership(pid: int | str, controller: str) -> str:
+    """The path in /proc/PID/cgroup, whose lines are id:controllers:path (cgroups(7))."""
+    try:
+        text = Path(f"/proc/{pid}/cgroup").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+    for line in text.splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controller in controllers.split(","):
+            return path
+    return ""
+
+
+def _members(path: str) -> Iterator[int]:
+    for folder, _, _ in os.walk(path):
+        with contextlib.suppress(OSError):
+            yield from (int(pid) for pid in Path(folder, "cgroup.procs").read_text().split())

@@ -1,0 +1,261 @@
+"""Makes tasks, and undoes what was made of one by halves. Knows no task but the one it makes."""
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import NamedTuple
+
+import msgspec
+
+from daemon.kit import mounting, threads
+from daemon.runtime import cgroups, config, held, living, users
+from daemon.runtime.bundle import Bundle, ProcessRecord, TaskRecord
+from daemon.runtime.calls import Calls
+from daemon.runtime.nursery import Nursery
+from daemon.runtime.oci import Commands, RuntimeConfig, settle
+from daemon.runtime.shim import Shim
+from daemon.runtime.stdio import open_streams
+from daemon.runtime.task import ContainerTask, Host
+from spec import errors, events
+from spec.records import RuntimeRef
+from spec.types import Mount, Stdio
+
+UNDO_SECONDS = 10.0  # for processes that are killed to end
+
+log = logging.getLogger(__name__)
+
+
+class Order(NamedTuple):
+    """What a task is made of. `fds` are lent."""
+
+    namespace: str
+    id: str
+    spec: bytes
+    rootfs: Sequence[Mount]
+    stdio: Stdio
+    runtime: RuntimeRef
+    fds: Sequence[int]
+
+    @property
+    def doing(self) -> str:
+        return f"create task {self.id}"
+
+
+class Workshop:
+    """Makes tasks for `host` below the directory `state`. `detached` turns mounts into the descriptor of one that
+    nobody sees."""
+
+    def __init__(
+        self,
+        host: Host,
+        state: str,
+        nursery: Nursery,
+        runtimes: Mapping[str, RuntimeConfig],
+        detached: Callable[[Sequence[Mount]], int],
+    ) -> None:
+        self.host = host
+        self.state = state
+        self.nursery = nursery
+        self.runtimes = runtimes
+        self._detached = detached
+        self._boot_id = living.boot_id()
+
+    def calls(self, record: TaskRecord, bundle: Bundle) -> Calls:
+        return Calls(Commands(record.launch, record.id), bundle)
+
+    def same_boot(self, record: TaskRecord) -> bool:
+        return record.boot_id == self._boot_id
+
+    async def make(self, order: Order) -> ContainerTask:
+        """A task whose init process waits to be started; nothing is left of one that fails."""
+        spec = config.read_spec(order.spec, order.doing)
+        if (spec.process is not None and spec.process.terminal) != order.stdio.terminal:
+            raise errors.InvalidArgument(f"{order.doing}: its spec and its stdio disagree about a terminal")
+        launch = settle(order.runtime, self.runtimes, f"{self.state}/runc", order.namespace)
+        record = TaskRecord(
+            namespace=order.namespace,
+            id=order.id,
+            launch=launch,
+            boot_id=self._boot_id,
+            private_pids=spec.private_pids,
+            cgroups_path=spec.cgroups_path,
+            init=ProcessRecord(stdio=order.stdio),
+        )
+        with ExitStack() as stack:
+            streams = open_streams(order.stdio, order.fds, stack, order.doing)
+            bundle = await self._bundle(f"{self.state}/tasks/{order.namespace}/{order.id}", record, spec.root_gid)
+            forking = self.host.spawn(self.nursery.shim(bundle.path))
+            try:
+                shim = await self._furnish(order, spec, bundle, forking, stack)
+                return await self._create(order, record, bundle, shim, streams)
+            except BaseException:
+                undoing = self.host.spawn(self._undo_forked(bundle, record, forking))
+                await asyncio.shield(undoing)
+                raise
+
+    async def _bundle(self, path: str, record: TaskRecord, root_gid: int | None) -> Bundle:
+        """A new bundle, also where one is that could not be undone at the time."""
+        try:
+            return Bundle.make(path, record, root_gid)
+        except errors.AlreadyExists:
+            left = Bundle(path)
+            other = left.load()
+            if other.created:
+                raise
+        shim = None
+        with contextlib.suppress(errors.Unavailable):
+            shim = await Shim.connect(path)
+        await asyncio.shield(self.host.spawn(self.undo(left, other, shim)))
+        return Bundle.make(path, record, root_gid)
+
+    async def _furnish(
+        self, order: Order, spec: config.Spec, bundle: Bundle, forking: "asyncio.Task[Shim]", stack: ExitStack
+    ) -> Shim:
+        """The shim, with the root filesystem in its mount namespace, and the bundle's config written."""
+        try:
+            mount = await threads.hop(self.host.pool, self._build, order, spec, bundle, stack)
+        except errors.Unimplemented:
+            shim = await asyncio.shield(forking)
+            await self._mount(order, bundle, shim)
+            seen = f"/proc/{shim.pid}/root{bundle.at('rootfs')}"
+            await threads.hop(self.host.pool, self._write_config, order, spec, bundle, seen, stack)
+            return shim
+        shim = await asyncio.shield(forking)
+        if mount is not None:
+            await shim.attach(mount, bundle.at("rootfs"))
+        return shim
+
+    def _build(self, order: Order, spec: config.Spec, bundle: Bundle, stack: ExitStack) -> int | None:
+        """The descriptor of the root filesystem, detached, which `stack` closes."""
+        if not order.rootfs:
+            path = spec.root.path if spec.root else ""
+            self._write_config(order, spec, bundle, os.path.join(bundle.path, path), stack)
+            return None
+        mount = self._detached(order.rootfs)
+        stack.callback(os.close, mount)
+        self._write_config(order, spec, bundle, mount, stack)
+        return mount
+
+    async def _mount(self, order: Order, bundle: Bundle, shim: Shim) -> None:
+        """For kernels without detached mounts: by mount(2) in the shim."""
+        for step in mounting.plan(order.rootfs):
+            if step.target:
+                raise errors.Unimplemented(f"{order.doing}: mounts within its root filesystem need Linux 5.2")
+            data = ",".join(f"{key}={value}" if value else key for key, value in step.parameters)
+            target = bundle.at("rootfs")
+            await shim.mount(step.type, step.source or step.type, target, step.flags, data)
+            if step.binds and step.flags & mounting.MS_RDONLY:
+                await shim.mount("", "", target, step.flags | mounting.MS_REMOUNT, "")
+
+    def _write_config(
+        self, order: Order, spec: config.Spec, bundle: Bundle, root: int | str, stack: ExitStack
+    ) -> None:
+        """Its user is looked up below `root`: a descriptor, or a path."""
+        ids = None
+        if spec.user.username:
+            if isinstance(root, str):
+                root = self._open_root(order, root, stack)
+            ids = users.identify(root, spec.user.username, spec.user.additional_gids or ())
+        document = config.resolved_spec(order.spec, "rootfs" if order.rootfs else "", ids)
+        bundle.write("config.json", document)
+
+    def _open_root(self, order: Order, path: str, stack: ExitStack) -> int:
+        try:
+            root = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as exc:
+            raise errors.from_os(exc, f"{order.doing}: open its root filesystem {path}") from exc
+        stack.callback(os.close, root)
+        return root
+
+    async def _create(
+        self, order: Order, record: TaskRecord, bundle: Bundle, shim: Shim, streams: Mapping[int, int]
+    ) -> ContainerTask:
+        calls = self.calls(record, bundle)
+        if order.stdio.terminal:
+            await calls.create(shim, {}, held.pty(""))
+        else:
+            await calls.create(shim, {**dict.fromkeys(range(3), self.host.null), **streams})
+        pid = bundle.pid("init.pid")
+        if not pid:
+            raise errors.Unknown(f"{order.doing}: runtime {record.launch.name!r} wrote no pid")
+        await self._watch_memory(shim, pid, order.id)
+        task = ContainerTask(self.host, bundle, _created(record, pid), calls)
+        bundle.save(task.record)
+        event = events.TaskCreate(
+            container_id=order.id, bundle=bundle.path, rootfs=order.rootfs, io=order.stdio, pid=pid
+        )
+        self.host.publisher.publish(order.namespace, events.topic_of(event), event)
+        task.expect(task.init)
+        task.adopt(shim)
+        return task
+
+    async def _watch_memory(self, shim: Shim, pid: int, id: str) -> None:
+        """Before the start, so that no kill is missed. A container without it runs as well."""
+        try:
+            if cgroup := cgroups.memory(pid):
+                await shim.watch_oom(cgroup)
+        except errors.Error as exc:
+            log.debug("task %s: its memory is not watched: %s", id, exc.message)
+
+    async def undertaker(self, directory: str) -> Shim:
+        """A shim for the bundle in `directory`, whose own is dead; perhaps the one that an earlier daemon started."""
+        bundle = Bundle(directory)
+        try:
+            return await Shim.connect(bundle.at("undertaker"))
+        except errors.Unavailable:
+            bundle.vacate("undertaker")
+            return await self.nursery.shim(bundle.at("undertaker"))
+
+    async def _undo_forked(self, bundle: Bundle, record: TaskRecord, forking: "asyncio.Task[Shim]") -> None:
+        shim = None
+        with contextlib.suppress(errors.Error):
+            shim = await forking
+        try:
+            if shim is None:
+                bundle.remove()
+            else:
+                await self.undo(bundle, record, shim)
+        except errors.Error as exc:
+            # the bundle stays, with its intent on record: the next start undoes it
+            log.warning("undo the creation of task %s: %s", record.id, exc.message)
+
+    async def undo(self, bundle: Bundle, record: TaskRecord, shim: Shim | None) -> None:
+        """Remove everything of a task that was not created to its end."""
+        buried = shim is None
+        if shim is None:
+            shim = await self.undertaker(bundle.path)
+            await self._end_orphan(bundle, record)
+        try:
+            try:
+                await living.end_descendants(shim.pid, UNDO_SECONDS)
+            except TimeoutError:
+                log.warning("task %s: processes of its creation do not end", record.id)
+            await self._forget(bundle, record, shim)
+        finally:
+            await shim.shutdown()
+        log.debug("creation of task %s undone%s", record.id, ", its shim was dead" if buried else "")
+        cgroups.remove(record.cgroups_path)
+        bundle.remove()
+
+    async def _forget(self, bundle: Bundle, record: TaskRecord, shim: Shim) -> None:
+        """Have the runtime forget the container, if it knows it."""
+        try:
+            await self.calls(record, bundle).delete(shim, force=True)
+        except errors.Error as exc:
+            log.info("undo the creation of task %s: %s", record.id, exc.message)
+
+    async def _end_orphan(self, bundle: Bundle, record: TaskRecord) -> None:
+        """End the init process of a dead shim. Its pid is believed only if it is where the spec has put it."""
+        pid = bundle.pid("init.pid")
+        if not pid or not self.same_boot(record) or not cgroups.holds(record.cgroups_path, pid):
+            return
+        with contextlib.suppress(errors.DeadlineExceeded):
+            await living.end(pid, living.started_ticks(pid), UNDO_SECONDS)
+
+
+def _created(record: TaskRecord, pid: int) -> TaskRecord:
+    init = msgspec.structs.replace(record.init, pid=pid, started_ticks=living.started_ticks(pid))
+    return msgspec.structs.replace(record, created=True, init=init)

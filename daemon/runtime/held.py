@@ -1,0 +1,32 @@
+"""Names of the descriptors a shim holds for a task's processes. Knows no process."""
+
+import asyncio
+import contextlib
+from collections.abc import Iterable
+
+from daemon.runtime.shim import Shim
+from spec import errors
+from spec.types import Stdio
+
+
+def pty(exec_id: str) -> str:
+    """Of a process's terminal."""
+    return f"pty-{exec_id}" if exec_id else "pty"
+
+
+def streams(exec_id: str, stdio: Stdio) -> dict[int, str]:
+    """Of the streams (0, 1, 2) of an exec'd process, which are held until its start."""
+    if stdio.terminal:
+        return {}
+    uris = enumerate((stdio.stdin, stdio.stdout, stdio.stderr))
+    return {number: f"io-{exec_id}-{number}" for number, uri in uris if uri}
+
+
+async def release(shim: Shim, names: Iterable[str]) -> None:
+    """Have the shim let go of them, where it holds them, so that other ends see the end of the process."""
+    await asyncio.gather(*(_release(shim, name) for name in names))
+
+
+async def _release(shim: Shim, name: str) -> None:
+    with contextlib.suppress(errors.NotFound, errors.Unavailable):
+        await shim.drop(name)

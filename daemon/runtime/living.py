@@ -1,0 +1,120 @@
+"""Processes by pid and starting time, so that no signal reaches one that got the pid later. Knows no container."""
+
+import asyncio
+import contextlib
+import os
+import signal
+from pathlib import Path
+
+from spec import errors
+
+
+def boot_id() -> str:
+    """Of the running kernel; pids and starting times mean nothing under another (random(4))."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def started_ticks(pid: int) -> int:
+    """When `pid` started, in clock ticks since boot (proc(5), stat, field 22); 0 when there is no such process."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    # the name in parentheses may contain anything
+    return int(stat[stat.rindex(b")") + 2 :].split()[19])
+
+
+def alive(pid: int, ticks: int) -> bool:
+    """Whether the process is there, be it a zombie."""
+    return bool(pid) and bool(ticks) and started_ticks(pid) == ticks
+
+
+def send(pid: int, ticks: int, number: int) -> bool:
+    """Send signal `number`; False when the process is gone. OSError EINVAL for a number that is no signal."""
+    try:
+        process = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return False
+    try:
+        # the descriptor holds whoever has the pid now; if that started then, it is the one meant
+        if started_ticks(pid) != ticks:
+            return False
+        signal.pidfd_send_signal(process, number)
+    except ProcessLookupError:
+        return False
+    finally:
+        os.close(process)
+    return True
+
+
+async def ended(pid: int, ticks: int, seconds: float, number: int = 0) -> bool:
+    """Send signal `number`, if any, and wait until the process has ended, be it as a zombie; False after `seconds`."""
+    try:
+        process = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    loop = asyncio.get_running_loop()
+    gone = loop.create_future()
+    try:
+        if started_ticks(pid) != ticks:
+            return True
+        if number:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(process, number)
+        loop.add_reader(process, lambda: None if gone.done() else gone.set_result(None))
+        async with asyncio.timeout(seconds):
+            await gone
+    except TimeoutError:
+        return False
+    finally:
+        loop.remove_reader(process)
+        os.close(process)
+    return True
+
+
+async def end(pid: int, ticks: int, seconds: float) -> None:
+    """SIGKILL the process and wait until it has ended. DeadlineExceeded after `seconds`."""
+    if not await ended(pid, ticks, seconds, signal.SIGKILL):
+        raise errors.DeadlineExceeded(f"kill process {pid}: it has not ended within {seconds} s")
+
+
+def children(pid: int) -> list[int]:
+    """proc(5), task/TID/children."""
+    found: list[int] = []
+    with contextlib.suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            found += [int(child) for child in (task / "children").read_bytes().split()]
+    return found
+
+
+def descendants(pid: int) -> list[int]:
+    """Pids of the children of `pid` and theirs, nearest first."""
+    found = [pid]
+    for parent in found:
+        found += children(parent)
+    return found[1:]
+
+
+def program(pid: int) -> str:
+    """Path of the file that `pid` executes; "" when that cannot be told."""
+    try:
+        return os.readlink(f"/proc/{pid}/exe")
+    except OSError:
+        return ""
+
+
+async def end_descendants(pid: int, seconds: float) -> None:
+    """End every descendant of `pid`, also those that it gets from others while they end."""
+    async with asyncio.timeout(seconds):
+        while living := [(child, ticks) for child in descendants(pid) if (ticks := _running(child))]:
+            await asyncio.gather(*(end(child, ticks, seconds) for child, ticks in living))
+
+
+def _running(pid: int) -> int:
+    """`started_ticks` of a process that is not a zombie, else 0."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    state, *fields = stat[stat.rindex(b")") + 2 :].split()
+    return 0 if state in (b"Z", b"X") else int(fields[18])

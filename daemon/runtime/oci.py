@@ -1,0 +1,168 @@
+"""Which OCI runtime runs a container, the argv of each of its calls, and what its log says of a failure. Runs nothing.
+
+The command line is runc's, which crun, youki and runsc share (runtime-tools' "OCI runtime command line interface").
+"""
+
+import os
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from spec import errors
+from spec.base import Record
+from spec.records import RuntimeRef
+
+DEFAULT = "runc"
+CALL_SECONDS = 30.0
+
+# containerd's names: io.containerd.runc.v2
+_CONTAINERD = re.compile(r"io\.containerd\.([a-z0-9_-]+)\.v[0-9]+\Z")
+
+
+class RuntimeConfig(Record, frozen=True):
+    """A runtime in the configuration. `path` is absolute or found in PATH; `root` is where it keeps its state, below
+    which each namespace has a directory (empty: in our state directory); `args` are global options of its own;
+    `timeout_s` bounds each of its calls."""
+
+    path: str = DEFAULT
+    root: str = ""
+    args: Sequence[str] = ()
+    systemd_cgroup: bool = False
+    no_pivot: bool = False
+    no_new_keyring: bool = False
+    timeout_s: float = CALL_SECONDS
+
+
+class RuntimeOptions(Record, frozen=True):
+    """A container's own options (containerd.runc.v1.Options); what is empty or false leaves the configuration's."""
+
+    binary_name: str = ""
+    root: str = ""
+    systemd_cgroup: bool = False
+    no_pivot_root: bool = False
+    no_new_keyring: bool = False
+
+
+class Launch(Record, frozen=True):
+    """The runtime of one container, settled when it was created: `path` and `root` are absolute."""
+
+    name: str
+    path: str
+    root: str
+    args: Sequence[str] = ()
+    systemd_cgroup: bool = False
+    no_pivot: bool = False
+    no_new_keyring: bool = False
+    timeout_s: float = CALL_SECONDS
+
+
+class _Line(msgspec.Struct, frozen=True):
+    level: str = ""
+    msg: str = ""
+
+
+def settle(ref: RuntimeRef, runtimes: Mapping[str, RuntimeConfig], root: str, namespace: str) -> Launch:
+    """What `ref` means. `root` is where runtimes keep state that are not told otherwise.
+
+    `ref.name` is a name in `runtimes`, containerd's `io.containerd.NAME.vN` of one, or an absolute path. NotFound for
+    a runtime that is not there; InvalidArgument for options that are none.
+    """
+    name = ref.name or DEFAULT
+    try:
+        options = msgspec.msgpack.decode(ref.options, type=RuntimeOptions | None) or RuntimeOptions()
+    except msgspec.DecodeError as exc:
+        raise errors.InvalidArgument(f"read the options of runtime {name!r}: {exc}") from exc
+    config = _configured(name, runtimes)
+    return Launch(
+        name=name,
+        path=_executable(name, options.binary_name or config.path),
+        root=os.path.join(options.root or config.root or root, namespace),
+        args=config.args,
+        systemd_cgroup=options.systemd_cgroup or config.systemd_cgroup,
+        no_pivot=options.no_pivot_root or config.no_pivot,
+        no_new_keyring=options.no_new_keyring or config.no_new_keyring,
+        timeout_s=config.timeout_s,
+    )
+
+
+def _configured(name: str, runtimes: Mapping[str, RuntimeConfig]) -> RuntimeConfig:
+    if name.startswith("/"):
+        return RuntimeConfig(path=name)
+    config = runtimes.get(name)
+    if config is None and (match := _CONTAINERD.match(name)):
+        config = runtimes.get(match[1])
+    if config is None:
+        raise errors.NotFound(f"runtime {name!r} not found: it is not in the configuration")
+    return config
+
+
+def _executable(name: str, path: str) -> str:
+    found = shutil.which(path)
+    if found is None:
+        raise errors.NotFound(f"runtime {name!r} not found: no executable {path!r}")
+    return os.path.abspath(found)
+
+
+class Commands:
+    """Argv of one container's calls. Each takes `log`, the file its JSON log lines go to."""
+
+    def __init__(self, launch: Launch, id: str) -> None:
+        self.launch = launch
+        self.id = id
+
+    def create(self, log: str, bundle: str, pid_file: str, console_socket: str = "") -> list[str]:
+        argv = [*self._global(log), "create", "--bundle", bundle, "--pid-file", pid_file]
+        if console_socket:
+            argv += ["--console-socket", console_socket]
+        if self.launch.no_pivot:
+            argv.append("--no-pivot")
+        if self.launch.no_new_keyring:
+            argv.append("--no-new-keyring")
+        return [*argv, self.id]
+
+    def start(self, log: str) -> list[str]:
+        return [*self._global(log), "start", self.id]
+
+    def exec(self, log: str, process: str, pid_file: str, console_socket: str = "") -> list[str]:
+        argv = [*self._global(log), "exec", "--process", process, "--pid-file", pid_file, "--detach"]
+        if console_socket:
+            argv += ["--console-socket", console_socket]
+        return [*argv, self.id]
+
+    def kill(self, log: str, signal: int, all_processes: bool = False) -> list[str]:
+        flags = ["--all"] if all_processes else []
+        return [*self._global(log), "kill", *flags, self.id, str(signal)]
+
+    def pause(self, log: str) -> list[str]:
+        return [*self._global(log), "pause", self.id]
+
+    def resume(self, log: str) -> list[str]:
+        return [*self._global(log), "resume", self.id]
+
+    def delete(self, log: str, force: bool = False) -> list[str]:
+        flags = ["--force"] if force else []
+        return [*self._global(log), "delete", *flags, self.id]
+
+    def state(self, log: str) -> list[str]:
+        """Prints the OCI state as JSON."""
+        return [*self._global(log), "state", self.id]
+
+    def _global(self, log: str) -> list[str]:
+        launch = self.launch
+        argv = [launch.path, *launch.args, "--root", launch.root, "--log", log, "--log-format", "json"]
+        return [*argv, "--systemd-cgroup"] if launch.systemd_cgroup else argv
+
+
+def complaint(log: bytes, output: bytes, status: int) -> str:
+    """Why a call failed, in the runtime's words: the last error of its log, or else the last line of its output."""
+    for line in reversed(log.splitlines()):
+        try:
+            entry = msgspec.json.decode(line, type=_Line)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            continue
+        if entry.level in ("error", "fatal", "panic") and entry.msg.strip():
+            return entry.msg.strip()
+    lines = output.decode(errors="replace").strip().splitlines()
+    return lines[-1].strip() if lines else f"it ended with status {status}"

@@ -1,0 +1,133 @@
+"""Finds tasks again after a restart, from their bundles, their shims and the exit records. Makes none.
+
+A task that is well costs a few system calls and no call of its runtime: fifty of them delay a start by milliseconds.
+"""
+
+import asyncio
+import logging
+import os
+
+from daemon.runtime import living
+from daemon.runtime.bundle import Bundle, Phase, TaskRecord, bundles, clear
+from daemon.runtime.creation import Workshop
+from daemon.runtime.process import TaskProcess
+from daemon.runtime.shim import Shim
+from daemon.runtime.task import ContainerTask
+from spec import errors
+
+PARALLEL = 16
+SECONDS = 30.0  # for one task; one that is stuck must not keep the daemon from starting
+CALL_SECONDS = 5.0  # for a call of a runtime that was under way
+
+log = logging.getLogger(__name__)
+
+
+async def recover(workshop: Workshop) -> list[ContainerTask]:
+    """Every task there is. What was being created is undone, what was being removed is removed."""
+    found, dying = bundles(f"{workshop.state}/tasks")
+    for path in dying:
+        try:
+            clear(path)
+        except errors.Error as exc:
+            log.warning("%s", exc.message)
+    bound = asyncio.Semaphore(PARALLEL)
+    tasks = await asyncio.gather(*(_bounded(workshop, path, bound) for path in found))
+    return [task for task in tasks if task is not None]
+
+
+async def _bounded(workshop: Workshop, path: str, bound: asyncio.Semaphore) -> ContainerTask | None:
+    async with bound:
+        try:
+            async with asyncio.timeout(SECONDS):
+                return await _recover(workshop, Bundle(path))
+        except TimeoutError:
+            log.error("recover bundle %s: not done in %s s", path, SECONDS)
+        except errors.Error as exc:
+            log.error("recover bundle %s: %s", path, exc.message)
+        return None
+
+
+async def _recover(workshop: Workshop, bundle: Bundle) -> ContainerTask | None:
+    try:
+        record = bundle.load()
+    except errors.NotFound:
+        # its making ended before its first record: nothing was started for it
+        bundle.remove()
+        return None
+    shim = await _connected(bundle, record, workshop)
+    if not record.created:
+        log.info("undo the creation of task %s, which a restart has cut short", record.id)
+        await workshop.undo(bundle, record, shim)
+        return None
+    task = ContainerTask(workshop.host, bundle, record, workshop.calls(record, bundle))
+    if shim is None:
+        _bury(task, bundle, workshop)
+    else:
+        await _adopt(task, bundle, shim)
+    return task
+
+
+async def _connected(bundle: Bundle, record: TaskRecord, workshop: Workshop) -> Shim | None:
+    if not workshop.same_boot(record):
+        return None
+    try:
+        return await Shim.connect(bundle.path)
+    except errors.Unavailable:
+        return None
+
+
+async def _adopt(task: ContainerTask, bundle: Bundle, shim: Shim) -> None:
+    starting = any(process.record.phase is Phase.STARTING for process in task.processes.values())
+    if starting or task.record.unsettled:
+        await _finish_calls(task, shim)
+    for process in task.processes.values():
+        _find_started(process, bundle)
+        if process.record.pid and process.record.exit is None:
+            task.expect(process)
+    for record in Shim.records(bundle.path):
+        task.reaped(record)
+    task.adopt(shim)
+    if task.record.unsettled or task.init.record.phase is Phase.STARTING:
+        await task.settle(shim)
+
+
+async def _finish_calls(task: ContainerTask, shim: Shim) -> None:
+    """Calls of the runtime that were under way go on in the shim: what became of them can be told when they are over.
+    """
+    for pid, ticks in _calls_under_way(task, shim):
+        if not await living.ended(pid, ticks, CALL_SECONDS):
+            log.warning("task %s: a call of its runtime hangs and is ended", task.id)
+            await living.end(pid, ticks, CALL_SECONDS)
+
+
+def _calls_under_way(task: ContainerTask, shim: Shim) -> list[tuple[int, int]]:
+    path = os.path.realpath(task.record.launch.path)
+    known = {process.record.pid for process in task.processes.values()}
+    children = [pid for pid in living.children(shim.pid) if pid not in known and living.program(pid) == path]
+    return [(pid, ticks) for pid in children if (ticks := living.started_ticks(pid))]
+
+
+def _find_started(process: TaskProcess, bundle: Bundle) -> None:
+    """An exec that was starting has started if the runtime has written its pid, and else is given up."""
+    if not process.exec_id or process.record.phase is not Phase.STARTING:
+        return
+    pid = bundle.pid(f"exec-{process.exec_id}.pid")
+    if pid:
+        process.change(phase=Phase.STARTED, pid=pid, started_ticks=living.started_ticks(pid))
+    else:
+        process.fail()
+
+
+def _bury(task: ContainerTask, bundle: Bundle, workshop: Workshop) -> None:
+    """In its own time: a process that is slow to die must not keep the daemon from starting."""
+    log.warning("task %s has lost its shim", task.id)
+    for process in task.processes.values():
+        _find_started(process, bundle)
+    if task.init.record.phase is Phase.STARTING:
+        task.init.change(phase=Phase.STARTED)
+    if not workshop.same_boot(task.record):
+        # pids and starting times of another boot name nobody
+        for process in task.processes.values():
+            process.change(started_ticks=-1)
+    workshop.host.spawn(task.bury())
+

@@ -1,0 +1,429 @@
+"""The daemon's handle on one shim: its requests, their answers, and the exits it tells of. Knows no OCI runtime.
+
+The layout of messages and of the exit record file is drawn in `pyx/shim.pyx`.
+"""
+
+import array
+import asyncio
+import contextlib
+import os
+import shutil
+import socket
+import struct
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from spec import errors
+
+VERSION = 1
+OP_EXIT, OP_RUN, OP_KILL, OP_KEEP, OP_FETCH, OP_DROP = 1, 2, 3, 4, 5, 6
+OP_ATTACH, OP_MOUNT, OP_CONSOLE, OP_RESIZE, OP_WATCH_OOM, OP_SHUTDOWN = 7, 8, 9, 10, 11, 12
+
+REQUEST = struct.Struct("<BBHI")  # version, operation, 0, id
+ANSWER = struct.Struct("<BBHIi")  # version, operation, stage, id, errno
+RUN = struct.Struct("<QIHHHHI")  # timeout_ns, keep, argc, envc, fdc, namec, 0
+RESULT = struct.Struct("<iI")  # status, flags
+EXIT = struct.Struct("<QqIiII")  # sequence, time_ns, pid, status, flags, 0
+PEER = struct.Struct("<iII")  # pid, uid, gid of SO_PEERCRED
+
+EXPIRED = 1
+OOM = 1
+STAGES = {2: "change to its directory", 3: "find a named descriptor", 4: "set up its descriptors", 5: "fork it"}
+
+REQUEST_MAX = 131072  # bytes
+KEEP_MAX = 65536  # bytes of output an answer carries
+FDS_MAX = 16
+ANSWER_SECONDS = 30.0  # every request but a run; a mount may wait for a slow device
+GRACE_SECONDS = 10.0  # for a killed program to be reaped
+
+_ANCILLARY = socket.CMSG_SPACE(4 * FDS_MAX)
+
+
+class ExitRecord(NamedTuple):
+    """One exit a shim reaped. `status` is the exit code, or 128 + the signal's number; `oom` whether its memory cgroup
+    had killed for memory by then."""
+
+    sequence: int
+    pid: int
+    status: int
+    time_ns: int
+    oom: bool
+
+
+class Finished(NamedTuple):
+    """How a program ended. `status` as in an ExitRecord; `output` is the end of what it wrote to 1 and 2."""
+
+    status: int
+    output: bytes
+
+
+class _Answer(NamedTuple):
+    stage: int
+    error: int
+    body: bytes
+    fds: list[int]
+
+
+class Shim:
+    """A connection to one shim. Coroutines run on the loop that connected; each raises Unavailable when the shim is
+    gone."""
+
+    def __init__(self, directory: str, connection: socket.socket) -> None:
+        """Steals `connection`. Use `connect`."""
+        self.directory = directory
+        self.pid: int = PEER.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, PEER.size))[0]
+        self._socket = connection
+        self._loop = asyncio.get_running_loop()
+        self._buffer = bytearray(ANSWER.size + RESULT.size + KEEP_MAX)
+        self._waiting: dict[int, asyncio.Future[_Answer]] = {}
+        self._last_id = 0
+        self._sending = asyncio.Lock()
+        self._exit_callbacks: list[Callable[[ExitRecord], None]] = []
+        self._close_callbacks: list[Callable[[], None]] = []
+        self._early: list[ExitRecord] = []
+        self._loop.add_reader(connection.fileno(), self._readable)
+
+    @classmethod
+    async def connect(cls, directory: str) -> "Shim":
+        """The shim that serves `directory`; Unavailable when none does.
+
+        Exits from now on are told to `on_exit`; earlier ones are in `records`, which, read after this, misses none.
+        """
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+        try:
+            with _opened(directory) as folder:
+                connection.connect(f"/proc/self/fd/{folder}/shim.sock")
+            return cls(directory, connection)
+        except OSError as exc:
+            connection.close()
+            raise errors.Unavailable(f"connect to the shim of {directory}: {exc.strerror}") from exc
+
+    @staticmethod
+    def records(directory: str) -> list[ExitRecord]:
+        """Every exit on file in `directory`, oldest first; the shim may be dead. NotFound when it never lived."""
+        try:
+            with open(os.path.join(directory, "exits"), "rb") as file:
+                try:
+                    # The oldest records of a long life are a hole.
+                    file.seek(os.lseek(file.fileno(), 0, os.SEEK_DATA) // EXIT.size * EXIT.size)
+                except OSError:
+                    return []
+                data = file.read()
+        except OSError as exc:
+            raise errors.from_os(exc, f"read the exit records of {directory}") from exc
+        whole = len(data) - len(data) % EXIT.size
+        return [_exit_record(data[at : at + EXIT.size]) for at in range(0, whole, EXIT.size) if any(data[at : at + 32])]
+
+    async def run(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Sequence[str] = (),
+        cwd: str = "/",
+        fds: Mapping[int, int] | None = None,
+        names: Mapping[int, str] | None = None,
+        keep_output: int = KEEP_MAX,
+        timeout: float | None,  # noqa: ASYNC109  the shim keeps it, so that it outlives the daemon
+    ) -> Finished:
+        """Run a program in the shim's mount namespace, in a process group of its own, to its end.
+
+        `env` is the whole environment, as KEY=value. A bare argv[0] is looked up in its PATH, or else the daemon's.
+        `fds` maps descriptors of the program (below 256) to ours, which are lent; `names` maps them to names the shim
+        holds. Without a mapping 0 is /dev/null, and 1 and 2 are kept as output, the last `keep_output` bytes (64 KiB at
+        most). Output of grandchildren that outlive the program is discarded.
+
+        NotFound when there is no such program, directory or name. DeadlineExceeded, with the output, when `timeout`
+        seconds passed: the program's group has been killed, as it is when this coroutine is cancelled.
+        """
+        lent, held = dict(fds or {}), dict(names or {})
+        program = _program(argv, env)
+        parts = [
+            RUN.pack(
+                max(1, int(timeout * 1e9)) if timeout is not None else 0,
+                min(max(keep_output, 0), KEEP_MAX),
+                len(argv),
+                len(env),
+                len(lent),
+                len(held),
+                0,
+            ),
+            struct.pack(f"<{len(lent) + len(held)}I", *lent, *held),
+            _strings(cwd, program, *argv[1:], *env, *held.values()),
+        ]
+        answer = await self._run(b"".join(parts), list(lent.values()), timeout, program)
+        status, flags = RESULT.unpack_from(answer.body)
+        output = answer.body[RESULT.size :]
+        if flags & EXPIRED:
+            raise errors.DeadlineExceeded(f"run {program}: killed after {timeout} s{_quoted(output)}")
+        return Finished(status, output)
+
+    async def attach(self, mount: int, target: str) -> None:
+        """Attach the detached mount that descriptor `mount` is onto `target`, in the shim's mount namespace."""
+        await self._call(OP_ATTACH, _strings(target), [mount], f"attach a mount to {target}")
+
+    async def mount(self, type: str, source: str, target: str, flags: int, data: str) -> None:
+        """mount(2) in the shim's mount namespace."""
+        body = struct.pack("<Q", flags) + _strings(type, source, target, data)
+        await self._call(OP_MOUNT, body, [], f"mount {type} on {target}")
+
+    async def keep(self, name: str, fd: int) -> None:
+        """Have the shim hold a duplicate of `fd` as `name` (below 128 bytes), in place of what it held by that name."""
+        await self._call(OP_KEEP, _strings(name), [fd], f"keep descriptor {name}")
+
+    async def fetch(self, name: str) -> int:
+        """A duplicate of the descriptor held as `name`, the caller's. NotFound."""
+        answer = await self._call(OP_FETCH, _strings(name), [], f"fetch descriptor {name}")
+        if len(answer.fds) != 1:
+            raise errors.ResourceExhausted(f"fetch descriptor {name}: no descriptor arrived")
+        return answer.fds[0]
+
+    async def drop(self, name: str) -> None:
+        """Close the descriptor held as `name`, and end the console that waits for it. NotFound without either."""
+        await self._call(OP_DROP, _strings(name), [], f"drop descriptor {name}")
+
+    async def console(self, path: str, name: str) -> None:
+        """Listen at the absolute `path` for one connection that sends one descriptor, to be held as `name`.
+
+        Returns when the socket listens. A program that sends to it and ends has `name` held when its `run` returns.
+        The socket's file goes when the descriptor has arrived, or by `drop`.
+        """
+        await self._call(OP_CONSOLE, _strings(path, name), [], f"open console socket {path}")
+
+    async def resize(self, name: str, width: int, height: int) -> None:
+        """Set the size, in characters, of the terminal held as `name`."""
+        if not (0 <= width < 65536 and 0 <= height < 65536):
+            raise errors.InvalidArgument(f"resize terminal {name}: {width}x{height} is no size")
+        body = struct.pack("<HHI", width, height, 0) + _strings(name)
+        await self._call(OP_RESIZE, body, [], f"resize terminal {name}")
+
+    async def watch_oom(self, memory_cgroup: str) -> None:
+        """From now on exits with a status other than 0 are marked when this cgroup has killed for memory since.
+
+        `memory_cgroup` is a directory of a v1 memory hierarchy or of v2.
+        """
+        await self._call(OP_WATCH_OOM, _strings(memory_cgroup), [], f"watch {memory_cgroup} for oom kills")
+
+    async def shutdown(self) -> None:
+        """End the shim and wait until it is gone, and its mounts with it.
+
+        What `run` still runs is killed. Containers are not: end them first, or their exits are nobody's to see.
+        """
+        with contextlib.ExitStack() as stack:
+            try:
+                process = os.pidfd_open(self.pid)
+            except ProcessLookupError:
+                self.close()
+                return
+            stack.callback(os.close, process)
+            self._close_callbacks.clear()
+            with contextlib.suppress(errors.Unavailable):
+                await self._call(OP_SHUTDOWN, b"", [], f"shut down the shim of {self.directory}")
+            gone = self._loop.create_future()
+            self._loop.add_reader(process, lambda: None if gone.done() else gone.set_result(None))
+            stack.callback(self._loop.remove_reader, process)
+            async with _deadline(GRACE_SECONDS, f"shut down the shim of {self.directory}"):
+                await gone
+        self.close()
+
+    def on_exit(self, callback: Callable[[ExitRecord], None]) -> None:
+        """Call back on the loop for every exit since `connect` that is not the end of a `run`, once it is on file."""
+        self._exit_callbacks.append(callback)
+        early, self._early = self._early, []
+        for record in early:
+            callback(record)
+
+    def on_close(self, callback: Callable[[], None]) -> None:
+        """Call back on the loop, once, when the shim is gone. Not after `close` or `shutdown`."""
+        self._close_callbacks.append(callback)
+
+    def close(self) -> None:
+        """Drop this connection; the shim lives on, and so do programs it runs. Requests under way fail."""
+        self._close_callbacks.clear()
+        self._lost()
+
+    async def _run(self, body: bytes, fds: list[int], seconds: float | None, program: str) -> _Answer:
+        request_id, future = self._expect()
+        doing = f"run {program}"
+        try:
+            await self._send(OP_RUN, request_id, body, fds, doing)
+            async with _deadline(None if seconds is None else seconds + GRACE_SECONDS, doing):
+                answer = await future
+        except asyncio.CancelledError:
+            self._kill(request_id)
+            raise
+        finally:
+            self._forget(request_id)
+        if answer.stage in STAGES:
+            doing = f"{doing}: {STAGES[answer.stage]}"
+        return _checked(answer, doing)
+
+    def _kill(self, request_id: int) -> None:
+        """Best effort: a shim too busy to take it still has the program's own deadline."""
+        message = REQUEST.pack(VERSION, OP_KILL, 0, 0) + struct.pack("<II", request_id, 9)
+        with contextlib.suppress(OSError):
+            self._socket.send(message)
+
+    async def _call(self, operation: int, body: bytes, fds: list[int], doing: str) -> _Answer:
+        request_id, future = self._expect()
+        try:
+            async with _deadline(ANSWER_SECONDS, doing):
+                await self._send(operation, request_id, body, fds, doing)
+                answer = await future
+        except BaseException:
+            if future.done() and not future.cancelled() and future.exception() is None:
+                _close_all(future.result().fds)
+            raise
+        finally:
+            self._forget(request_id)
+        return _checked(answer, doing)
+
+    def _expect(self) -> tuple[int, "asyncio.Future[_Answer]"]:
+        # Id 0 is for what nobody waits for.
+        self._last_id = self._last_id % 0xFFFFFFFF + 1
+        future = self._waiting[self._last_id] = self._loop.create_future()
+        return self._last_id, future
+
+    def _forget(self, request_id: int) -> None:
+        future = self._waiting.pop(request_id)
+        if not future.cancel():
+            future.exception()  # looked at, or asyncio complains of one that nobody waited for
+
+    async def _send(self, operation: int, request_id: int, body: bytes, fds: list[int], doing: str) -> None:
+        message = REQUEST.pack(VERSION, operation, 0, request_id) + body
+        if len(message) > REQUEST_MAX or len(fds) > FDS_MAX:
+            raise errors.InvalidArgument(f"{doing}: {len(message)} bytes and {len(fds)} descriptors are too many")
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+        async with self._sending:
+            while True:
+                try:
+                    self._socket.sendmsg([message], rights, socket.MSG_NOSIGNAL)
+                    return
+                except BlockingIOError:
+                    await self._writable()
+                except OSError as exc:
+                    raise errors.Unavailable(f"{doing}: the shim of {self.directory}: {exc.strerror}") from exc
+
+    async def _writable(self) -> None:
+        ready = self._loop.create_future()
+        fd = self._socket.fileno()
+        self._loop.add_writer(fd, lambda: None if ready.done() else ready.set_result(None))
+        try:
+            await ready
+        finally:
+            self._loop.remove_writer(fd)
+
+    def _readable(self) -> None:
+        # A bounded number a turn, so that one shim with many exits does not hold the loop.
+        for _ in range(64):
+            try:
+                size, ancillary, flags, _ = self._socket.recvmsg_into(
+                    [self._buffer], _ANCILLARY, socket.MSG_CMSG_CLOEXEC
+                )
+            except BlockingIOError:
+                return
+            except OSError:
+                size, ancillary, flags = 0, [], 0
+            fds = _descriptors(ancillary)
+            if size < ANSWER.size or flags & socket.MSG_TRUNC or self._buffer[0] != VERSION:
+                _close_all(fds)
+                self._lost()
+                return
+            self._answered(bytes(memoryview(self._buffer)[:size]), fds)
+
+    def _answered(self, message: bytes, fds: list[int]) -> None:
+        _, operation, stage, request_id, error = ANSWER.unpack_from(message)
+        if operation == OP_EXIT and request_id == 0:
+            self._exited(_exit_record(message[ANSWER.size :]))
+            return
+        future = self._waiting.get(request_id)
+        if future is None or future.done():
+            _close_all(fds)
+            return
+        future.set_result(_Answer(stage, error, message[ANSWER.size :], fds))
+
+    def _exited(self, record: ExitRecord) -> None:
+        if not self._exit_callbacks:
+            self._early.append(record)
+        for callback in self._exit_callbacks:
+            callback(record)
+
+    def _lost(self) -> None:
+        if self._socket.fileno() < 0:
+            return
+        self._loop.remove_reader(self._socket.fileno())
+        self._loop.remove_writer(self._socket.fileno())
+        self._socket.close()
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(errors.Unavailable(f"the shim of {self.directory} is gone"))
+        callbacks, self._close_callbacks = self._close_callbacks, []
+        for callback in callbacks:
+            callback()
+
+
+def _exit_record(data: bytes) -> ExitRecord:
+    sequence, time_ns, pid, status, flags, _ = EXIT.unpack(data)
+    return ExitRecord(sequence, pid, status, time_ns, bool(flags & OOM))
+
+
+def _checked(answer: _Answer, doing: str) -> _Answer:
+    if answer.error:
+        _close_all(answer.fds)
+        raise errors.from_os(OSError(answer.error, os.strerror(answer.error)), doing)
+    return answer
+
+
+def _strings(*texts: str) -> bytes:
+    for text in texts:
+        if "\0" in text:
+            raise errors.InvalidArgument(f"pass {text!r} to a shim: it has a NUL")
+    return b"".join(os.fsencode(text) + b"\0" for text in texts)
+
+
+def _program(argv: Sequence[str], env: Sequence[str]) -> str:
+    if not argv or not argv[0]:
+        raise errors.InvalidArgument("run a program: it has no name")
+    if "/" in argv[0]:
+        return argv[0]
+    path = next((entry[5:] for entry in env if entry.startswith("PATH=")), None)
+    found = shutil.which(argv[0], path=path)
+    if found is None:
+        raise errors.NotFound(f"run {argv[0]}: not found in PATH")
+    return found
+
+
+def _quoted(output: bytes) -> str:
+    text = output.decode(errors="replace").strip()
+    return f": {text}" if text else ""
+
+
+def _descriptors(ancillary: Sequence[tuple[int, int, bytes]]) -> list[int]:
+    fds = array.array("i")
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+    return fds.tolist()
+
+
+def _close_all(fds: Sequence[int]) -> None:
+    for fd in fds:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def _opened(directory: str) -> Iterator[int]:
+    """A descriptor of the directory, whose path may be longer than a socket address."""
+    folder = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield folder
+    finally:
+        os.close(folder)
+
+
+@contextlib.asynccontextmanager
+async def _deadline(seconds: float | None, doing: str) -> Any:
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError as exc:
+        raise errors.DeadlineExceeded(f"{doing}: no answer in {seconds} s") from exc

@@ -1,0 +1,126 @@
+"""The Runtime port: all tasks of the daemon. Knows no container record, image or snapshot."""
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any, TypeVar
+
+from daemon.kit import mounting, threads
+from daemon.runtime.creation import Order, Workshop
+from daemon.runtime.nursery import Nursery
+from daemon.runtime.oci import DEFAULT, RuntimeConfig
+from daemon.runtime.recovery import recover
+from daemon.runtime.shim import Shim
+from daemon.runtime.task import ContainerTask
+from spec import errors, names
+from spec.ports import Publisher, Task
+from spec.records import Exit, RuntimeRef
+from spec.types import Mount, Stdio
+
+T = TypeVar("T")
+
+THREADS = 4
+
+log = logging.getLogger(__name__)
+
+
+class Tasks:
+    """Tasks below the directory `state`: a private mount, so that what shims mount reaches nobody, and on tmpfs.
+
+    `runtimes` are the configured OCI runtimes by name; `runc` is one unless they say otherwise. `detached` makes mounts
+    a descriptor (`daemon.kit.mounting`). Shims and containers outlive this object; `recover` finds them again.
+    """
+
+    def __init__(
+        self,
+        state: str,
+        nursery: Nursery,
+        runtimes: Mapping[str, RuntimeConfig],
+        publisher: Publisher,
+        detached: Callable[[Sequence[Mount]], int] = mounting.detached,
+    ) -> None:
+        self.publisher = publisher
+        self.pool = threads.Pool("runtime", THREADS)
+        self.null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        configured = {DEFAULT: RuntimeConfig(), **runtimes}
+        self._workshop = Workshop(self, state, nursery, configured, detached)
+        self._tasks: dict[tuple[str, str], ContainerTask] = {}
+        self._reserved: set[tuple[str, str]] = set()
+        self._works: set[asyncio.Task[Any]] = set()
+
+    async def recover(self) -> None:
+        """Find the tasks that an earlier daemon has left. To be called once, before anything else."""
+        for task in await recover(self._workshop):
+            self._tasks[task.namespace, task.id] = task
+
+    async def create(
+        self,
+        namespace: str,
+        id: str,
+        spec: bytes,
+        rootfs: Sequence[Mount],
+        stdio: Stdio,
+        runtime: RuntimeRef,
+        fds: Sequence[int] = (),
+    ) -> ContainerTask:
+        """See the port. The spec's `process.user.username` ("name|uid[:name|gid]"), when there is one, is resolved
+        within the root filesystem. NotFound also for a runtime that is not there."""
+        with ExitStack() as stack:
+            for fd in fds:
+                stack.callback(os.close, fd)
+            names.check_namespace(namespace)
+            names.check_identifier(id, "container id")
+            key = (namespace, id)
+            if key in self._tasks or key in self._reserved:
+                raise errors.AlreadyExists(f"create task {id}: it exists")
+            self._reserved.add(key)
+            stack.callback(self._reserved.discard, key)
+            task = await self._workshop.make(Order(namespace, id, spec, rootfs, stdio, runtime, fds))
+            self._tasks[key] = task
+            return task
+
+    def get(self, namespace: str, id: str) -> ContainerTask:
+        task = self._tasks.get((namespace, id))
+        if task is None:
+            raise errors.NotFound(f"task {id} not found")
+        return task
+
+    def tasks(self, namespace: str = "") -> list[Task]:
+        return [task for task in self._tasks.values() if not namespace or task.namespace == namespace]
+
+    async def delete(self, namespace: str, id: str) -> Exit:
+        return await asyncio.shield(self.spawn(self._delete(self.get(namespace, id))))
+
+    async def _delete(self, task: ContainerTask) -> Exit:
+        exit = await task.delete()
+        self._tasks.pop((task.namespace, task.id))
+        return exit
+
+    def spawn(self, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
+        """Run work that must end even when nobody waits for it any more; `close` waits for it."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._works.add(task)
+        task.add_done_callback(self._worked)
+        return task
+
+    def _worked(self, task: "asyncio.Task[Any]") -> None:
+        self._works.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None and not isinstance(error, errors.Error):
+            log.error("work on a task failed", exc_info=error)
+
+    async def undertaker(self, directory: str) -> Shim:
+        return await self._workshop.undertaker(directory)
+
+    async def close(self) -> None:
+        """End what is under way and let go of all shims; they and their containers live on. `tasks` shows what it
+        showed."""
+        while self._works:
+            await asyncio.wait(self._works)
+        for task in self._tasks.values():
+            task.close()
+        self.pool.close()
+        with contextlib.suppress(OSError):
+            os.close(self.null)

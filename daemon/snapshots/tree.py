@@ -1,0 +1,196 @@
+"""The tree of snapshots over a KV: which there are, of which kind, on whom they stand. Knows no filesystem.
+
+Layout:
+    s KEY               -> the snapshot (Node, msgpack); a key that is too long for a row is hashed
+    c HASH KEY-HASH     -> "", one row a child, by hashes of both names
+    n                   -> the last id given out
+A snapshot keeps its id when it is committed, so its directory never moves.
+"""
+
+import hashlib
+import time
+from collections.abc import Iterator, Sequence
+
+import msgspec
+from msgspec.structs import replace
+
+from spec import errors, filters, masks
+from spec.base import Record, pack
+from spec.ports import KV, KVTxn
+from spec.records import Kind, Labels, SnapshotInfo
+from spec.types import Usage
+
+MAX_KEY = 300  # bytes of a key that stands in a row as it is
+_LAST = b"n"
+
+
+class Node(Record, frozen=True):
+    """A snapshot as stored: `id` names its directory, `usage` counts once it is committed."""
+
+    id: int
+    info: SnapshotInfo
+    usage: Usage = Usage()
+
+
+class Snapshot(Record, frozen=True):
+    """A snapshot with the ids it stands on, nearest parent first."""
+
+    id: int
+    kind: Kind
+    parents: Sequence[int] = ()
+
+
+_node = msgspec.msgpack.Decoder(Node)
+
+
+class Tree:
+    """The state machine: create makes, commit turns active into committed, remove ends what has no children."""
+
+    def __init__(self, kv: KV) -> None:
+        self._kv = kv
+
+    def create(self, kind: Kind, key: str, parent: str, labels: Labels | None) -> Snapshot:
+        """A new active snapshot or view. AlreadyExists; NotFound or InvalidArgument for the parent."""
+        if not key:
+            raise errors.InvalidArgument("making a snapshot: the key is empty")
+        now = time.time_ns()
+        info = SnapshotInfo(
+            name=key, parent=parent, kind=kind, created_at_ns=now, updated_at_ns=now, labels=labels or {}
+        )
+
+        def change(txn: KVTxn) -> Snapshot:
+            if txn.get(_key(key)) is not None:
+                raise errors.AlreadyExists(f"snapshot {key} already exists")
+            parents = _committed_chain(txn, parent)
+            id = int(txn.get(_LAST) or b"0") + 1
+            txn.put(_LAST, b"%d" % id)
+            txn.put(_key(key), pack(Node(id=id, info=info)))
+            if parent:
+                txn.put(_child(parent, key), b"")
+            return Snapshot(id=id, kind=kind, parents=parents)
+
+        return self._kv.update(change)
+
+    def commit(self, name: str, key: str, labels: Labels | None, usage: Usage) -> None:
+        """Active to committed. NotFound, FailedPrecondition for `key`; AlreadyExists for `name`."""
+        if not name:
+            raise errors.InvalidArgument(f"committing snapshot {key}: the name is empty")
+        now = time.time_ns()
+
+        def change(txn: KVTxn) -> None:
+            node = _get(txn, key)
+            if node.info.kind != Kind.ACTIVE:
+                raise errors.FailedPrecondition(f"committing snapshot {key}: it is not active")
+            if txn.get(_key(name)) is not None:
+                raise errors.AlreadyExists(f"snapshot {name} already exists")
+            parent = node.info.parent
+            info = SnapshotInfo(
+                name=name, parent=parent, kind=Kind.COMMITTED, created_at_ns=now, updated_at_ns=now, labels=labels or {}
+            )
+            txn.delete(_key(key))
+            txn.put(_key(name), pack(Node(id=node.id, info=info, usage=usage)))
+            if parent:
+                txn.delete(_child(parent, key))
+                txn.put(_child(parent, name), b"")
+
+        self._kv.update(change)
+
+    def remove(self, key: str) -> Node:
+        """What was removed. NotFound; FailedPrecondition while it has children."""
+
+        def change(txn: KVTxn) -> Node:
+            node = _get(txn, key)
+            for _ in txn.items(_child(key)):
+                raise errors.FailedPrecondition(f"removing snapshot {key}: it has children")
+            txn.delete(_key(key))
+            if node.info.parent:
+                txn.delete(_child(node.info.parent, key))
+            return node
+
+        return self._kv.update(change)
+
+    def get(self, key: str) -> Node:
+        """NotFound."""
+        with self._kv.view() as view:
+            return _get(view, key)
+
+    def active(self, key: str) -> Snapshot:
+        """An active snapshot or a view; FailedPrecondition when it is committed."""
+        with self._kv.view() as view:
+            node = _get(view, key)
+            if node.info.kind == Kind.COMMITTED:
+                raise errors.FailedPrecondition(f"mounting snapshot {key}: it is committed")
+            return Snapshot(id=node.id, kind=node.info.kind, parents=_committed_chain(view, node.info.parent))
+
+    def update(self, info: SnapshotInfo, fields: Sequence[str]) -> SnapshotInfo:
+        """Labels by field mask."""
+
+        def change(txn: KVTxn) -> SnapshotInfo:
+            node = _get(txn, info.name)
+            merged = replace(masks.merge(node.info, info, fields, ("labels",)), updated_at_ns=time.time_ns())
+            txn.put(_key(info.name), pack(replace(node, info=merged)))
+            return merged
+
+        return self._kv.update(change)
+
+    def list(self, filters_: Sequence[str] = ()) -> Iterator[SnapshotInfo]:
+        """As of the call; looking at the tree while iterating is fine."""
+        matches = filters.matcher(filters_, _FIELDS)
+        with self._kv.view() as view:
+            found = [_node.decode(value).info for _, value in view.items(b"s")]
+        return iter([info for info in found if matches(info)])
+
+    def ids(self) -> set[int]:
+        """Of all snapshots."""
+        with self._kv.view() as view:
+            return {_node.decode(value).id for _, value in view.items(b"s")}
+
+
+def _key(key: str) -> bytes:
+    text = _text(key)
+    return b"s" + (text if len(text) <= MAX_KEY else hashlib.sha256(text).hexdigest().encode())
+
+
+def _child(parent: str, key: str = "") -> bytes:
+    """The row of a child; without `key` what all children's rows begin with."""
+    own = hashlib.sha256(_text(key)).digest() if key else b""
+    return b"c" + hashlib.sha256(_text(parent)).digest() + own
+
+
+def _text(key: str) -> bytes:
+    if "\0" in key:
+        raise errors.InvalidArgument(f"snapshot {key!r}: a NUL in its name")
+    return key.encode("utf-8", "surrogateescape")
+
+
+def _get(view: KVTxn, key: str) -> Node:
+    value = view.get(_key(key))
+    if value is None:
+        raise errors.NotFound(f"snapshot {key} not found")
+    return _node.decode(value)
+
+
+def _committed_chain(view: KVTxn, parent: str) -> list[int]:
+    """Ids from `parent` down to the root."""
+    chain: list[int] = []
+    while parent:
+        value = view.get(_key(parent))
+        if value is None:
+            raise errors.NotFound(f"parent snapshot {parent} not found")
+        node = _node.decode(value)
+        if node.info.kind != Kind.COMMITTED:
+            raise errors.InvalidArgument(f"parent snapshot {parent} is not committed")
+        chain.append(node.id)
+        parent = node.info.parent
+    return chain
+
+
+_KINDS = {Kind.VIEW: "view", Kind.ACTIVE: "active", Kind.COMMITTED: "committed", Kind.UNKNOWN: "unknown"}
+_FIELDS = filters.fields_of(
+    {
+        "kind": lambda info: _KINDS[info.kind],
+        "name": lambda info: info.name,
+        "parent": lambda info: info.parent,
+        "labels": lambda info: info.labels,
+    }
+)

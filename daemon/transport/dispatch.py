@@ -1,0 +1,83 @@
+"""From a request's names to the handler that answers it. Knows no socket and no service by name."""
+
+import inspect
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from spec import errors, wire
+from spec.api.service import Method, Service
+from spec.base import Request
+
+# What is told of each call that ends: `service/Method`, wire code, duration in nanoseconds.
+Observer = Callable[[str, int, int], None]
+
+
+class Route:
+    """One method with its handler.
+
+    The handler is the attribute of the implementation with the method's name. By kind of method:
+
+        unary           handler(request) -> reply; a plain function runs on the loop at once, so it must not block; a
+                        coroutine function runs as a task
+        takes           handler(request, fds) -> reply; owns the descriptors from its first line on
+        giving          handler(request) -> (reply, fds); the descriptors are closed once they are sent
+        server_stream   handler(request) -> asynchronous iterator of replies, best an asynchronous generator
+        duplex          handler(requests) -> the same, over an asynchronous iterator of requests
+    """
+
+    def __init__(self, method: Method[Request, Any], handler: Callable[..., Any]) -> None:
+        self.method = method
+        self.handler = handler
+        self.path = method.path
+        self.namespaced = method.service.NAMESPACED
+        self.takes = method.takes
+        self.gives = method.gives
+        self.streams = method.server_streams
+        self.duplex = method.client_streams
+        self.inline = not self.streams and not inspect.iscoroutinefunction(handler)
+        self._decoder = msgspec.msgpack.Decoder(method.request)
+
+    def decode(self, payload: bytes | msgspec.Raw) -> Request:
+        """The method's request; InvalidArgument with what is wrong with it."""
+        try:
+            return self._decoder.decode(payload)
+        except wire.UNREADABLE as exc:
+            raise errors.InvalidArgument(f"decoding the request of {self.path}: {exc}") from exc
+
+    def replies(self, argument: Request | AsyncIterator[Request]) -> AsyncIterator[Any]:
+        """The answers of a method that streams."""
+        answers: AsyncIterator[Any] = self.handler(argument)
+        return answers
+
+
+class Dispatcher:
+    """The routes of a daemon. A method its implementation lacks is Unimplemented when it is called."""
+
+    def __init__(self, services: Sequence[tuple[type[Service], object]], observe: Observer | None = None) -> None:
+        self.observe = observe
+        self._routes: dict[str, Mapping[str, Route]] = {}
+        for service, implementation in services:
+            if service.NAME in self._routes:
+                raise ValueError(f"{service.NAME} is served twice")
+            self._routes[service.NAME] = _routes(service, implementation)
+
+    def route(self, service: str, method: str) -> Route:
+        """Unimplemented, naming the service or the method, when there is none."""
+        routes = self._routes.get(service)
+        if routes is None:
+            raise errors.Unimplemented(f"calling {service}/{method}: unknown service {service}")
+        route = routes.get(method)
+        if route is None:
+            raise errors.Unimplemented(f"calling {service}/{method}: unknown method {method}")
+        return route
+
+
+def _routes(service: type[Service], implementation: object) -> Mapping[str, Route]:
+    routes = {}
+    for method in service.methods():
+        handler = getattr(implementation, method.attribute, None)
+        if handler is not None:
+            routes[method.name] = Route(method, handler)
+    return routes

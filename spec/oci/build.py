@@ -1,0 +1,298 @@
+"""From an image's config and options to a runtime spec, equal in meaning to containerd's default. Pure: each step takes
+a Spec and gives a new one.
+
+The start is `default_spec(namespace, id)`; `with_...` steps follow in any order but for `with_image`, which comes first
+of those that touch the process.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from msgspec.structs import replace
+
+from spec import errors
+from spec.base import to_json
+from spec.oci import runtime
+from spec.oci.image import ExecutionConfig, ImageConfig
+from spec.oci.runtime import Process, Spec
+
+OCI_VERSION = "1.0.2"  # what every runtime we drive accepts
+DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+MAX_ID = (1 << 31) - 1  # a uid or gid that an image or a caller may name
+
+CAPABILITIES = (
+    "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_MKNOD", "CAP_NET_RAW", "CAP_SETGID", "CAP_SETUID",
+    "CAP_SETFCAP", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT", "CAP_KILL", "CAP_AUDIT_WRITE",
+)  # fmt: skip
+
+# capabilities(7), Linux 5.9 and later, in the order of their numbers.
+ALL_CAPABILITIES = (
+    "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETGID",
+    "CAP_SETUID", "CAP_SETPCAP", "CAP_LINUX_IMMUTABLE", "CAP_NET_BIND_SERVICE", "CAP_NET_BROADCAST", "CAP_NET_ADMIN",
+    "CAP_NET_RAW", "CAP_IPC_LOCK", "CAP_IPC_OWNER", "CAP_SYS_MODULE", "CAP_SYS_RAWIO", "CAP_SYS_CHROOT",
+    "CAP_SYS_PTRACE", "CAP_SYS_PACCT", "CAP_SYS_ADMIN", "CAP_SYS_BOOT", "CAP_SYS_NICE", "CAP_SYS_RESOURCE",
+    "CAP_SYS_TIME", "CAP_SYS_TTY_CONFIG", "CAP_MKNOD", "CAP_LEASE", "CAP_AUDIT_WRITE", "CAP_AUDIT_CONTROL",
+    "CAP_SETFCAP", "CAP_MAC_OVERRIDE", "CAP_MAC_ADMIN", "CAP_SYSLOG", "CAP_WAKE_ALARM", "CAP_BLOCK_SUSPEND",
+    "CAP_AUDIT_READ", "CAP_PERFMON", "CAP_BPF", "CAP_CHECKPOINT_RESTORE",
+)  # fmt: skip
+
+MASKED_PATHS = (
+    "/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list",
+    "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware", "/sys/devices/virtual/powercap",
+)  # fmt: skip
+
+READONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+
+MOUNTS = (
+    runtime.Mount(destination="/proc", type="proc", source="proc", options=("nosuid", "noexec", "nodev")),
+    runtime.Mount(
+        destination="/dev", type="tmpfs", source="tmpfs", options=("nosuid", "strictatime", "mode=755", "size=65536k")
+    ),
+    runtime.Mount(
+        destination="/dev/pts",
+        type="devpts",
+        source="devpts",
+        options=("nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"),
+    ),
+    runtime.Mount(
+        destination="/dev/shm",
+        type="tmpfs",
+        source="shm",
+        options=("nosuid", "noexec", "nodev", "mode=1777", "size=65536k"),
+    ),
+    runtime.Mount(destination="/dev/mqueue", type="mqueue", source="mqueue", options=("nosuid", "noexec", "nodev")),
+    runtime.Mount(destination="/sys", type="sysfs", source="sysfs", options=("nosuid", "noexec", "nodev", "ro")),
+    runtime.Mount(
+        destination="/run", type="tmpfs", source="tmpfs", options=("nosuid", "strictatime", "mode=755", "size=65536k")
+    ),
+)
+
+# Memory devices and terminals that every container may use: (type, major, minor).
+_DEVICES = (
+    ("c", 1, 3), ("c", 1, 5), ("c", 1, 7), ("c", 1, 8), ("c", 1, 9), ("c", 5, 0), ("c", 5, 1), ("c", 136, None),
+    ("c", 5, 2),
+)  # fmt: skip
+
+_NAMESPACES = ("pid", "network", "ipc", "uts", "mount", "user", "cgroup", "time")
+
+
+def default_spec(namespace: str, id: str) -> Spec:
+    """A container of its own pid, ipc, uts, mount and network namespaces, with containerd's capabilities and limits."""
+    caps = runtime.Capabilities(bounding=CAPABILITIES, effective=CAPABILITIES, permitted=CAPABILITIES)
+    return Spec(
+        oci_version=OCI_VERSION,
+        process=Process(
+            cwd="/",
+            capabilities=caps,
+            no_new_privileges=True,
+            rlimits=(runtime.Rlimit(type="RLIMIT_NOFILE", hard=1024, soft=1024),),
+        ),
+        root=runtime.Root(path="rootfs"),
+        mounts=MOUNTS,
+        linux=runtime.Linux(
+            cgroups_path=f"/{namespace}/{id}",
+            namespaces=tuple(runtime.LinuxNamespace(type=kind) for kind in ("pid", "ipc", "uts", "mount", "network")),
+            masked_paths=MASKED_PATHS,
+            readonly_paths=READONLY_PATHS,
+            resources=runtime.Resources(devices=(runtime.DeviceRule(allow=False), *map(_allowed, _DEVICES))),
+        ),
+    )
+
+
+def encode(spec: Spec) -> bytes:
+    """config.json."""
+    return to_json(spec)
+
+
+def with_image(spec: Spec, config: ImageConfig, args: Sequence[str] = ()) -> Spec:
+    """What the image says about its process; `args` replace its command, not its entrypoint."""
+    said = config.config or ExecutionConfig()
+    argv = [*(said.entrypoint or ()), *(args or said.cmd or ())]
+    if not argv:
+        raise errors.InvalidArgument("building a spec: the image has no command, and none was given")
+    spec = with_env(_process(spec, env=()), said.env or (DEFAULT_PATH,))
+    spec = _process(spec, args=tuple(argv), cwd=said.working_dir or "/")
+    return with_user(spec, said.user) if said.user else with_user(spec, "0")
+
+
+def with_args(spec: Spec, args: Sequence[str]) -> Spec:
+    return _process(spec, args=tuple(args))
+
+
+def with_cwd(spec: Spec, cwd: str) -> Spec:
+    if not cwd.startswith("/"):
+        raise errors.InvalidArgument(f"building a spec: the working directory {cwd!r} is not absolute")
+    return _process(spec, cwd=cwd)
+
+
+def with_env(spec: Spec, env: Iterable[str]) -> Spec:
+    """Set `KEY=value`; a bare `KEY` removes the variable."""
+    variables: dict[str, str] = {}
+    for entry in (*_of(spec).env, *env):
+        key, equals, _ = entry.partition("=")
+        variables.pop(key, None) if not equals else variables.update({key: entry})
+    return _process(spec, env=tuple(variables.values()))
+
+
+def with_terminal(spec: Spec) -> Spec:
+    return with_env(_process(spec, terminal=True), ("TERM=xterm",))
+
+
+def with_user(spec: Spec, user: str) -> Spec:
+    """`name|uid[:group|gid]`; what is not all numbers is resolved in the root filesystem when the process is made."""
+    who, _, of = user.partition(":")
+    for number in (who, of):
+        if number.lstrip("-").isascii() and number.lstrip("-").isdigit() and not 0 <= int(number) <= MAX_ID:
+            raise errors.InvalidArgument(f"building a spec: user {user[:100]!r}: {number[:40]} is out of range")
+    return _process(spec, user=runtime.User(username=user))
+
+
+def with_hostname(spec: Spec, hostname: str) -> Spec:
+    return replace(spec, hostname=hostname)
+
+
+def with_mounts(spec: Spec, mounts: Iterable[runtime.Mount]) -> Spec:
+    return replace(spec, mounts=(*spec.mounts, *mounts))
+
+
+def parse_mount(text: str) -> runtime.Mount:
+    """ctr's form: `type=bind,src=/a,dst=/b,options=rbind:ro`."""
+    fields: dict[str, str] = {}
+    for part in text.split(","):
+        key, equals, value = part.partition("=")
+        if not equals:
+            raise errors.InvalidArgument(f"mount {text!r}: {part!r} is not KEY=VALUE")
+        fields[{"source": "src", "destination": "dst", "target": "dst"}.get(key, key)] = value
+    unknown = fields.keys() - {"type", "src", "dst", "options"}
+    if unknown or not fields.get("dst"):
+        raise errors.InvalidArgument(f"mount {text!r}: takes type, src, dst and options, and dst is needed")
+    return runtime.Mount(
+        destination=fields["dst"],
+        type=fields.get("type", "bind"),
+        source=fields.get("src", ""),
+        options=tuple(fields.get("options", "").split(":")) if fields.get("options") else (),
+    )
+
+
+def with_namespace(spec: Spec, kind: str, path: str = "") -> Spec:
+    """Join the namespace at `path`, or make one."""
+    if kind not in _NAMESPACES:
+        raise errors.InvalidArgument(f"namespace type {kind!r} is none of {', '.join(_NAMESPACES)}")
+    kept = [namespace for namespace in _linux(spec).namespaces if namespace.type != kind]
+    return _with_linux(spec, namespaces=(*kept, runtime.LinuxNamespace(type=kind, path=path)))
+
+
+def with_host_namespace(spec: Spec, kind: str) -> Spec:
+    """Stay in the host's namespace of that type."""
+    return _with_linux(
+        spec, namespaces=tuple(namespace for namespace in _linux(spec).namespaces if namespace.type != kind)
+    )
+
+
+def with_host_network(spec: Spec, hostname: str) -> Spec:
+    """The host's network, and its idea of names: /etc/hosts, /etc/resolv.conf, HOSTNAME."""
+    files = [
+        runtime.Mount(destination=path, type="bind", source=path, options=("rbind", "ro"))
+        for path in ("/etc/hosts", "/etc/resolv.conf")
+    ]
+    return with_env(with_mounts(with_host_namespace(spec, "network"), files), (f"HOSTNAME={hostname}",))
+
+
+def with_readonly_root(spec: Spec) -> Spec:
+    return replace(spec, root=replace(spec.root or runtime.Root(), readonly=True))
+
+
+def with_root(spec: Spec, path: str) -> Spec:
+    return replace(spec, root=replace(spec.root or runtime.Root(), path=path))
+
+
+def with_capabilities(spec: Spec, add: Iterable[str] = (), drop: Iterable[str] = ()) -> Spec:
+    """Change bounding, effective and permitted ones; `ALL` means all. Inheritable stays empty (CVE-2022-24769)."""
+    process = _of(spec)
+    caps = list((process.capabilities or runtime.Capabilities()).bounding)
+    for name in map(_capability, drop):
+        caps = [] if name == "ALL" else [cap for cap in caps if cap != name]
+    for name in map(_capability, add):
+        caps += [cap for cap in (ALL_CAPABILITIES if name == "ALL" else (name,)) if cap not in caps]
+    kept = tuple(caps)
+    return _process(spec, capabilities=runtime.Capabilities(bounding=kept, effective=kept, permitted=kept))
+
+
+def with_privileged(spec: Spec) -> Spec:
+    """All capabilities and devices, nothing masked, /sys and cgroups writable."""
+    spec = _process(with_capabilities(spec, add=("ALL",)), apparmor_profile="", selinux_label="")
+    mounts = tuple(
+        replace(mount, options=tuple("rw" if option == "ro" else option for option in mount.options))
+        if mount.type in ("sysfs", "cgroup")
+        else mount
+        for mount in spec.mounts
+    )
+    resources = replace(_resources(spec), devices=(runtime.DeviceRule(allow=True),))
+    linux = {"masked_paths": (), "readonly_paths": (), "resources": resources, "seccomp": None}
+    return _with_linux(replace(spec, mounts=mounts), **linux)
+
+
+def with_new_privileges(spec: Spec) -> Spec:
+    return _process(spec, no_new_privileges=False)
+
+
+def with_rlimit(spec: Spec, kind: str, soft: int, hard: int) -> Spec:
+    kept = [rlimit for rlimit in _of(spec).rlimits if rlimit.type != kind]
+    return _process(spec, rlimits=(*kept, runtime.Rlimit(type=kind, soft=soft, hard=hard)))
+
+
+def with_memory_limit(spec: Spec, limit_bytes: int) -> Spec:
+    memory = replace(_resources(spec).memory or runtime.Memory(), limit=limit_bytes)
+    return _with_linux(spec, resources=replace(_resources(spec), memory=memory))
+
+
+def with_cpu(spec: Spec, **values: int | str) -> Spec:
+    """Fields of `runtime.CPU`."""
+    cpu = replace(_resources(spec).cpu or runtime.CPU(), **values)
+    return _with_linux(spec, resources=replace(_resources(spec), cpu=cpu))
+
+
+def with_pids_limit(spec: Spec, limit: int) -> Spec:
+    return _with_linux(spec, resources=replace(_resources(spec), pids=runtime.Pids(limit=limit)))
+
+
+def with_cgroup(spec: Spec, path: str) -> Spec:
+    return _with_linux(spec, cgroups_path=path)
+
+
+def with_annotations(spec: Spec, annotations: Mapping[str, str]) -> Spec:
+    return replace(spec, annotations={**spec.annotations, **annotations})
+
+
+def _process(spec: Spec, **changes: object) -> Spec:
+    return replace(spec, process=replace(_of(spec), **changes))
+
+
+def _of(spec: Spec) -> Process:
+    return spec.process or Process()
+
+
+def _linux(spec: Spec) -> runtime.Linux:
+    return spec.linux or runtime.Linux()
+
+
+def _with_linux(spec: Spec, **changes: object) -> Spec:
+    return replace(spec, linux=replace(_linux(spec), **changes))
+
+
+def _resources(spec: Spec) -> runtime.Resources:
+    return _linux(spec).resources or runtime.Resources()
+
+
+def _capability(name: str) -> str:
+    upper = name.upper()
+    if upper == "ALL":
+        return upper
+    full = upper if upper.startswith("CAP_") else f"CAP_{upper}"
+    if full not in ALL_CAPABILITIES:
+        raise errors.InvalidArgument(f"capability {name!r} is unknown")
+    return full
+
+
+def _allowed(device: tuple[str, int, int | None]) -> runtime.DeviceRule:
+    kind, major, minor = device
+    return runtime.DeviceRule(allow=True, type=kind, major=major, minor=minor, access="rwm")

@@ -1,0 +1,99 @@
+"""How benchmarks run and print: clients as processes, a journaled filesystem to run on, one table."""
+
+import contextlib
+import os
+import statistics
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Row(NamedTuple):
+    """One figure beside its bar and its peer's, all as text."""
+
+    what: str
+    ours: str
+    bar: str
+    peer: str
+
+
+def show(rows):
+    """Print rows as a table."""
+    rows = [Row("what", "holdd", "bar", "peer, same run"), *rows]
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+@contextlib.contextmanager
+def journaled(size="4G"):
+    """A directory on a fresh journaled ext4 in a loop device: what a host's disk behaves like."""
+    with tempfile.TemporaryDirectory(prefix="holdd-bench-") as directory:
+        image, where = Path(directory, "image"), Path(directory, "fs")
+        where.mkdir()
+        subprocess.run(["truncate", "-s", size, image], check=True)
+        subprocess.run(["mkfs.ext4", "-q", "-F", image], check=True)
+        subprocess.run(["mount", "-o", "loop", image, where], check=True)
+        try:
+            yield where
+        finally:
+            subprocess.run(["umount", where], check=True)
+
+
+def at_once(clients, work):
+    """Run `work(n)`, which returns how many operations it did, in `clients` processes at once; operations a second."""
+    ready_r, ready_w = os.pipe()
+    go_r, go_w = os.pipe()
+    done_r, done_w = os.pipe()
+    pids = []
+    for number in range(clients):
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                os.close(go_w)
+                os.write(ready_w, b".")
+                os.read(go_r, 1)
+                count = work(number)
+                os.write(done_w, b"%d\n" % count)
+                code = 0
+            finally:
+                os._exit(code)
+        pids.append(pid)
+    for _ in range(clients):
+        os.read(ready_r, 1)
+    began = time.perf_counter()
+    os.close(go_w)
+    failed = [pid for pid in pids if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])]
+    took = time.perf_counter() - began
+    os.close(done_w)
+    with os.fdopen(done_r) as lines:
+        total = sum(int(line) for line in lines)
+    for fd in (ready_r, ready_w, go_r):
+        os.close(fd)
+    if failed:
+        raise RuntimeError(f"{len(failed)} of {clients} clients failed")
+    return total / took
+
+
+def median_ms(runs, work):
+    """Median of `runs` calls of `work`, in milliseconds, after one that does not count."""
+    work()
+    times = []
+    for _ in range(runs):
+        began = time.perf_counter()
+        work()
+        times.append((time.perf_counter() - began) * 1000)
+    return statistics.median(times)
+
+
+def memory_kb(pid, *fields):
+    """Sum of fields of /proc/PID/smaps_rollup, in KB (proc_pid_smaps(5))."""
+    total = 0
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        name, _, rest = line.partition(":")
+        if name in fields:
+            total += int(rest.split()[0])
+    return total

@@ -1,0 +1,76 @@
+"""Where cgroups are: version 1, version 2, and the hybrid."""
+
+import pytest
+
+from daemon.runtime import cgroups
+from daemon.runtime.cgroups import Hierarchy
+
+
+@pytest.fixture
+def host(tmp_path, monkeypatch):
+    """A host whose hierarchies and memberships are made up, below a directory."""
+
+    def made(kind, memberships):
+        found = []
+        for name, controllers in kind.items():
+            mount = tmp_path / name
+            mount.mkdir()
+            found.append(Hierarchy(frozenset(controllers), "/", str(mount)))
+        monkeypatch.setattr(cgroups, "hierarchies", lambda: tuple(found))
+        monkeypatch.setattr(cgroups, "_membership", lambda pid, controller: memberships[pid].get(controller, ""))
+        return tmp_path
+
+    return made
+
+
+def fill(path, *pids):
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "cgroup.procs").write_text("".join(f"{pid}\n" for pid in pids))
+
+
+def test_this_host_has_some():
+    assert cgroups.hierarchies()
+    assert cgroups.directory("self", "memory") == ""  # our own is nobody's
+
+
+def test_version_1(host):
+    theirs = {"devices": "/a", "memory": "/a", "": "/"}
+    root = host({"devices": ["rw", "devices"], "memory": ["rw", "memory"]}, {7: theirs, "self": {"devices": "/"}})
+    fill(root / "devices/a", 7, 8)
+    fill(root / "devices/a/nested", 9)
+    assert cgroups.directory(7, "devices") == str(root / "devices/a")
+    assert cgroups.memory(7) == str(root / "memory/a")
+    assert cgroups.processes(7) == [7, 8, 9]
+
+
+def test_version_2(host):
+    root = host({"unified": []}, {7: {"": "/a"}, "self": {"": "/daemon"}})
+    fill(root / "unified/a", 7)
+    assert cgroups.memory(7) == str(root / "unified/a")
+    assert cgroups.processes(7) == [7]
+
+
+def test_the_daemons_own_is_not_the_containers(host):
+    root = host({"unified": []}, {7: {"": "/daemon"}, "self": {"": "/daemon"}})
+    fill(root / "unified/daemon", 1, 7)
+    assert cgroups.memory(7) == ""
+    assert cgroups.processes(7) == [7]
+
+
+def test_where_a_spec_puts_a_container(host):
+    root = host({"memory": ["memory"], "cpu": ["cpu"]}, {})
+    fill(root / "memory/a/b", 7)
+    assert cgroups.placed("/a/b") == cgroups.placed("/a/./b/") == [str(root / "memory/a/b")]
+    for path in ("", "/", "//", "/..", "a/b", "slice:prefix:name"):
+        assert cgroups.placed(path) == []
+    assert cgroups.holds("/a/b", 7)
+    assert not cgroups.holds("/a/b", 8)
+
+
+def test_only_what_is_empty_is_removed(host):
+    root = host({"memory": ["memory"]}, {})
+    (root / "memory/a/b").mkdir(parents=True)
+    cgroups.remove("/a")
+    assert (root / "memory/a/b").is_dir()
+    cgroups.remove("/a/b")
+    assert not (root / "memory/a/b").exists()

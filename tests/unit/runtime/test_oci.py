@@ -1,0 +1,95 @@
+"""The command lines of OCI runtimes, which runtime is meant, and what it says."""
+
+import msgspec
+import pytest
+
+from daemon.runtime.oci import Commands, Launch, RuntimeConfig, RuntimeOptions, complaint, settle
+from spec import errors
+from spec.records import RuntimeRef
+
+PLAIN = Launch(name="runc", path="/usr/sbin/runc", root="/run/r/ns")
+GLOBAL = ["/usr/sbin/runc", "--root", "/run/r/ns", "--log", "/l", "--log-format", "json"]
+
+
+def test_argv_of_each_call():
+    commands = Commands(PLAIN, "c1")
+    assert commands.create("/l", "/b", "/p") == [*GLOBAL, "create", "--bundle", "/b", "--pid-file", "/p", "c1"]
+    assert commands.create("/l", "/b", "/p", "/s")[-3:] == ["--console-socket", "/s", "c1"]
+    assert commands.start("/l") == [*GLOBAL, "start", "c1"]
+    exec_argv = [*GLOBAL, "exec", "--process", "/j", "--pid-file", "/p", "--detach"]
+    assert commands.exec("/l", "/j", "/p") == [*exec_argv, "c1"]
+    assert commands.exec("/l", "/j", "/p", "/s") == [*exec_argv, "--console-socket", "/s", "c1"]
+    assert commands.kill("/l", 15) == [*GLOBAL, "kill", "c1", "15"]
+    assert commands.kill("/l", 9, all_processes=True) == [*GLOBAL, "kill", "--all", "c1", "9"]
+    assert commands.pause("/l") == [*GLOBAL, "pause", "c1"]
+    assert commands.resume("/l") == [*GLOBAL, "resume", "c1"]
+    assert commands.delete("/l") == [*GLOBAL, "delete", "c1"]
+    assert commands.delete("/l", force=True) == [*GLOBAL, "delete", "--force", "c1"]
+    assert commands.state("/l") == [*GLOBAL, "state", "c1"]
+
+
+def test_argv_with_options():
+    launch = msgspec.structs.replace(
+        PLAIN, args=("--platform=ptrace",), systemd_cgroup=True, no_pivot=True, no_new_keyring=True
+    )
+    commands = Commands(launch, "c1")
+    start = ["/usr/sbin/runc", "--platform=ptrace", *GLOBAL[1:], "--systemd-cgroup", "start", "c1"]
+    assert commands.start("/l") == start
+    assert commands.create("/l", "/b", "/p")[-3:] == ["--no-pivot", "--no-new-keyring", "c1"]
+
+
+@pytest.fixture
+def program(tmp_path):
+    path = tmp_path / "runtime"
+    path.write_text("#!/bin/sh\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def options(**fields):
+    return msgspec.Raw(msgspec.msgpack.encode(RuntimeOptions(**fields)))
+
+
+def test_which_runtime_is_meant(program):
+    runtimes = {"runc": RuntimeConfig(path=program), "mine": RuntimeConfig(path=program, root="/mine", no_pivot=True)}
+
+    def settled(name, **fields):
+        return settle(RuntimeRef(name=name, options=options(**fields)), runtimes, "/run/r", "ns")
+
+    assert settled("") == Launch(name="runc", path=program, root="/run/r/ns")
+    assert settled("io.containerd.runc.v2").path == program
+    assert settled(program) == Launch(name=program, path=program, root="/run/r/ns")
+    assert settled("mine") == Launch(name="mine", path=program, root="/mine/ns", no_pivot=True)
+    assert settled("mine", root="/own", systemd_cgroup=True) == Launch(
+        name="mine", path=program, root="/own/ns", no_pivot=True, systemd_cgroup=True
+    )
+    assert settled("runc", binary_name=program, no_pivot_root=True, no_new_keyring=True) == Launch(
+        name="runc", path=program, root="/run/r/ns", no_pivot=True, no_new_keyring=True
+    )
+    assert settle(RuntimeRef(name="runc"), runtimes, "/run/r", "ns").path == program
+
+
+@pytest.mark.parametrize("name", ["other", "io.containerd.other.v2", "/no/such/runtime", "../runc", "gone"])
+def test_runtimes_that_are_not_there(name):
+    with pytest.raises(errors.NotFound, match="not found"):
+        settle(RuntimeRef(name=name), {"gone": RuntimeConfig(path="no-such-program")}, "/run/r", "ns")
+
+
+@pytest.mark.parametrize("raw", [b"\xc1", b"\x01", b"\x81\xa4root\x01"])
+def test_options_that_are_none(raw, program):
+    with pytest.raises(errors.InvalidArgument, match="options"):
+        settle(RuntimeRef(name="runc", options=msgspec.Raw(raw)), {"runc": RuntimeConfig(path=program)}, "/r", "ns")
+
+
+@pytest.mark.parametrize(
+    ("log", "output", "expected"),
+    [
+        (b'{"level":"error","msg":"one"}\n{"level":"error","msg":" two "}\n{"level":"info","msg":"x"}', b"", "two"),
+        (b'{"level":"warning","msg":"w"}\n', b"a\nlast line\n", "last line"),
+        (b'not json\n{"level":"fatal","msg":"f"}\n{"level":"err', b"", "f"),
+        (b"\xff\xfe\n[1]\n", b"", "it ended with status 3"),
+        (b'{"level":"error","msg":""}', b"\xff", "\ufffd"),
+    ],
+)
+def test_what_a_runtime_complains_of(log, output, expected):
+    assert complaint(log, output, 3) == expected
