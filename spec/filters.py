@@ -2,12 +2,14 @@
 
     filter   = selector *("," selector)        all must match
     selector = path [operator value]           alone: present and not empty
-    path     = name *("." name)                a name is bare or in double quotes
-    operator = "==" | "!=" | "~="              equal, unequal, matches a regular expression
-    value    = bare | "quoted" | /quoted/ | |quoted|
+    path     = name *("." name)                a name is letters, digits and "_", or "quoted"
+    operator = "==" | "!=" | "~="              equal, unequal, a regular expression is found in it
+    value    = bare | "quoted"                 bare: up to a comma or space; after "~=" also /quoted/ or |quoted|
 
-A list of filters matches when one of them does; an empty list matches everything. Errors give the position in runes,
-and the place marked `>|x|<`.
+A quoted text has Go's escapes. A list of filters matches when one of them does; an empty list or filter matches
+everything. What is not there is unequal to all, equal to nothing, and an empty text to a regular expression. Those are
+Python's and may backtrack: whoever may write filters is trusted. Errors give the position in characters and the place,
+marked `>|x|<`.
 """
 
 import re
@@ -21,8 +23,10 @@ Fields = Callable[[T, Sequence[str]], str | None]
 Getter = Callable[[T], str | Mapping[str, str] | None]
 
 _OPERATORS = ("==", "!=", "~=")
-_SEPARATORS = frozenset(",.=!~ \t\r\n\"|/")
+_QUOTES = ('"', "/", "|")
 _ESCAPES = {"a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v", "\\": "\\"}
+_NUMERIC = {"x": (2, 16), "u": (4, 16), "U": (8, 16)}
+_DIGITS = {8: frozenset("01234567"), 16: frozenset("0123456789abcdefABCDEF")}
 
 
 class Selector(NamedTuple):
@@ -62,8 +66,8 @@ def fields_of(getters: "Mapping[str, Getter[T]]") -> "Fields[T]":
 
 
 def parse(text: str) -> list[Selector]:
-    """The selectors of one filter; none of an empty one."""
-    return _Parser(text).selectors()
+    """The selectors of one filter; none of an empty one. InvalidArgument."""
+    return _Parser(text).selectors() if text else []
 
 
 def _test(selector: Selector, fields: "Fields[T]") -> Callable[[T], bool]:
@@ -75,9 +79,9 @@ def _test(selector: Selector, fields: "Fields[T]") -> Callable[[T], bool]:
     if operator == "~=":
         try:
             pattern = re.compile(value)
-        except re.error as exc:
-            raise errors.InvalidArgument(f"filter: {value!r} is not a regular expression: {exc}") from exc
-        return lambda obj: (found := fields(obj, path)) is not None and pattern.search(found) is not None
+        except (re.error, OverflowError, RecursionError) as exc:
+            raise errors.InvalidArgument(f"filter: {value[:200]!r} is not a regular expression: {exc}") from exc
+        return lambda obj: pattern.search(fields(obj, path) or "") is not None
     return lambda obj: bool(fields(obj, path))
 
 
@@ -87,9 +91,6 @@ class _Parser:
         self._at = 0
 
     def selectors(self) -> list[Selector]:
-        self._skip_space()
-        if self._at == len(self._text):
-            return []
         found = [self._selector()]
         while self._peek() == ",":
             self._at += 1
@@ -103,97 +104,100 @@ class _Parser:
         while self._peek() == ".":
             self._at += 1
             path.append(self._name())
-        self._skip_space()
         if self._peek() in ("", ","):
             return Selector(tuple(path), "", "")
-        operator = self._text[self._at : self._at + 2]
-        if operator not in _OPERATORS:
-            raise self._error("expected an operator")
-        self._at += 2
-        self._skip_space()
+        operator = self._operator()
         value = self._value(operator)
-        self._skip_space()
         return Selector(tuple(path), operator, value)
 
     def _name(self) -> str:
         self._skip_space()
-        head = self._peek()
-        if head == '"':
-            return self._quoted()
-        if head in ("/", "|"):
-            raise self._error("invalid quote encountered")
+        if self._peek() in _QUOTES:
+            return self._quoted(('"',))
+        name = self._run(lambda char: char.isalnum() or char == "_")
+        if not name:
+            raise self._error("unexpected null" if self._peek() == "\0" else "expected field or quoted")
+        self._skip_space()
+        return name
+
+    def _operator(self) -> str:
         start = self._at
-        while self._at < len(self._text) and self._text[self._at] not in _SEPARATORS:
-            self._at += 1
-        if self._at == start:
-            raise self._error("expected field or quoted")
-        self._refuse_control(start)
-        if self._peek() == '"':
-            raise self._error("invalid quote encountered")
-        return self._text[start : self._at]
+        operator = self._run(lambda char: char in "=!~")
+        if operator in _OPERATORS:
+            return operator
+        self._at = start
+        if operator:
+            raise self._error(f"unsupported operator {operator!r}")
+        if self._peek() in _QUOTES:
+            self._quoted(_QUOTES)  # one that does not end is the likelier mistake: labels.example.com/key
+            self._at = start
+        raise self._error("unexpected null" if self._peek() == "\0" else "expected an operator")
 
     def _value(self, operator: str) -> str:
-        head = self._peek()
-        if head == '"' or (head in ("/", "|") and head and operator == "~="):
-            return self._quoted()
-        if head == "/":
-            raise self._error("quoted literal not terminated")
-        start = self._at
-        while self._at < len(self._text) and self._text[self._at] not in ', \t\r\n"':
-            self._at += 1
-        if self._at == start:
-            raise self._error("expected value or quoted")
-        self._refuse_control(start)
-        return self._text[start : self._at]
+        self._skip_space()
+        if self._peek() in _QUOTES:
+            return self._quoted(_QUOTES if operator == "~=" else ('"',))
+        value = self._run(lambda char: char != "," and char.isprintable() and not char.isspace())
+        if not value:
+            raise self._error("unexpected null" if self._peek() == "\0" else "expected value or quoted")
+        self._skip_space()
+        return value
 
-    def _quoted(self) -> str:
-        quote = self._peek()
+    def _quoted(self, allowed: Sequence[str]) -> str:
+        start, quote = self._at, self._peek()
         self._at += 1
-        out: list[str] = []
+        out = bytearray()
         while (char := self._peek()) != quote:
             if char in ("", "\n"):
+                self._at = start
                 raise self._error("quoted literal not terminated")
             self._at += 1
-            if char != "\\":
-                out.append(char)
-            elif quote == '"':
-                out.append(self._escape())
-            elif self._peek() == quote:  # a regular expression keeps its own backslashes
-                out.append(quote)
-                self._at += 1
-            else:
-                out.append(char)
+            out += self._escape(quote) if char == "\\" else char.encode("utf-8", "surrogatepass")
         self._at += 1
-        return "".join(out)
+        try:
+            text = out.decode()
+        except UnicodeDecodeError:
+            self._at = start
+            raise self._error("quoted literal is not UTF-8") from None
+        if quote not in allowed:
+            self._at = start
+            raise self._error("invalid quote encountered")
+        self._skip_space()
+        return text
 
-    def _escape(self) -> str:
-        """Go's escapes: one letter, octal, \\x, \\u, \\U."""
+    def _escape(self, quote: str) -> bytes:
+        """What follows a backslash: a letter, the quote, or a number, which is a byte (octal, \\x) or a character."""
         char = self._peek()
-        if char in _ESCAPES or char == '"':
+        if char in _ESCAPES or char == quote:
             self._at += 1
-            return _ESCAPES.get(char, char)
-        digits, base, skip = {"x": (2, 16, 1), "u": (4, 16, 1), "U": (8, 16, 1)}.get(char, (3, 8, 0))
-        text = self._text[self._at + skip : self._at + skip + digits]
-        alphabet = "01234567" if base == 8 else "0123456789abcdefABCDEF"
-        if len(text) != digits or any(digit not in alphabet for digit in text) or int(text, base) > 0x10FFFF:
+            return _ESCAPES.get(char, char).encode()
+        if char not in _NUMERIC and char not in _DIGITS[8]:
             raise self._error("illegal escape sequence")
-        self._at += skip + digits
-        return chr(int(text, base))
+        count, base = _NUMERIC.get(char, (3, 8))
+        start = self._at + (base == 16)
+        digits = self._text[start : start + count]
+        if len(digits) != count or not _DIGITS[base].issuperset(digits):
+            raise self._error("illegal numeric escape sequence")
+        self._at = start + count
+        number = int(digits, base)
+        if number > (0xFF if char not in "uU" else 0x10FFFF):
+            raise self._error("illegal numeric escape sequence")
+        return chr(number).encode("utf-8", "surrogatepass") if char in "uU" else bytes([number])
 
-    def _refuse_control(self, start: int) -> None:
-        for index in range(start, self._at):
-            if ord(self._text[index]) < 32:
-                self._at = index
-                raise self._error("illegal character")
+    def _run(self, belongs: Callable[[str], bool]) -> str:
+        start = self._at
+        while self._at < len(self._text) and belongs(self._text[self._at]):
+            self._at += 1
+        return self._text[start : self._at]
 
     def _peek(self) -> str:
         return self._text[self._at : self._at + 1]
 
     def _skip_space(self) -> None:
-        while self._peek() in (" ", "\t", "\r", "\n") and self._peek():
-            self._at += 1
+        self._run(str.isspace)
 
     def _error(self, what: str) -> errors.InvalidArgument:
         text, at = self._text, self._at
-        marked = f"{text[:at]}>|{text[at : at + 1]}|<{text[at + 1 :]}"
-        return errors.InvalidArgument(f"filter [{marked[:400]}], position {at}: {what}")
+        here = f" >|{text[at]}|< " if at < len(text) else ""
+        marked = f"{text[max(0, at - 200) : at]}{here}{text[at + 1 : at + 200]}"
+        return errors.InvalidArgument(f"filter [{marked}], position {at}: {what}")

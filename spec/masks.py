@@ -21,16 +21,19 @@ def merge(current: S, given: S, fields: Sequence[str], allowed: Sequence[str]) -
 
     `allowed` are the paths that may change, maps by their name. InvalidArgument for any other path.
     """
-    for field in fields or [path for path in allowed if "." not in path]:
+    for field in fields or [path for path in allowed if not any(path.startswith(f"{other}.") for other in allowed)]:
         current = _take(current, given, field, allowed)
     return current
 
 
 def _take(current: S, given: S, field: str, allowed: Sequence[str]) -> S:
     if field in allowed:
-        return cast(S, _set(current, field.split("."), _get(given, field.split("."))))
+        value = _get(given, field.split("."))
+        if isinstance(value, dict):
+            value = {key: entry for key, entry in value.items() if entry}
+        return cast(S, _set(current, field.split("."), value))
     for path in allowed:
-        if not field.startswith(f"{path}."):
+        if not field.startswith(f"{path}.") or field == f"{path}.":
             continue
         entries = _get(current, path.split("."))
         if isinstance(entries, dict):

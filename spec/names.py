@@ -15,6 +15,12 @@ GC_ROOT = "containerd.io/gc.root"
 GC_REF_CONTENT = "containerd.io/gc.ref.content"
 GC_REF_SNAPSHOT = "containerd.io/gc.ref.snapshot"
 GC_REF_IMAGE = "containerd.io/gc.ref.image"
+GC_BACK_REF_CONTAINER = "containerd.io/gc.bref.container"
+GC_BACK_REF_CONTENT = "containerd.io/gc.bref.content"
+GC_BACK_REF_IMAGE = "containerd.io/gc.bref.image"
+GC_BACK_REF_SNAPSHOT = "containerd.io/gc.bref.snapshot"
+GC_CONDITION_SNAPSHOT = "containerd.io/gc.cond.snapshot"
+GC_CONDITION_USED_AT = "containerd.io/gc.cond.value-usedat"
 GC_EXPIRE = "containerd.io/gc.expire"
 GC_FLAT = "containerd.io/gc.flat"
 
@@ -30,6 +36,15 @@ PARENT_CHAIN_ID = "containerd.io/snapshot/parent-chain-id"
 DEFAULT_RUNTIME = "containerd.io/defaults/runtime"
 DEFAULT_SNAPSHOTTER = "containerd.io/defaults/snapshotter"
 STOP_SIGNAL = "io.containerd.image.config.stop-signal"
+RESTART_STATUS = "containerd.io/restart.status"
+RESTART_POLICY = "containerd.io/restart.policy"
+RESTART_COUNT = "containerd.io/restart.count"
+RESTART_STOPPED = "containerd.io/restart.explicitly-stopped"
+RESTART_LOG_URI = "containerd.io/restart.loguri"
+
+# Annotations of descriptors in an image archive's index.
+IMAGE_NAME = "io.containerd.image.name"
+REF_NAME = "org.opencontainers.image.ref.name"
 
 # Prefixes that an image may not put on a container (hardening: CVE-2026-53488).
 _RESERVED = ("containerd.io/", "io.cri-containerd")
@@ -68,9 +83,7 @@ def check_labels(labels: Mapping[str, str]) -> None:
         if not key:
             raise errors.InvalidArgument("a label's key is empty")
         if len(key) + len(value) > MAX_LABEL or len(key.encode()) + len(value.encode()) > MAX_LABEL:
-            raise errors.InvalidArgument(
-                f"label {key[:64]!r} and its value are longer than {MAX_LABEL} bytes together"
-            )
+            raise errors.InvalidArgument(f"label {key[:64]!r} and its value are longer than {MAX_LABEL} bytes together")
 
 
 def inherited_labels(labels: Mapping[str, str]) -> dict[str, str]:

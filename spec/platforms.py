@@ -4,10 +4,20 @@ import platform as machine_of
 import re
 from collections.abc import Sequence
 
+from msgspec.structs import replace
+
 from spec import errors
 from spec.oci.image import Platform
 
+MAX_TEXT = 255
+
 _PART = re.compile(r"[A-Za-z0-9_.-]+", re.ASCII)
+_SYSTEM = re.compile(
+    r"(?P<os>[A-Za-z0-9_-]+)(?:\((?P<version>[A-Za-z0-9_.-]*)(?P<features>(?:\+[A-Za-z0-9_.-]+)*)\))?", re.ASCII
+)
+_LEVEL = re.compile(r"v([1-9])", re.ASCII)
+_ARM64_LEVEL = re.compile(r"v([89])(?:\.([0-9]{1,2}))?", re.ASCII)
+_DIGITS = re.compile(r"[0-9]+(?:\.[0-9]+)?", re.ASCII)
 _ARCHITECTURES = {
     "i386": "386",
     "i686": "386",
@@ -37,19 +47,28 @@ def default(machine: str = machine_of.machine()) -> Platform:
 
 
 def parse(text: str) -> Platform:
-    """`os`, `arch`, `os/arch` or `os/arch/variant`, what is left out being the host's. InvalidArgument."""
-    parts = text.split("/")
-    if not 1 <= len(parts) <= 3 or not all(_PART.fullmatch(part) for part in parts):
+    """`os`, `arch`, `os/arch` or `os/arch/variant`, what is left out being the host's. InvalidArgument.
+
+    The system may state a version and features, as in `linux(6.1+feature+feature)/amd64`.
+    """
+    first, *others = text.split("/", 3)
+    stated = _SYSTEM.fullmatch(first)
+    if len(text) > MAX_TEXT or not stated or len(others) > 2 or not all(_PART.fullmatch(part) for part in others):
         raise errors.InvalidArgument(f"platform {text[:100]!r} is not os/arch or os/arch/variant")
-    host = default()
-    if len(parts) > 1:
-        return normalize(Platform(os=parts[0], architecture=parts[1], variant="".join(parts[2:])))
-    name = parts[0].lower()
-    if _SYSTEMS.get(name, name) in _KNOWN_SYSTEMS:
-        return normalize(Platform(os=name, architecture=host.architecture, variant=host.variant))
-    if _ARCHITECTURES.get(name, name) in _KNOWN_ARCHITECTURES:
-        return normalize(Platform(os=host.os, architecture=name))
-    raise errors.InvalidArgument(f"platform {text!r}: neither an operating system nor an architecture")
+    name = stated["os"].lower()
+    version, features = stated["version"] or "", tuple((stated["features"] or "").split("+")[1:])
+    if others:
+        architecture, variant = others[0], "".join(others[1:])
+    elif _SYSTEMS.get(name, name) in _KNOWN_SYSTEMS:
+        host = default()
+        architecture, variant = host.architecture, host.variant
+    elif _ARCHITECTURES.get(name, name) in _KNOWN_ARCHITECTURES and first == stated["os"]:
+        return normalize(Platform(os=default().os, architecture=name))
+    else:
+        raise errors.InvalidArgument(f"platform {text!r}: neither an operating system nor an architecture")
+    return normalize(
+        Platform(os=name, architecture=architecture, variant=variant, os_version=version, os_features=features)
+    )
 
 
 def normalize(platform: Platform) -> Platform:
@@ -58,7 +77,7 @@ def normalize(platform: Platform) -> Platform:
     named = platform.architecture.lower()
     architecture = _ARCHITECTURES.get(named, named)
     variant = platform.variant.lower() or _VARIANTS.get(named, "")
-    if variant.isdigit():
+    if _DIGITS.fullmatch(variant):
         variant = f"v{variant}"
     if architecture == "amd64" and variant == "v1":
         variant = ""
@@ -81,10 +100,14 @@ def format(platform: Platform) -> str:
 
 
 class Matcher:
-    """Which platforms will do in place of one that is wanted, best first."""
+    """Which platforms will do in place of one that is wanted, best first.
+
+    One that needs features of the system will do when all of them are accepted. Versions are not compared: no kernel of
+    Linux ever made an image of another one unusable.
+    """
 
     def __init__(self, accepted: Sequence[Platform]) -> None:
-        self._accepted = [(p.os, p.architecture, p.variant) for p in accepted]
+        self._accepted = [(p.os, p.architecture, p.variant, frozenset(p.os_features)) for p in accepted]
 
     def match(self, platform: Platform) -> bool:
         return self.rank(platform) is not None
@@ -93,19 +116,20 @@ class Matcher:
         """0 is best; None will not do."""
         given = normalize(platform)
         key = (given.os, given.architecture, given.variant)
-        return self._accepted.index(key) if key in self._accepted else None
+        for rank, (*accepted, features) in enumerate(self._accepted):
+            if key == tuple(accepted) and features.issuperset(given.os_features):
+                return rank
+        return None
 
 
 def only(platform: Platform) -> Matcher:
     """What runs on `platform`: itself, lower variants of it, then architectures it also runs."""
-    wanted = normalize(platform)
-    return Matcher([Platform(os=wanted.os, architecture=a, variant=v) for a, v in _runnable(wanted)])
+    return Matcher(_runnable(normalize(platform)))
 
 
 def any_of(platforms: Sequence[Platform]) -> Matcher:
     """What runs on one of `platforms`, earlier ones preferred."""
-    wanted = [normalize(platform) for platform in platforms]
-    return Matcher([Platform(os=w.os, architecture=a, variant=v) for w in wanted for a, v in _runnable(w)])
+    return Matcher([accepted for platform in platforms for accepted in _runnable(normalize(platform))])
 
 
 class Every(Matcher):
@@ -118,34 +142,31 @@ class Every(Matcher):
         return 0
 
 
-def _runnable(wanted: Platform) -> list[tuple[str, str]]:
-    """(architecture, variant) pairs, best first."""
-    architecture, variant = wanted.architecture, wanted.variant
-    if architecture == "amd64":
-        levels = [("amd64", f"v{n}") for n in range(_level(variant, 1), 1, -1)]
-        return [*levels, ("amd64", ""), ("386", "")]
-    if architecture == "arm":
-        return _arm(_level(variant, 7))
+def _runnable(wanted: Platform) -> list[Platform]:
+    """`wanted` and what else runs there, best first."""
+    return [replace(wanted, architecture=a, variant=v) for a, v in _machines(wanted.architecture, wanted.variant)]
+
+
+def _machines(architecture: str, variant: str) -> list[tuple[str, str]]:
+    """(architecture, variant) pairs, best first; of a variant that we do not know, itself alone."""
     if architecture == "arm64":
-        return [*_arm64(variant), *_arm(8), *_arm(7)]
+        level = _ARM64_LEVEL.fullmatch(variant or "v8")
+        below = _arm64(int(level[1]), int(level[2] or 0)) if level else [("arm64", variant)]
+        return [*below, *_arm(8)]
+    level = _LEVEL.fullmatch(variant or "v1")
+    if level and architecture == "amd64":
+        return [*(("amd64", f"v{n}") for n in range(int(level[1]), 1, -1)), ("amd64", ""), ("386", "")]
+    if level and architecture == "arm":
+        return _arm(int(level[1]))
     return [(architecture, variant)]
 
 
 def _arm(level: int) -> list[tuple[str, str]]:
-    return [("arm", f"v{n}") for n in range(level, 4, -1)] if level != 8 else [("arm", "v8")]
+    """Down to v5, below which nothing runs Linux containers; a lower one runs itself."""
+    return [("arm", f"v{n}") for n in range(level, min(level, 5) - 1, -1)]
 
 
-def _arm64(variant: str) -> list[tuple[str, str]]:
+def _arm64(major: int, minor: int) -> list[tuple[str, str]]:
     """v9.n runs v9 below it and v8.(n+5) and below; v8.n what is below it."""
-    major, _, minor = (variant or "v8").removeprefix("v").partition(".")
-    number = int(minor) if minor.isdigit() else 0
-    pairs: list[tuple[str, str]] = []
-    if major == "9":
-        pairs += [("arm64", f"v9.{n}" if n else "v9") for n in range(number, -1, -1)]
-        number += 5
-    return pairs + [("arm64", f"v8.{n}" if n else "") for n in range(number, -1, -1)]
-
-
-def _level(variant: str, least: int) -> int:
-    text = variant.removeprefix("v")
-    return int(text) if text.isdigit() else least
+    newer = [("arm64", f"v9.{n}" if n else "v9") for n in range(minor, -1, -1)] if major == 9 else []
+    return newer + [("arm64", f"v8.{n}" if n else "") for n in range(minor + (5 if newer else 0), -1, -1)]

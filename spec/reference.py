@@ -13,7 +13,8 @@ MAX_NAME = 255
 MAX_TAG = 128
 _MAX_TEXT = MAX_NAME + MAX_TAG + 140
 
-_HOST = re.compile(r"(?:\[[0-9A-Fa-f:]+\]|[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?)(?::[0-9]{1,5})?", re.ASCII)
+_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
+_HOST = re.compile(rf"(?:\[[0-9A-Fa-f:]+\]|{_LABEL}(?:\.{_LABEL})*)(?::[0-9]{{1,5}})?", re.ASCII)
 _COMPONENT = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*", re.ASCII)
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}", re.ASCII)
 
@@ -66,12 +67,16 @@ def parse(text: str) -> Reference:
 
 
 def normalize(text: str) -> Reference:
-    """A reference as people write it: `busybox` is docker.io/library/busybox:latest."""
-    head, slash, _ = text.partition("/")
-    if not slash or not ("." in head or ":" in head or head == "localhost" or head != head.lower()):
-        text = f"{DOCKER_HUB}/{text}" if slash else f"{DOCKER_HUB}/library/{text}"
-    tail = text.rpartition("/")[2]
-    return parse(text if ":" in tail or "@" in tail else f"{text}:latest")
+    """A reference as people write it: `busybox` is docker.io/library/busybox:latest. InvalidArgument as `parse`."""
+    if len(text) > _MAX_TEXT:
+        raise _bad(text, "it is too long")
+    host, slash, path = text.partition("/")
+    if not slash or not ("." in host or ":" in host or host == "localhost" or host != host.lower()):
+        host, path = DOCKER_HUB, text
+    if host in (DOCKER_HUB, f"index.{DOCKER_HUB}"):
+        host, path = DOCKER_HUB, path if "/" in path else f"library/{path}"
+    tail = path.rpartition("/")[2]
+    return parse(f"{host}/{path}" if ":" in tail or "@" in tail else f"{host}/{path}:latest")
 
 
 def _bad(text: str, why: str) -> errors.InvalidArgument:

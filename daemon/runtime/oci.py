@@ -69,7 +69,7 @@ def settle(ref: RuntimeRef, runtimes: Mapping[str, RuntimeConfig], root: str, na
     `ref.name` is a name in `runtimes`, containerd's `io.containerd.NAME.vN` of one, or an absolute path. NotFound for
     a runtime that is not there; InvalidArgument for options that are none.
     """
-    name = ref.name or DEFAULT
+    name = ref.name
     try:
         options = msgspec.msgpack.decode(ref.options, type=RuntimeOptions | None) or RuntimeOptions()
     except msgspec.DecodeError as exc:

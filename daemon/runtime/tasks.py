@@ -8,6 +8,8 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, TypeVar
 
+import msgspec
+
 from daemon.kit import mounting, threads
 from daemon.runtime.creation import Order, Workshop
 from daemon.runtime.nursery import Nursery
@@ -30,7 +32,8 @@ log = logging.getLogger(__name__)
 class Tasks:
     """Tasks below the directory `state`: a private mount, so that what shims mount reaches nobody, and on tmpfs.
 
-    `runtimes` are the configured OCI runtimes by name; `runc` is one unless they say otherwise. `detached` makes mounts
+    `runtimes` are the configured OCI runtimes by name; `runc` is one unless they say otherwise; `default_runtime` is
+    that of a container which names none. `detached` makes mounts
     a descriptor (`daemon.kit.mounting`). Shims and containers outlive this object; `recover` finds them again.
     """
 
@@ -41,8 +44,10 @@ class Tasks:
         runtimes: Mapping[str, RuntimeConfig],
         publisher: Publisher,
         detached: Callable[[Sequence[Mount]], int] = mounting.detached,
+        default_runtime: str = DEFAULT,
     ) -> None:
         self.publisher = publisher
+        self._default_runtime = default_runtime
         self.pool = threads.Pool("runtime", THREADS)
         self.null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         configured = {DEFAULT: RuntimeConfig(), **runtimes}
@@ -78,6 +83,8 @@ class Tasks:
                 raise errors.AlreadyExists(f"create task {id}: it exists")
             self._reserved.add(key)
             stack.callback(self._reserved.discard, key)
+            if not runtime.name:
+                runtime = msgspec.structs.replace(runtime, name=self._default_runtime)
             task = await self._workshop.make(Order(namespace, id, spec, rootfs, stdio, runtime, fds))
             self._tasks[key] = task
             return task

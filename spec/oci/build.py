@@ -5,19 +5,24 @@ The start is `default_spec(namespace, id)`; `with_...` steps follow in any order
 of those that touch the process.
 """
 
+import csv
+import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec.structs import replace
 
 from spec import errors
 from spec.base import to_json
-from spec.oci import runtime
+from spec.oci import runtime, users
 from spec.oci.image import ExecutionConfig, ImageConfig
 from spec.oci.runtime import Process, Spec
 
 OCI_VERSION = "1.0.2"  # what every runtime we drive accepts
 DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-MAX_ID = (1 << 31) - 1  # a uid or gid that an image or a caller may name
+CPU_PERIOD = 100_000  # microseconds
+MAX_MAPPED = (1 << 32) - 1
+MAX_MAPPINGS = 340  # lines that the kernel takes in uid_map (user_namespaces(7)); runc overflowed on more
 
 CAPABILITIES = (
     "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_MKNOD", "CAP_NET_RAW", "CAP_SETGID", "CAP_SETUID",
@@ -72,6 +77,7 @@ _DEVICES = (
     ("c", 5, 2),
 )  # fmt: skip
 
+_NUMBER = re.compile(r"[+-]?[0-9]+", re.ASCII)
 _NAMESPACES = ("pid", "network", "ipc", "uts", "mount", "user", "cgroup", "time")
 
 
@@ -104,14 +110,19 @@ def encode(spec: Spec) -> bytes:
 
 
 def with_image(spec: Spec, config: ImageConfig, args: Sequence[str] = ()) -> Spec:
-    """What the image says about its process; `args` replace its command, not its entrypoint."""
+    """What the image says about its process; `args` replace its command, not its entrypoint.
+
+    Variables that are set already stay as they are. InvalidArgument for no command, and for a user or working directory
+    that cannot be.
+    """
     said = config.config or ExecutionConfig()
     argv = [*(said.entrypoint or ()), *(args or said.cmd or ())]
     if not argv:
         raise errors.InvalidArgument("building a spec: the image has no command, and none was given")
-    spec = with_env(_process(spec, env=()), said.env or (DEFAULT_PATH,))
-    spec = _process(spec, args=tuple(argv), cwd=said.working_dir or "/")
-    return with_user(spec, said.user) if said.user else with_user(spec, "0")
+    before = _of(spec).env
+    spec = with_env(with_env(_process(spec, env=()), said.env or (DEFAULT_PATH,)), before)
+    spec = with_cwd(_process(spec, args=tuple(argv)), said.working_dir or "/")
+    return with_user(spec, said.user or "0")
 
 
 def with_args(spec: Spec, args: Sequence[str]) -> Spec:
@@ -138,12 +149,18 @@ def with_terminal(spec: Spec) -> Spec:
 
 
 def with_user(spec: Spec, user: str) -> Spec:
-    """`name|uid[:group|gid]`; what is not all numbers is resolved in the root filesystem when the process is made."""
-    who, _, of = user.partition(":")
+    """`name|uid[:group|gid]`, kept as text: the daemon resolves it in the root filesystem when the process is made.
+
+    Numbers too: which further groups a uid belongs to only that filesystem's files say (CVE-2023-25173).
+    InvalidArgument for what is malformed or out of range (CVE-2026-46680).
+    """
+    who, colon, of = user.partition(":")
+    if not who or ":" in of or (colon and not of):
+        raise errors.InvalidArgument(f"building a spec: user {user[:100]!r} is not of the form user[:group]")
     for number in (who, of):
-        if number.lstrip("-").isascii() and number.lstrip("-").isdigit() and not 0 <= int(number) <= MAX_ID:
+        if _NUMBER.fullmatch(number) and not _within(number.removeprefix("+"), users.NUMBER_MAX):
             raise errors.InvalidArgument(f"building a spec: user {user[:100]!r}: {number[:40]} is out of range")
-    return _process(spec, user=runtime.User(username=user))
+    return _process(spec, user=replace(_of(spec).user, username=user))
 
 
 def with_hostname(spec: Spec, hostname: str) -> Spec:
@@ -155,16 +172,20 @@ def with_mounts(spec: Spec, mounts: Iterable[runtime.Mount]) -> Spec:
 
 
 def parse_mount(text: str) -> runtime.Mount:
-    """ctr's form: `type=bind,src=/a,dst=/b,options=rbind:ro`."""
+    """ctr's form, one line of CSV: `type=bind,src=/a,dst=/b,options=rbind:ro`. InvalidArgument."""
+    try:
+        rows = list(csv.reader([text], strict=True))
+    except csv.Error as exc:
+        raise errors.InvalidArgument(f"mount {text!r}: {exc}") from exc
     fields: dict[str, str] = {}
-    for part in text.split(","):
+    for part in rows[0] if rows else ():
         key, equals, value = part.partition("=")
         if not equals:
             raise errors.InvalidArgument(f"mount {text!r}: {part!r} is not KEY=VALUE")
         fields[{"source": "src", "destination": "dst", "target": "dst"}.get(key, key)] = value
     unknown = fields.keys() - {"type", "src", "dst", "options"}
-    if unknown or not fields.get("dst"):
-        raise errors.InvalidArgument(f"mount {text!r}: takes type, src, dst and options, and dst is needed")
+    if unknown or not fields.get("dst", "").startswith("/"):
+        raise errors.InvalidArgument(f"mount {text!r}: takes type, src, dst and options, and dst is an absolute path")
     return runtime.Mount(
         destination=fields["dst"],
         type=fields.get("type", "bind"),
@@ -188,6 +209,27 @@ def with_host_namespace(spec: Spec, kind: str) -> Spec:
     )
 
 
+def with_user_namespace(spec: Spec, uids: Sequence[runtime.IDMapping], gids: Sequence[runtime.IDMapping]) -> Spec:
+    """A user namespace of its own, in which these host ids are seen as those of the container."""
+    if not uids or not gids or len(uids) > MAX_MAPPINGS or len(gids) > MAX_MAPPINGS:
+        raise errors.InvalidArgument(
+            f"building a spec: a user namespace takes 1 to {MAX_MAPPINGS} mappings of each kind"
+        )
+    return _with_linux(with_namespace(spec, "user"), uid_mappings=tuple(uids), gid_mappings=tuple(gids))
+
+
+def parse_mappings(text: str) -> list[runtime.IDMapping]:
+    """ctr's form: `container:host:length[,...]`. InvalidArgument."""
+    mappings = []
+    for part in text.split(","):
+        numbers = part.split(":")
+        if len(numbers) != 3 or not all(_within(number, MAX_MAPPED) for number in numbers):
+            raise errors.InvalidArgument(f"id mapping {text[:100]!r}: {part[:40]!r} is not container:host:length")
+        container, host, size = map(int, numbers)
+        mappings.append(runtime.IDMapping(container_id=container, host_id=host, size=size))
+    return mappings
+
+
 def with_host_network(spec: Spec, hostname: str) -> Spec:
     """The host's network, and its idea of names: /etc/hosts, /etc/resolv.conf, HOSTNAME."""
     files = [
@@ -206,20 +248,25 @@ def with_root(spec: Spec, path: str) -> Spec:
 
 
 def with_capabilities(spec: Spec, add: Iterable[str] = (), drop: Iterable[str] = ()) -> Spec:
-    """Change bounding, effective and permitted ones; `ALL` means all. Inheritable stays empty (CVE-2022-24769)."""
-    process = _of(spec)
-    caps = list((process.capabilities or runtime.Capabilities()).bounding)
-    for name in map(_capability, drop):
-        caps = [] if name == "ALL" else [cap for cap in caps if cap != name]
-    for name in map(_capability, add):
-        caps += [cap for cap in (ALL_CAPABILITIES if name == "ALL" else (name,)) if cap not in caps]
-    kept = tuple(caps)
+    """Change bounding, effective and permitted ones; `ALL` means all. Inheritable stays empty (CVE-2022-24769).
+
+    Dropping all comes before adding, and what is dropped by name stays dropped.
+    """
+    dropped = set(map(_capability, drop))
+    held = () if "ALL" in dropped else (_of(spec).capabilities or runtime.Capabilities()).bounding
+    added = [cap for name in map(_capability, add) for cap in (ALL_CAPABILITIES if name == "ALL" else (name,))]
+    kept = tuple(cap for cap in dict.fromkeys((*held, *added)) if cap not in dropped)
     return _process(spec, capabilities=runtime.Capabilities(bounding=kept, effective=kept, permitted=kept))
 
 
-def with_privileged(spec: Spec) -> Spec:
-    """All capabilities and devices, nothing masked, /sys and cgroups writable."""
-    spec = _process(with_capabilities(spec, add=("ALL",)), apparmor_profile="", selinux_label="")
+def capabilities_of(mask: int) -> list[str]:
+    """Names of the bits of a capability set, as in the CapBnd line of proc(5); bits without a name are left out."""
+    return [name for number, name in enumerate(ALL_CAPABILITIES) if mask >> number & 1]
+
+
+def with_privileged(spec: Spec, capabilities: Iterable[str] = ("ALL",)) -> Spec:
+    """All devices, nothing masked, /sys and cgroups writable, and `capabilities`: all that whoever starts it holds."""
+    spec = _process(with_capabilities(spec, add=capabilities), apparmor_profile="", selinux_label="")
     mounts = tuple(
         replace(mount, options=tuple("rw" if option == "ro" else option for option in mount.options))
         if mount.type in ("sysfs", "cgroup")
@@ -236,6 +283,9 @@ def with_new_privileges(spec: Spec) -> Spec:
 
 
 def with_rlimit(spec: Spec, kind: str, soft: int, hard: int) -> Spec:
+    """`kind` as in RLIMIT_NOFILE. InvalidArgument for a soft limit above the hard one."""
+    if not 0 <= soft <= hard < 1 << 64:
+        raise errors.InvalidArgument(f"building a spec: {kind} {soft}:{hard} is not soft:hard, or out of range")
     kept = [rlimit for rlimit in _of(spec).rlimits if rlimit.type != kind]
     return _process(spec, rlimits=(*kept, runtime.Rlimit(type=kind, soft=soft, hard=hard)))
 
@@ -249,6 +299,42 @@ def with_cpu(spec: Spec, **values: int | str) -> Spec:
     """Fields of `runtime.CPU`."""
     cpu = replace(_resources(spec).cpu or runtime.CPU(), **values)
     return _with_linux(spec, resources=replace(_resources(spec), cpu=cpu))
+
+
+def with_cpus(spec: Spec, cpus: float) -> Spec:
+    """Time of that many processors, 1.5 for one and a half."""
+    if not (math.isfinite(cpus) and 0 < cpus < 1 << 20):
+        raise errors.InvalidArgument(f"building a spec: {cpus} is no number of processors")
+    return with_cpu(spec, period=CPU_PERIOD, quota=int(cpus * CPU_PERIOD))
+
+
+def with_device(spec: Spec, device: runtime.Device, access: str = "rwm") -> Spec:
+    """Make the device node and allow `access` to it: some of r, w and m (mknod)."""
+    if not access or not set(access) <= set("rwm"):
+        raise errors.InvalidArgument(f"building a spec: device {device.path}: access {access!r} is not some of rwm")
+    rule = runtime.DeviceRule(allow=True, type=device.type, major=device.major, minor=device.minor, access=access)
+    resources = replace(_resources(spec), devices=(*_resources(spec).devices, rule))
+    return _with_linux(spec, devices=(*_linux(spec).devices, device), resources=resources)
+
+
+def with_masked_paths(spec: Spec, paths: Iterable[str]) -> Spec:
+    """Paths that cannot be read in the container, in place of those before."""
+    return _with_linux(spec, masked_paths=tuple(paths))
+
+
+def with_readonly_paths(spec: Spec, paths: Iterable[str]) -> Spec:
+    """Paths that cannot be written in the container, in place of those before."""
+    return _with_linux(spec, readonly_paths=tuple(paths))
+
+
+def with_seccomp(spec: Spec, profile: runtime.Seccomp | None) -> Spec:
+    """`spec.oci.seccomp` has the default one; None for unconfined."""
+    return _with_linux(spec, seccomp=profile)
+
+
+def with_apparmor(spec: Spec, profile: str) -> Spec:
+    """The name of a profile that the kernel has."""
+    return _process(spec, apparmor_profile=profile)
 
 
 def with_pids_limit(spec: Spec, limit: int) -> Spec:
@@ -281,6 +367,11 @@ def _with_linux(spec: Spec, **changes: object) -> Spec:
 
 def _resources(spec: Spec) -> runtime.Resources:
     return _linux(spec).resources or runtime.Resources()
+
+
+def _within(text: str, most: int) -> bool:
+    """Whether `text` is digits of a number up to `most`; int() of a long text takes time that grows with its square."""
+    return text.isascii() and text.isdigit() and len(text.lstrip("0")) <= 10 and int(text[-32:]) <= most
 
 
 def _capability(name: str) -> str:

@@ -1,11 +1,14 @@
 """The graph of an image: an index points at manifests, a manifest at its config and layers. Pure: bytes in, values out.
 
 A document is read as the kind its descriptor says, and refused when it could be read as another kind too
-(CVE-2021-41190): two readers must never see two images in the same bytes.
+(CVE-2021-41190): two readers must never see two images in the same bytes. For the same reason a key may come once only,
+and in no other spelling: some readers take the first of two, some the last, and some pass over the case of letters.
+A null is as good as nothing there, which is how Go writes an empty list.
 """
 
-from collections.abc import Sequence
-from typing import TypeVar
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NoReturn, TypeVar
 
 import msgspec
 
@@ -17,6 +20,7 @@ from spec.oci.image import Descriptor, ImageConfig, Index, Manifest, Platform
 
 MAX_DOCUMENT = 4 << 20  # bytes of a manifest, index or config that will be read
 MAX_SIZE = 1 << 50  # bytes a descriptor may claim
+MAX_DEPTH = 16  # documents between the root of a walk and what it finds
 
 D = TypeVar("D", bound=msgspec.Struct)
 
@@ -35,14 +39,14 @@ _LAYERS = {
 }
 
 
-class _Kinds(msgspec.Struct, rename="camel"):
-    """What tells the kinds of document apart."""
+def _spellings(*kinds: type[msgspec.Struct]) -> dict[str, str]:
+    """The right spelling of each key, by what it folds to."""
+    return {field.encode_name.casefold(): field.encode_name for kind in kinds for field in msgspec.structs.fields(kind)}
 
-    media_type: str = ""
-    manifests: msgspec.Raw | None = None
-    layers: msgspec.Raw | None = None
-    config: msgspec.Raw | None = None
-    fs_layers: msgspec.Raw | None = None
+
+_DOCUMENT_KEYS = {**_spellings(Manifest, Index), "fslayers": "fsLayers"}
+_DESCRIPTOR_KEYS = _spellings(Descriptor)
+_PLATFORM_KEYS = _spellings(Platform)
 
 
 def is_index(media_type: str) -> bool:
@@ -74,32 +78,34 @@ def compression(media_type: str) -> str:
 
 def index(descriptor: Descriptor, body: bytes) -> Index:
     """The index in `body`; InvalidArgument names the descriptor's digest."""
-    kinds = _kinds(descriptor, body, image.INDEX_TYPES)
-    if kinds.layers is not None or kinds.config is not None:
+    tree = _document(descriptor, body, image.INDEX_TYPES)
+    if "layers" in tree or "config" in tree:
         raise _bad(descriptor, "it says it is an index and has a manifest's layers or config")
-    document = _decode(descriptor, body, Index)
-    for child in document.manifests:
+    document = _convert(descriptor, tree, Index)
+    for child in (*document.manifests, *_subject(document)):
         _check(descriptor, child)
     return document
 
 
 def manifest(descriptor: Descriptor, body: bytes) -> Manifest:
     """The manifest in `body`; InvalidArgument names the descriptor's digest."""
-    kinds = _kinds(descriptor, body, image.MANIFEST_TYPES)
-    if kinds.manifests is not None:
+    tree = _document(descriptor, body, image.MANIFEST_TYPES)
+    if "manifests" in tree:
         raise _bad(descriptor, "it says it is a manifest and has an index's manifests")
-    document = _decode(descriptor, body, Manifest)
-    for child in (document.config, *document.layers):
+    document = _convert(descriptor, tree, Manifest)
+    for child in (document.config, *document.layers, *_subject(document)):
         _check(descriptor, child)
     return document
 
 
 def config(descriptor: Descriptor, body: bytes) -> ImageConfig:
-    """The image config in `body`."""
-    _bound(descriptor, body)
-    document = _decode(descriptor, body, ImageConfig)
+    """The image config in `body`; InvalidArgument names the descriptor's digest."""
+    document = _convert(descriptor, _parse(descriptor, body), ImageConfig)
     for diff_id in document.rootfs.diff_ids:
-        digests.check(diff_id)
+        try:
+            digests.check(diff_id)
+        except errors.InvalidArgument as exc:
+            raise _bad(descriptor, exc.message) from exc
     return document
 
 
@@ -113,16 +119,38 @@ def children(descriptor: Descriptor, body: bytes) -> list[Descriptor]:
     return []
 
 
+def walk(root: Descriptor, below: Callable[[Descriptor], Sequence[Descriptor]]) -> Iterator[Descriptor]:
+    """`root` and all below it, each digest once: parents before children, depth first, in the order of the documents.
+
+    `below` gives the children to follow, as `children` does, or fewer of them. InvalidArgument past MAX_DEPTH.
+    """
+    seen: set[str] = set()
+    ahead = [(root, 0)]
+    while ahead:
+        descriptor, depth = ahead.pop()
+        if descriptor.digest in seen:
+            continue
+        if depth > MAX_DEPTH:
+            raise _bad(descriptor, f"it lies more than {MAX_DEPTH} documents below {root.digest}")
+        seen.add(descriptor.digest)
+        yield descriptor
+        ahead += [(child, depth + 1) for child in reversed(below(descriptor))]
+
+
 def choose(document: Index, matcher: platforms.Matcher) -> list[Descriptor]:
-    """Manifests that `matcher` takes, best first; ones that name no platform come last."""
+    """Manifests that `matcher` takes, best first; ones that name no platform come last.
+
+    Between equals the one that uses more of the system's features is better, then the earlier one.
+    """
     ranked = []
     for position, child in enumerate(document.manifests):
         if not (is_manifest(child.media_type) or is_index(child.media_type)):
             continue
-        rank = len(document.manifests) + 1000 if child.platform is None else matcher.rank(child.platform)
-        if rank is not None:
-            ranked.append((rank, position, child))
-    return [child for _, _, child in sorted(ranked, key=lambda entry: entry[:2])]
+        if child.platform is None:
+            ranked.append(((1, 0, 0, position), child))
+        elif (rank := matcher.rank(child.platform)) is not None:
+            ranked.append(((0, rank, -len(child.platform.os_features), position), child))
+    return [child for _, child in sorted(ranked, key=lambda entry: entry[0])]
 
 
 def offered(document: Index) -> list[str]:
@@ -133,7 +161,13 @@ def offered(document: Index) -> list[str]:
 def platform_of(document: ImageConfig) -> Platform:
     """The platform that an image's config states."""
     return platforms.normalize(
-        Platform(os=document.os, architecture=document.architecture, variant=document.variant)
+        Platform(
+            os=document.os,
+            architecture=document.architecture,
+            variant=document.variant,
+            os_version=document.os_version,
+            os_features=document.os_features,
+        )
     )
 
 
@@ -142,7 +176,8 @@ def child_labels(parent: Descriptor, descriptors: Sequence[Descriptor]) -> dict[
     labels: dict[str, str] = {}
     counts: dict[str, int] = {}
     for child in descriptors:
-        if is_config(child.media_type) or (is_manifest(parent.media_type) and child is descriptors[0]):
+        opens = is_manifest(parent.media_type) and child is descriptors[0] and not is_layer(child.media_type)
+        if is_config(child.media_type) or opens:
             labels[f"{GC_REF_CONTENT}.config"] = child.digest
             continue
         letter = "m." if is_manifest(child.media_type) or is_index(child.media_type) else "l."
@@ -153,26 +188,63 @@ def child_labels(parent: Descriptor, descriptors: Sequence[Descriptor]) -> dict[
     return labels
 
 
-def _kinds(descriptor: Descriptor, body: bytes, types: frozenset[str]) -> _Kinds:
-    _bound(descriptor, body)
-    kinds = _decode(descriptor, body, _Kinds)
-    if kinds.fs_layers is not None:
+def _document(descriptor: Descriptor, body: bytes, types: frozenset[str]) -> dict[str, Any]:
+    """A manifest or an index, as a tree of which no two readers can think differently."""
+    tree = _parse(descriptor, body)
+    _check_keys(descriptor, tree, _DOCUMENT_KEYS)
+    if "fsLayers" in tree:
         raise _bad(descriptor, "it is a schema 1 manifest, which is not supported")
-    if kinds.media_type and kinds.media_type not in types:
-        raise _bad(descriptor, f"it says it is {kinds.media_type!r}, its descriptor {descriptor.media_type!r}")
-    return kinds
+    stated = tree.get("mediaType", "")
+    if stated and stated not in types:
+        raise _bad(descriptor, f"it says it is {str(stated)[:200]!r}, its descriptor {descriptor.media_type!r}")
+    for name in ("config", "subject", "layers", "manifests"):
+        value = tree.get(name)
+        for child in value if isinstance(value, list) else (value,):
+            if isinstance(child, dict):
+                _check_keys(descriptor, child, _DESCRIPTOR_KEYS)
+                if isinstance(child.get("platform"), dict):
+                    _check_keys(descriptor, child["platform"], _PLATFORM_KEYS)
+    return tree
 
 
-def _bound(descriptor: Descriptor, body: bytes) -> None:
+def _parse(descriptor: Descriptor, body: bytes) -> dict[str, Any]:
+    """JSON of unique keys, without the nulls."""
     if len(body) > MAX_DOCUMENT:
         raise _bad(descriptor, f"it is longer than {MAX_DOCUMENT} bytes")
-
-
-def _decode(descriptor: Descriptor, body: bytes, kind: type[D]) -> D:
     try:
-        return msgspec.json.decode(body, type=kind)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as exc:
+        tree = json.loads(body.decode(), object_pairs_hook=_object, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as exc:  # the decoders' errors are ValueErrors
         raise _bad(descriptor, str(exc)) from exc
+    if not isinstance(tree, dict):
+        raise _bad(descriptor, "it is not a JSON object")
+    return tree
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len({key for key, _ in pairs}) != len(pairs):
+        raise ValueError("a key comes twice in one object")
+    return {key: value for key, value in pairs if value is not None}
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _check_keys(descriptor: Descriptor, tree: Mapping[str, Any], spellings: Mapping[str, str]) -> None:
+    for key in tree:
+        if spellings.get(key.casefold(), key) != key:
+            raise _bad(descriptor, f"its key {key[:100]!r} can be taken for {spellings[key.casefold()]!r}")
+
+
+def _convert(descriptor: Descriptor, tree: dict[str, Any], kind: type[D]) -> D:
+    try:
+        return msgspec.convert(tree, kind)
+    except (msgspec.ValidationError, RecursionError) as exc:
+        raise _bad(descriptor, str(exc)) from exc
+
+
+def _subject(document: Index | Manifest) -> tuple[Descriptor, ...]:
+    return () if document.subject is None else (document.subject,)
 
 
 def _check(parent: Descriptor, child: Descriptor) -> None:

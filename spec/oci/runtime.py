@@ -5,24 +5,29 @@ few fields that holdd must read.
 """
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import msgspec
 
 from spec import errors
 from spec.base import Doc
 
+Id = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]  # a uid or gid; the spec says uint32
+
 
 class User(Doc, frozen=True):
     """`username` is holdd's on Linux: `name|uid[:group|gid]`, resolved in the root filesystem by the daemon."""
 
-    uid: int = 0
-    gid: int = 0
-    umask: int | None = None
-    additional_gids: Sequence[int] = ()
+    uid: Id = 0
+    gid: Id = 0
+    umask: Id | None = None
+    additional_gids: Sequence[Id] = ()
     username: str = ""
 
 
-class Rlimit(Doc, frozen=True):
+class Rlimit(Doc, frozen=True, omit_defaults=False):
+    """Both limits are always written: the spec requires them, and 0 is a common one (no core files)."""
+
     type: str
     hard: int = 0
     soft: int = 0
@@ -41,6 +46,30 @@ class Box(Doc, frozen=True):
     width: int = 0
 
 
+class Scheduler(Doc, frozen=True):
+    """sched_setattr(2); times in nanoseconds."""
+
+    policy: str
+    nice: int = 0
+    priority: int = 0
+    flags: Sequence[str] = ()
+    runtime: int = 0
+    deadline: int = 0
+    period: int = 0
+
+
+class IOPriority(Doc, frozen=True, omit_defaults=False):
+    """ioprio_set(2)."""
+
+    class_: str = msgspec.field(name="class")
+    priority: int = 0
+
+
+class ExecCPUAffinity(Doc, frozen=True):
+    initial: str = ""
+    final: str = ""
+
+
 class Process(Doc, frozen=True):
     terminal: bool = False
     console_size: Box | None = None
@@ -54,6 +83,9 @@ class Process(Doc, frozen=True):
     apparmor_profile: str = ""
     oom_score_adj: int | None = None
     selinux_label: str = ""
+    scheduler: Scheduler | None = None
+    io_priority: IOPriority | None = None
+    exec_cpu_affinity: ExecCPUAffinity | None = msgspec.field(default=None, name="execCPUAffinity")
 
 
 class Root(Doc, frozen=True):
@@ -62,9 +94,9 @@ class Root(Doc, frozen=True):
 
 
 class IDMapping(Doc, frozen=True):
-    container_id: int = msgspec.field(name="containerID")
-    host_id: int = msgspec.field(name="hostID")
-    size: int
+    container_id: Id = msgspec.field(name="containerID")
+    host_id: Id = msgspec.field(name="hostID")
+    size: Id
 
 
 class Mount(Doc, frozen=True):
@@ -107,8 +139,12 @@ class Memory(Doc, frozen=True):
     limit: int | None = None
     reservation: int | None = None
     swap: int | None = None
+    kernel: int | None = None
+    kernel_tcp: int | None = msgspec.field(default=None, name="kernelTCP")
     swappiness: int | None = None
     disable_oom_killer: bool | None = msgspec.field(default=None, name="disableOOMKiller")
+    use_hierarchy: bool | None = None
+    check_before_update: bool | None = None
 
 
 class CPU(Doc, frozen=True):
@@ -122,10 +158,60 @@ class CPU(Doc, frozen=True):
     realtime_period: int | None = None
     cpus: str = ""
     mems: str = ""
+    idle: int | None = None
 
 
-class Pids(Doc, frozen=True):
+class Pids(Doc, frozen=True, omit_defaults=False):
+    """The limit is always written: the spec requires it."""
+
     limit: int = 0
+
+
+class WeightDevice(Doc, frozen=True):
+    major: int
+    minor: int
+    weight: int | None = None
+    leaf_weight: int | None = None
+
+
+class ThrottleDevice(Doc, frozen=True):
+    """`rate` in bytes or operations a second."""
+
+    major: int
+    minor: int
+    rate: int
+
+
+class BlockIO(Doc, frozen=True):
+    weight: int | None = None
+    leaf_weight: int | None = None
+    weight_device: Sequence[WeightDevice] = ()
+    throttle_read_bps_device: Sequence[ThrottleDevice] = ()
+    throttle_write_bps_device: Sequence[ThrottleDevice] = ()
+    throttle_read_iops_device: Sequence[ThrottleDevice] = msgspec.field(default=(), name="throttleReadIOPSDevice")
+    throttle_write_iops_device: Sequence[ThrottleDevice] = msgspec.field(default=(), name="throttleWriteIOPSDevice")
+
+
+class HugepageLimit(Doc, frozen=True):
+    """`page_size` as in "2MB"; `limit` in bytes."""
+
+    page_size: str
+    limit: int
+
+
+class InterfacePriority(Doc, frozen=True):
+    name: str
+    priority: int
+
+
+class Network(Doc, frozen=True):
+    class_id: Id | None = msgspec.field(default=None, name="classID")
+    priorities: Sequence[InterfacePriority] = ()
+
+
+class Rdma(Doc, frozen=True):
+    hca_handles: Id | None = None
+    hca_objects: Id | None = None
 
 
 class Resources(Doc, frozen=True):
@@ -133,6 +219,10 @@ class Resources(Doc, frozen=True):
     memory: Memory | None = None
     cpu: CPU | None = None
     pids: Pids | None = None
+    block_io: BlockIO | None = msgspec.field(default=None, name="blockIO")
+    hugepage_limits: Sequence[HugepageLimit] = ()
+    network: Network | None = None
+    rdma: dict[str, Rdma] = {}
     unified: dict[str, str] = {}
 
 
@@ -155,7 +245,27 @@ class Seccomp(Doc, frozen=True):
     default_errno_ret: int | None = None
     architectures: Sequence[str] = ()
     flags: Sequence[str] = ()
+    listener_path: str = ""
+    listener_metadata: str = ""
     syscalls: Sequence[Syscall] = ()
+
+
+class IntelRdt(Doc, frozen=True):
+    clos_id: str = msgspec.field(default="", name="closID")
+    l3_cache_schema: str = ""
+    mem_bw_schema: str = ""
+    enable_cmt: bool = msgspec.field(default=False, name="enableCMT")
+    enable_mbm: bool = msgspec.field(default=False, name="enableMBM")
+
+
+class Personality(Doc, frozen=True):
+    domain: str
+    flags: Sequence[str] = ()
+
+
+class TimeOffset(Doc, frozen=True):
+    secs: int = 0
+    nanosecs: int = 0
 
 
 class Linux(Doc, frozen=True):
@@ -171,6 +281,9 @@ class Linux(Doc, frozen=True):
     masked_paths: Sequence[str] = ()
     readonly_paths: Sequence[str] = ()
     mount_label: str = ""
+    intel_rdt: IntelRdt | None = None
+    personality: Personality | None = None
+    time_offsets: dict[str, TimeOffset] = {}
 
 
 class Hook(Doc, frozen=True):

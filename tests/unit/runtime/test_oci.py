@@ -56,7 +56,7 @@ def test_which_runtime_is_meant(program):
     def settled(name, **fields):
         return settle(RuntimeRef(name=name, options=options(**fields)), runtimes, "/run/r", "ns")
 
-    assert settled("") == Launch(name="runc", path=program, root="/run/r/ns")
+    assert settled("runc") == Launch(name="runc", path=program, root="/run/r/ns")
     assert settled("io.containerd.runc.v2").path == program
     assert settled(program) == Launch(name=program, path=program, root="/run/r/ns")
     assert settled("mine") == Launch(name="mine", path=program, root="/mine/ns", no_pivot=True)
@@ -69,7 +69,7 @@ def test_which_runtime_is_meant(program):
     assert settle(RuntimeRef(name="runc"), runtimes, "/run/r", "ns").path == program
 
 
-@pytest.mark.parametrize("name", ["other", "io.containerd.other.v2", "/no/such/runtime", "../runc", "gone"])
+@pytest.mark.parametrize("name", ["other", "io.containerd.other.v2", "/no/such/runtime", "../runc", "gone", ""])
 def test_runtimes_that_are_not_there(name):
     with pytest.raises(errors.NotFound, match="not found"):
         settle(RuntimeRef(name=name), {"gone": RuntimeConfig(path="no-such-program")}, "/run/r", "ns")

@@ -1,0 +1,97 @@
+"""ctr's front: global options, the table of nouns, and errors made into an exit code.
+
+A noun's module is imported when it is asked for: every import is paid at every start.
+"""
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ctr.output import Out
+from daemon.client import connect
+from spec import errors
+
+ADDRESS = "/run/holdd/holdd.sock"
+
+
+class Noun(NamedTuple):
+    name: str
+    aliases: tuple[str, ...]
+    help: str
+
+
+NOUNS = (
+    Noun("containers", ("container", "c"), "manage containers"),
+    Noun("content", (), "manage content"),
+    Noun("events", ("event",), "show what happens, as it happens"),
+    Noun("images", ("image", "i"), "manage images"),
+    Noun("namespaces", ("namespace", "ns"), "manage namespaces"),
+    Noun("plugins", ("plugin",), "show the daemon's components"),
+    Noun("run", (), "run a container"),
+    Noun("snapshots", ("snapshot",), "manage snapshots"),
+    Noun("tasks", ("task", "t"), "manage running containers"),
+    Noun("version", (), "show the client's and the daemon's version"),
+)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Global options and the noun; the rest is its module's to parse."""
+    nouns = "\n".join(f"  {', '.join((noun.name, *noun.aliases)):32}{noun.help}" for noun in NOUNS)
+    parser = argparse.ArgumentParser(
+        prog="ctr",
+        description="The bare command line of holdd, for development and debugging.",
+        epilog=f"commands:\n{nouns}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    env = os.environ
+    parser.add_argument("--address", "-a", default=env.get("HOLDD_ADDRESS") or ADDRESS, help="the daemon's socket")
+    parser.add_argument(
+        "--namespace", "-n", default=env.get("HOLDD_NAMESPACE") or "default", help="the namespace to work in"
+    )
+    parser.add_argument("--timeout", type=float, metavar="SECONDS", help="bound on each call")
+    parser.add_argument("--debug", action="store_true", help="show where an error came from")
+    parser.add_argument("--version", "-v", action="store_true", help="show the client's version")
+    parser.add_argument("command", nargs="?", metavar="COMMAND")
+    parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit code: the container's where there is one, 1 for an error, 2 for a wrong usage."""
+    front = parser()
+    args = front.parse_args(argv)
+    if args.version:
+        print("ctr 0.1.0")
+        return 0
+    if args.command is None:
+        front.print_help()
+        return 2
+    noun = next((noun for noun in NOUNS if args.command in (noun.name, *noun.aliases)), None)
+    if noun is None:
+        front.error(f"unknown command {args.command!r}")
+    module = importlib.import_module(f"ctr.commands.{noun.name}")
+    own = argparse.ArgumentParser(prog=f"ctr {noun.name}", description=noun.help)
+    module.register(own)
+    given = own.parse_args(args.rest)
+    try:
+        with connect(args.address, namespace=args.namespace, timeout_s=args.timeout) as client:
+            code: int = module.run(given, client, Out(given)) or 0
+            sys.stdout.flush()
+            return code
+    except errors.Error as exc:
+        if args.debug:
+            raise
+        print(f"ctr: {exc.message}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nobody reads: nor shall the interpreter's last flush complain
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,85 @@
+"""How ctr prints: tables, JSON, or names alone."""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+
+from spec.base import to_json
+
+GAP = 4
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+def register_list(parser: argparse.ArgumentParser) -> None:
+    """The flags of every command that prints a table."""
+    parser.add_argument("--quiet", "-q", action="store_true", help="print names only")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+class Out:
+    """Standard output, in the form that the command's flags ask for."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self._json = getattr(args, "json", False)
+        self._quiet = getattr(args, "quiet", False)
+
+    def table(
+        self, header: Sequence[str], rows: Sequence[Sequence[str]], records: Sequence[object], names: Sequence[str]
+    ) -> None:
+        """One of: a table of `rows`, `records` as a JSON array, `names` one a line."""
+        if self._json:
+            self.json(list(records))
+        elif self._quiet:
+            for name in names:
+                self.line(name)
+        else:
+            self.columns([header, *rows])
+
+    def columns(self, rows: Sequence[Sequence[str]]) -> None:
+        widths = [max(len(cell) for cell in column) + GAP for column in zip(*rows, strict=True)]
+        for row in rows:
+            self.line("".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+    def json(self, value: object) -> None:
+        """Indented, as people read it."""
+        import msgspec
+
+        self.line(msgspec.json.format(to_json(value), indent=4).decode())
+
+    def line(self, text: str) -> None:
+        sys.stdout.write(f"{text}\n")
+
+    def note(self, text: str) -> None:
+        """A word that is no result, unless quiet."""
+        if not self._quiet and not self._json:
+            self.line(text)
+
+
+def size(count: int) -> str:
+    """`12.3 MiB`."""
+    value = float(count)
+    for unit in _UNITS:
+        if value < 1024 or unit == _UNITS[-1]:
+            return f"{value:.1f} {unit}" if unit != "B" else f"{count} B"
+        value /= 1024
+    raise AssertionError("unreachable")
+
+
+def age(created_at_ns: int) -> str:
+    """`3 minutes`."""
+    seconds = max(0, time.time_ns() - created_at_ns) // 1_000_000_000
+    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds // length} {unit}"
+    return f"{seconds} seconds"
+
+
+def labels(given: dict[str, str]) -> str:
+    """`a=1,b=2`, or `-`."""
+    return ",".join(f"{key}={value}" for key, value in sorted(given.items())) or "-"
+
+
+def parse_labels(given: Sequence[str]) -> dict[str, str]:
+    """`k=v`; a bare `k` means `true`."""
+    return {key: value if equals else "true" for key, equals, value in (text.partition("=") for text in given)}

@@ -1,0 +1,144 @@
+"""What a registry's HTTP API says (OCI distribution spec v1.1, the token protocol around it): pure readers of headers
+and bodies. Does no I/O and knows no host."""
+
+import re
+from collections.abc import Sequence
+from urllib.parse import parse_qsl, quote, urlsplit, urlunsplit
+
+import msgspec
+
+from spec import errors
+from spec.base import Doc, Record
+from spec.oci import image
+
+MAX_MANIFEST = 4 << 20  # bytes; what the distribution spec asks registries to take at least
+MAX_ERROR_BODY = 64_000  # bytes of an error's body that are looked at
+MAX_HEADERS = 64 << 10  # bytes of all headers of an answer
+ACCEPT = ", ".join((image.DOCKER_MANIFEST, image.DOCKER_INDEX, image.OCI_MANIFEST, image.OCI_INDEX, "*/*"))
+
+_TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_SCHEME = re.compile(rf"\s*({_TOKEN})(?:\s+|\s*$)", re.ASCII)
+_PARAMETER = re.compile(rf'\s*({_TOKEN})\s*=\s*(?:"((?:[^"\\]|\\.)*)"|({_TOKEN}))\s*(,|$)', re.ASCII)
+_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", re.ASCII)
+_CODE = re.compile(r"[A-Z0-9_]{1,64}", re.ASCII)
+
+
+class Challenge(Record, frozen=True):
+    """One scheme of a `WWW-Authenticate` header (RFC 9110, 11.6.1): lower-case `scheme`, lower-case parameter names."""
+
+    scheme: str
+    parameters: dict[str, str] = {}
+
+
+class Token(Record, frozen=True):
+    """A token server's answer. `expires_in` is in seconds, 0: not said."""
+
+    token: str = ""
+    access_token: str = ""
+    refresh_token: str = ""
+    expires_in: int = 0
+
+    @property
+    def value(self) -> str:
+        return self.token or self.access_token
+
+
+class Problem(Doc, frozen=True):
+    """One entry of an error body (distribution spec, error codes)."""
+
+    code: str = ""
+    message: str = ""
+
+
+class Problems(Doc, frozen=True):
+    errors: Sequence[Problem] = ()
+
+
+class ContentRange(Record, frozen=True):
+    """`Content-Range` of a 206 (RFC 9110, 14.4): bytes `first` to `last`, of `total` (-1: not said)."""
+
+    first: int
+    last: int
+    total: int = -1
+
+
+def manifest_path(repository: str, name: str) -> str:
+    """Path of a manifest below a registry's base; `name` is a tag or a digest."""
+    return f"{repository}/manifests/{name}"
+
+
+def blob_path(repository: str, digest: str) -> str:
+    return f"{repository}/blobs/{digest}"
+
+
+def pull_scope(repository: str) -> str:
+    """The token scope that pulling takes."""
+    return f"repository:{repository}:pull"
+
+
+def challenges(headers: Sequence[str]) -> list[Challenge]:
+    """All challenges of `WWW-Authenticate` headers. What is malformed ends the header it stands in."""
+    found = []
+    for header in headers:
+        position = 0
+        while (scheme := _SCHEME.match(header, position)) is not None:
+            position = scheme.end()
+            parameters: dict[str, str] = {}
+            while (parameter := _PARAMETER.match(header, position)) is not None:
+                name, quoted, plain, _ = parameter.groups()
+                parameters[name.lower()] = plain if quoted is None else re.sub(r"\\(.)", r"\1", quoted)
+                position = parameter.end()
+            found.append(Challenge(scheme=scheme[1].lower(), parameters=parameters))
+    return found
+
+
+def content_range(header: str) -> ContentRange:
+    """DataLoss for a header that is not one, or says less than nothing."""
+    match = _RANGE.fullmatch(header.strip())
+    if match is None or int(match[2]) < int(match[1]):
+        raise errors.DataLoss(f"content-range {header[:100]!r} is malformed")
+    total = -1 if match[3] == "*" else int(match[3])
+    return ContentRange(first=int(match[1]), last=int(match[2]), total=total)
+
+
+def problems(body: bytes) -> str:
+    """An error body's codes and messages on one line; "" when it is not one."""
+    try:
+        document = msgspec.json.decode(body, type=Problems)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return ""
+    said = [
+        f"{problem.code}: {_one_line(problem.message)}" if problem.message else problem.code
+        for problem in document.errors
+        if _CODE.fullmatch(problem.code)
+    ]
+    return "; ".join(said)[:1000]
+
+
+def token(body: bytes) -> Token:
+    """A token server's answer. DataLoss when it holds no token; the message shows nothing of it."""
+    try:
+        answer = msgspec.json.decode(body, type=Token, strict=False)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        raise errors.DataLoss("the token server's answer is not a token") from None
+    if not answer.value or not answer.value.isascii() or not answer.value.isprintable() or " " in answer.value:
+        raise errors.DataLoss("the token server's answer holds no token")
+    return answer
+
+
+def redacted(url: str) -> str:
+    """`url` fit for a message: values of its query (they sign requests) and its password are left out."""
+    try:
+        parts = urlsplit(url)
+        host = parts.netloc.rpartition("@")[2]
+    except ValueError:
+        return "(malformed url)"
+    query = "&".join(
+        f"{quote(name)}={quote(value) if name == 'ns' else 'REDACTED' if value else ''}"
+        for name, value in sorted(parse_qsl(parts.query, keep_blank_values=True))
+    )
+    return urlunsplit((parts.scheme, host, parts.path, query, ""))
+
+
+def _one_line(text: str) -> str:
+    return "".join(character if character.isprintable() else " " for character in text[:300])
