@@ -5,7 +5,6 @@ The start is `default_spec(namespace, id)`; `with_...` steps follow in any order
 of those that touch the process.
 """
 
-import csv
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -77,6 +76,8 @@ _DEVICES = (
     ("c", 5, 2),
 )  # fmt: skip
 
+_CSV = re.compile(r'(?:"(?:[^"]|"")*"|[^",]*)(?:,(?:"(?:[^"]|"")*"|[^",]*))*')
+_CSV_PART = re.compile(r'(?:^|,)(?:("(?:[^"]|"")*")|([^",]*))')
 _NUMBER = re.compile(r"[+-]?[0-9]+", re.ASCII)
 _NAMESPACES = ("pid", "network", "ipc", "uts", "mount", "user", "cgroup", "time")
 
@@ -172,13 +173,13 @@ def with_mounts(spec: Spec, mounts: Iterable[runtime.Mount]) -> Spec:
 
 
 def parse_mount(text: str) -> runtime.Mount:
-    """ctr's form, one line of CSV: `type=bind,src=/a,dst=/b,options=rbind:ro`. InvalidArgument."""
-    try:
-        rows = list(csv.reader([text], strict=True))
-    except csv.Error as exc:
-        raise errors.InvalidArgument(f"mount {text!r}: {exc}") from exc
+    """ctr's form: `type=bind,src=/a,dst=/b,options=rbind:ro`. InvalidArgument.
+
+    It is a line of CSV: a part with a comma in it stands in double quotes, as in `"src=/a,b",dst=/c`.
+    """
     fields: dict[str, str] = {}
-    for part in rows[0] if rows else ():
+    for quoted, bare in _parts(text):
+        part = quoted[1:-1].replace('""', '"') if quoted else bare
         key, equals, value = part.partition("=")
         if not equals:
             raise errors.InvalidArgument(f"mount {text!r}: {part!r} is not KEY=VALUE")
@@ -192,6 +193,13 @@ def parse_mount(text: str) -> runtime.Mount:
         source=fields.get("src", ""),
         options=tuple(fields.get("options", "").split(":")) if fields.get("options") else (),
     )
+
+
+def _parts(text: str) -> list[tuple[str, str]]:
+    """(quoted, bare) of each part of a line of CSV, one of the two empty."""
+    if not _CSV.fullmatch(text):
+        raise errors.InvalidArgument(f"mount {text!r}: its quotes are not those of CSV")
+    return _CSV_PART.findall(text)
 
 
 def with_namespace(spec: Spec, kind: str, path: str = "") -> Spec:

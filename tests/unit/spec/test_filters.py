@@ -153,7 +153,7 @@ def test_errors_name_the_place(text, position, why):
         ('a==b"c/d|e', [(("a",), "==", 'b"c/d|e')]),
         (r'a=="\x41\101\u0042\U0001F600"', [(("a",), "==", "AAB\U0001f600")]),
         (r'a=="\xe7\x89\x9b"', [(("a",), "==", "牛")]),
-        ('été==ü', [(("été",), "==", "ü")]),
+        ("été==ü", [(("été",), "==", "ü")]),
     ],
 )
 def test_what_is_read(text, expected):

@@ -26,7 +26,10 @@ def test_a_map_is_replaced_as_a_whole():
 @pytest.mark.parametrize("key", ["a", "with.dots", "example.com/x.y"])
 def test_one_entry(key):
     before = {"keep": "me", key: "old"}
-    assert masks.merge(image(before), image({key: "new"}), [f"labels.{key}"], IMAGE).labels == {"keep": "me", key: "new"}
+    assert masks.merge(image(before), image({key: "new"}), [f"labels.{key}"], IMAGE).labels == {
+        "keep": "me",
+        key: "new",
+    }
     assert masks.merge(image(before), image({key: ""}), [f"labels.{key}"], IMAGE).labels == {"keep": "me"}
     assert masks.merge(image(before), image({}), [f"labels.{key}"], IMAGE).labels == {"keep": "me"}
     assert before == {"keep": "me", key: "old"}
@@ -53,7 +56,9 @@ def test_no_fields_replace_all_that_may_change():
 
 
 def test_no_fields_reach_a_path_that_stands_alone():
-    merged = masks.merge(image(annotations={"a": "1"}), image(annotations={"b": "2"}, size=7), [], ["target.annotations"])
+    merged = masks.merge(
+        image(annotations={"a": "1"}), image(annotations={"b": "2"}, size=7), [], ["target.annotations"]
+    )
     assert merged.target == Descriptor(size=1, annotations={"b": "2"})
 
 
@@ -65,7 +70,9 @@ def test_opaque_entries():
     assert masks.merge(current, given, ["extensions.x"], CONTAINER).extensions == {}
 
 
-@pytest.mark.parametrize("field", ["id", "runtime.name", "nothing", "", ".", "labels.", "image.x", "labelsx", "__class__"])
+@pytest.mark.parametrize(
+    "field", ["id", "runtime.name", "nothing", "", ".", "labels.", "image.x", "labelsx", "__class__"]
+)
 def test_what_may_not_change_is_refused(field):
     with pytest.raises(errors.InvalidArgument):
         masks.merge(container(), container(), [field], CONTAINER)

@@ -91,7 +91,14 @@ def test_refused(bad):
         ("linux/arm64/v8.2", ["linux/arm64/v8.2", "linux/arm64/v8.1", "linux/arm64", "linux/arm/v8", "linux/arm/v7"]),
         (
             "linux/arm64/v9.1",
-            ["linux/arm64/v9.1", "linux/arm64/v9", "linux/arm64/v8.6", "linux/arm64/v8.5", "linux/arm64", "linux/arm/v8"],
+            [
+                "linux/arm64/v9.1",
+                "linux/arm64/v9",
+                "linux/arm64/v8.6",
+                "linux/arm64/v8.5",
+                "linux/arm64",
+                "linux/arm/v8",
+            ],
         ),
         ("linux/s390x", ["linux/s390x"]),
         ("linux/riscv64/rva23u64", ["linux/riscv64/rva23u64"]),

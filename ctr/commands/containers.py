@@ -1,0 +1,94 @@
+"""ctr containers."""
+
+import argparse
+import contextlib
+
+import msgspec
+
+from ctr import container, output
+from ctr.output import Out
+from daemon.client.client import Client
+from spec import errors
+from spec.api import containers as api
+from spec.api import tasks
+from spec.records import Container, Status
+
+
+def register(parser: argparse.ArgumentParser) -> None:
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+    create = verbs.add_parser("create", help="create a container")
+    container.register(create)
+    create.set_defaults(do=_create)
+    ls = verbs.add_parser("ls", aliases=["list"], help="list containers")
+    output.register_list(ls)
+    ls.add_argument("filters", nargs="*")
+    ls.set_defaults(do=_ls)
+    info = verbs.add_parser("info", help="show one container")
+    info.add_argument("--spec", action="store_true", help="only its OCI runtime spec")
+    info.add_argument("id")
+    info.set_defaults(do=_info)
+    rm = verbs.add_parser("rm", aliases=["remove", "delete", "del"], help="remove containers")
+    rm.add_argument("--keep-snapshot", action="store_true")
+    rm.add_argument("ids", nargs="+", metavar="id")
+    rm.set_defaults(do=_rm)
+    label = verbs.add_parser("label", help="set labels; an empty value removes one")
+    label.add_argument("id")
+    label.add_argument("labels", nargs="+", metavar="KEY=VALUE")
+    label.set_defaults(do=_label)
+
+
+def run(args: argparse.Namespace, client: Client, out: Out) -> int:
+    args.do(args, client, out)
+    return 0
+
+
+def _create(args: argparse.Namespace, client: Client, out: Out) -> None:
+    record, parent, mounts = container.describe(args, client)
+    if mounts:
+        raise errors.InvalidArgument("creating a container: --rootfs is for `ctr run`, which hands it to the task")
+    with contextlib.ExitStack() as undo:
+        container.create(client, record, parent, undo)
+        undo.pop_all()
+
+
+def _ls(args: argparse.Namespace, client: Client, out: Out) -> None:
+    found = client.containers.list(api.ListRequest(filters=args.filters)).containers
+    rows = [(record.id, record.image or "-", record.runtime.name) for record in found]
+    shown = [_shown(record) for record in found] if args.json else ()
+    out.table(("CONTAINER", "IMAGE", "RUNTIME"), rows, shown, [record.id for record in found])
+
+
+def _info(args: argparse.Namespace, client: Client, out: Out) -> None:
+    record = client.containers.get(api.GetRequest(id=args.id))
+    out.json(msgspec.json.decode(record.spec) if args.spec else _shown(record))
+
+
+def _shown(record: Container) -> dict[str, object]:
+    """A record with its spec decoded."""
+    fields = msgspec.structs.asdict(record)
+    fields["runtime"] = {"name": record.runtime.name, "options": msgspec.msgpack.decode(record.runtime.options)}
+    fields["extensions"] = {name: msgspec.msgpack.decode(value) for name, value in record.extensions.items()}
+    return {**fields, "spec": msgspec.Raw(record.spec)}
+
+
+def _rm(args: argparse.Namespace, client: Client, out: Out) -> None:
+    for id in args.ids:
+        try:
+            process = client.tasks.get(tasks.GetRequest(container_id=id))
+        except errors.NotFound:
+            process = None
+        if process is not None:
+            if process.status not in (Status.STOPPED, Status.CREATED):
+                raise errors.FailedPrecondition(
+                    f"removing container {id}: its task is {process.status.name.lower()}; kill it first"
+                )
+            client.tasks.delete(tasks.DeleteRequest(container_id=id))
+        container.remove(client, id, args.keep_snapshot)
+
+
+def _label(args: argparse.Namespace, client: Client, out: Out) -> None:
+    labels = output.parse_labels(args.labels)
+    record = client.containers.get(api.GetRequest(id=args.id))
+    changed = msgspec.structs.replace(record, labels=labels)
+    fields = [f"labels.{key}" for key in labels]
+    out.line(output.labels(client.containers.update(api.UpdateRequest(container=changed, fields=fields)).labels))

@@ -1,0 +1,132 @@
+"""ctr images."""
+
+import argparse
+import getpass
+import os
+import sys
+from collections.abc import Callable
+
+from ctr import image, output, progress
+from ctr.output import Out
+from daemon.client.client import Client
+from spec import errors, reference
+from spec.api import images as api
+from spec.api import transfer
+from spec.oci.image import Descriptor
+from spec.records import Image
+
+
+def register(parser: argparse.ArgumentParser) -> None:
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+    _register_pull(verbs.add_parser("pull", help="pull an image from a registry and unpack it"))
+    ls = verbs.add_parser("ls", aliases=["list"], help="list images")
+    output.register_list(ls)
+    ls.add_argument("filters", nargs="*")
+    ls.set_defaults(do=_ls)
+    rm = verbs.add_parser("rm", aliases=["remove", "delete", "del"], help="remove images by name")
+    rm.add_argument("--sync", action="store_true", help="wait until their space is given back")
+    rm.add_argument("names", nargs="+", metavar="ref")
+    rm.set_defaults(do=_rm)
+    tag = verbs.add_parser("tag", help="give an image another name")
+    tag.add_argument("--force", action="store_true", help="take the name from the image that has it")
+    tag.add_argument("--skip-reference-check", action="store_true", help="allow any name")
+    tag.add_argument("source")
+    tag.add_argument("targets", nargs="+", metavar="target")
+    tag.set_defaults(do=_tag)
+
+
+def run(args: argparse.Namespace, client: Client, out: Out) -> int:
+    return args.do(args, client, out) or 0
+
+
+def _register_pull(pull: argparse.ArgumentParser) -> None:
+    pull.add_argument("--user", "-u", default="", metavar="NAME[:PASSWORD]", help="for this registry only")
+    pull.add_argument("--plain-http", action="store_true", help="speak http")
+    pull.add_argument("--skip-verify", "-k", action="store_true", help="take any certificate")
+    pull.add_argument("--hosts-dir", default="", metavar="DIR", help="where hosts.toml files are")
+    pull.add_argument("--platform", action="append", default=[], help="instead of the host's; may be repeated")
+    pull.add_argument("--all-platforms", action="store_true", help="content of every platform")
+    pull.add_argument("--snapshotter", default=os.environ.get("HOLDD_SNAPSHOTTER", ""), help="unpack into this one")
+    pull.add_argument("--label", action="append", default=[], metavar="KEY=VALUE", help="of the image")
+    pull.add_argument("--quiet", "-q", action="store_true", help="show no progress")
+    pull.add_argument("ref")
+    pull.set_defaults(do=_pull)
+
+
+def _pull(args: argparse.Namespace, client: Client, out: Out) -> None:
+    username, colon, secret = args.user.partition(":")
+    if username and not colon:
+        secret = getpass.getpass("Password: ")
+    source = transfer.Registry(
+        reference=args.ref,
+        username=username,
+        secret=secret,
+        hosts_dir=args.hosts_dir,
+        plain_http=args.plain_http,
+        skip_verify=args.skip_verify,
+    )
+    unpacks = [
+        transfer.Unpack(platform=platform, snapshotter=args.snapshotter) for platform in args.platform or [""]
+    ]
+    destination = transfer.ImageStore(
+        name=args.ref,
+        labels=output.parse_labels(args.label),
+        platforms=args.platform,
+        all_platforms=args.all_platforms,
+        unpacks=unpacks,
+    )
+    request = transfer.TransferRequest(source=source, destination=destination)
+    progress.show(client.transfer.transfer(request), args.quiet)
+
+
+def _ls(args: argparse.Namespace, client: Client, out: Out) -> None:
+    found = client.images.list(api.ListRequest(filters=args.filters)).images
+    rows = [] if args.quiet or args.json else [_row(client, record) for record in found]
+    header = ("REF", "TYPE", "DIGEST", "SIZE", "PLATFORMS", "LABELS")
+    out.table(header, rows, found, [record.name for record in found])
+
+
+def _row(client: Client, record: Image) -> tuple[str, ...]:
+    target = record.target
+    size = _or_dash(lambda: output.size(image.size(client, target)))
+    offered = _or_dash(lambda: ",".join(image.offered(client, target)))
+    return record.name, target.media_type, target.digest, size, offered, output.labels(record.labels)
+
+
+def _or_dash(work: Callable[[], str]) -> str:
+    """An image whose content is partly gone is still listed."""
+    try:
+        return work() or "-"
+    except errors.Error:
+        return "-"
+
+
+def _rm(args: argparse.Namespace, client: Client, out: Out) -> int:
+    code = 0
+    for name in args.names:
+        try:
+            client.images.delete(api.DeleteRequest(name=name, sync=args.sync and name == args.names[-1]))
+            out.line(name)
+        except errors.Error as exc:
+            print(f"ctr: {exc.message}", file=sys.stderr)
+            code = 1
+    return code
+
+
+def _tag(args: argparse.Namespace, client: Client, out: Out) -> None:
+    source = client.images.get(api.GetRequest(name=args.source))
+    for name in args.targets:
+        if not args.skip_reference_check:
+            reference.parse(name)
+        _point(client, name, source.target, args.force)
+        out.line(name)
+
+
+def _point(client: Client, name: str, target: Descriptor, force: bool) -> None:
+    record = Image(name=name, target=target)
+    try:
+        client.images.create(api.CreateRequest(image=record))
+    except errors.AlreadyExists:
+        if not force:
+            raise
+        client.images.update(api.UpdateRequest(image=record, fields=["target"]))

@@ -1,0 +1,56 @@
+"""ctr run: create, start, wait, and with --rm remove."""
+
+import argparse
+import contextlib
+import sys
+
+from ctr import container, process
+from ctr.output import Out
+from daemon.client.client import Client
+from spec import errors
+from spec.api import tasks
+
+
+def register(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--rm", action="store_true", help="remove the container when it has ended")
+    parser.add_argument("--pid-file", default="", metavar="FILE")
+    parser.add_argument("--dump-config", action="store_true", help="print the OCI runtime spec and run nothing")
+    process.register(parser)
+    container.register(parser)
+
+
+def run(args: argparse.Namespace, client: Client, out: Out) -> int:
+    if args.rm and args.detach:
+        raise errors.InvalidArgument("--rm and --detach exclude one another")
+    record, parent, mounts = container.describe(args, client)
+    if args.dump_config:
+        sys.stdout.buffer.write(record.spec + b"\n")
+        return 0
+    with contextlib.ExitStack() as undo:
+        container.create(client, record, parent, undo)
+        stdio, fds = process.streams(args, args.tty)
+        request = tasks.CreateRequest(container_id=args.id, rootfs=mounts, stdio=stdio)
+        pid = client.tasks.create(request, fds=fds).pid
+        undo.callback(_end, client, args.id)
+        if args.pid_file:
+            with open(args.pid_file, "w") as file:
+                file.write(str(pid))
+        code = 0
+        if args.detach:
+            client.tasks.start(tasks.StartRequest(container_id=args.id))
+        else:
+            code = process.follow(client, args.id, "", args.tty)
+            client.tasks.delete(tasks.DeleteRequest(container_id=args.id))
+        undo.pop_all()
+    if args.rm:
+        container.remove(client, args.id)
+    return code
+
+
+def _end(client: Client, id: str) -> None:
+    """Take back a task that did not come to run."""
+    with contextlib.suppress(errors.Error):
+        client.tasks.kill(tasks.KillRequest(container_id=id, signal=9))
+        client.tasks.wait(tasks.WaitRequest(container_id=id))
+    with contextlib.suppress(errors.NotFound):
+        client.tasks.delete(tasks.DeleteRequest(container_id=id))

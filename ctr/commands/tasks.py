@@ -1,0 +1,177 @@
+"""ctr tasks."""
+
+import argparse
+import contextlib
+import signal
+
+from msgspec.structs import replace
+
+from ctr import output, process
+from ctr.output import Out
+from daemon.client.client import Client
+from spec import errors
+from spec.api import containers
+from spec.api import tasks as api
+from spec.base import to_json
+from spec.names import STOP_SIGNAL
+from spec.oci import build, runtime
+
+
+def register(parser: argparse.ArgumentParser) -> None:
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+    start = _verb(verbs, "start", _start, "run a container that exists")
+    start.add_argument("--pid-file", default="", metavar="FILE")
+    process.register(start)
+    ls = verbs.add_parser("ls", aliases=["list"], help="list tasks")
+    output.register_list(ls)
+    ls.set_defaults(do=_ls)
+    ps = _verb(verbs, "ps", _ps, "list a task's processes")
+    ps.add_argument("--json", action="store_true", help="print JSON")
+    _register_exec(_verb(verbs, "exec", _exec, "run another process in a task"))
+    kill = _verb(verbs, "kill", _kill, "send a signal")
+    kill.add_argument("--signal", "-s", default="", help="a name or a number; the image's stop signal, or SIGTERM")
+    kill.add_argument("--exec-id", default="")
+    kill.add_argument("--all", "-a", action="store_true", help="to all of its processes")
+    rm = verbs.add_parser("rm", aliases=["remove", "delete", "del"], help="delete tasks; the exit code is theirs")
+    rm.add_argument("--force", "-f", action="store_true", help="kill first")
+    rm.add_argument("--exec-id", default="")
+    rm.add_argument("ids", nargs="+", metavar="CONTAINER")
+    rm.set_defaults(do=_rm)
+    wait = _verb(verbs, "wait", _wait, "wait until it has ended; the exit code is its own")
+    wait.add_argument("--exec-id", default="")
+    attach = _verb(verbs, "attach", _attach, "join its terminal")
+    attach.add_argument("--exec-id", default="")
+    _verb(verbs, "pause", _pause, "freeze all of its processes")
+    _verb(verbs, "resume", _resume, "go on")
+
+
+def run(args: argparse.Namespace, client: Client, out: Out) -> int:
+    return args.do(args, client, out) or 0
+
+
+def _verb(verbs: argparse._SubParsersAction, name: str, do: object, help: str) -> argparse.ArgumentParser:  # type: ignore[type-arg]
+    parser: argparse.ArgumentParser = verbs.add_parser(name, help=help)
+    parser.add_argument("id", metavar="CONTAINER")
+    parser.set_defaults(do=do)
+    return parser
+
+
+def _register_exec(exec: argparse.ArgumentParser) -> None:
+    exec.add_argument("--exec-id", required=True)
+    exec.add_argument("--cwd", default="", metavar="DIR")
+    exec.add_argument("--tty", "-t", action="store_true", help="give it a terminal")
+    exec.add_argument("--user", "-u", default="", metavar="USER[:GROUP]")
+    exec.add_argument("--env", action="append", default=[], metavar="KEY=VALUE")
+    process.register(exec)
+    exec.add_argument("args", nargs=argparse.REMAINDER, metavar="COMMAND")
+
+
+def _start(args: argparse.Namespace, client: Client, out: Out) -> int:
+    record = client.containers.get(containers.GetRequest(id=args.id))
+    spec = runtime.decode(record.spec)
+    terminal = spec.process is not None and spec.process.terminal
+    stdio, fds = process.streams(args, terminal)
+    pid = client.tasks.create(api.CreateRequest(container_id=args.id, stdio=stdio), fds=fds).pid
+    if args.pid_file:
+        with open(args.pid_file, "w") as file:
+            file.write(str(pid))
+    if args.detach:
+        client.tasks.start(api.StartRequest(container_id=args.id))
+        return 0
+    code = process.follow(client, args.id, "", terminal)
+    client.tasks.delete(api.DeleteRequest(container_id=args.id))
+    return code
+
+
+def _ls(args: argparse.Namespace, client: Client, out: Out) -> None:
+    found = client.tasks.list(api.ListRequest()).tasks
+    rows = [(row.container_id, str(row.pid), row.status.name) for row in found]
+    out.table(("TASK", "PID", "STATUS"), rows, found, [row.container_id for row in found])
+
+
+def _ps(args: argparse.Namespace, client: Client, out: Out) -> None:
+    found = client.tasks.list_pids(api.ListPidsRequest(container_id=args.id)).processes
+    if args.json:
+        out.json(list(found))
+    else:
+        out.columns([("PID", "INFO"), *((str(row.pid), row.exec_id or "-") for row in found)])
+
+
+def _exec(args: argparse.Namespace, client: Client, out: Out) -> int:
+    record = client.containers.get(containers.GetRequest(id=args.id))
+    spec = build.with_args(runtime.decode(record.spec), args.args)
+    spec = build.with_env(spec, args.env)
+    if args.cwd:
+        spec = build.with_cwd(spec, args.cwd)
+    if args.user:
+        spec = build.with_user(spec, args.user)
+    if not args.args:
+        raise errors.InvalidArgument(f"executing in {args.id}: no command was given")
+    spec = build.with_terminal(spec) if args.tty else spec
+    document = to_json(replace(spec.process or runtime.Process(), terminal=args.tty))
+    stdio, fds = process.streams(args, args.tty)
+    request = api.ExecRequest(container_id=args.id, exec_id=args.exec_id, spec=document, stdio=stdio)
+    client.tasks.exec(request, fds=fds)
+    forget = api.DeleteProcessRequest(container_id=args.id, exec_id=args.exec_id)
+    if args.detach:
+        client.tasks.start(api.StartRequest(container_id=args.id, exec_id=args.exec_id))
+        return 0
+    try:
+        return process.follow(client, args.id, args.exec_id, args.tty)
+    finally:
+        with contextlib.suppress(errors.NotFound, errors.FailedPrecondition):
+            client.tasks.delete_process(forget)
+
+
+def _kill(args: argparse.Namespace, client: Client, out: Out) -> None:
+    number = _signal(args.signal or _stop_signal(client, args.id))
+    request = api.KillRequest(container_id=args.id, exec_id=args.exec_id, signal=number, all=args.all)
+    client.tasks.kill(request)
+
+
+def _stop_signal(client: Client, id: str) -> str:
+    record = client.containers.get(containers.GetRequest(id=id))
+    return record.labels.get(STOP_SIGNAL) or "SIGTERM"
+
+
+def _signal(text: str) -> int:
+    """`9`, `KILL` or `SIGKILL`."""
+    if text.isascii() and text.isdigit() and 0 < int(text) < signal.NSIG:
+        return int(text)
+    name = text.upper()
+    try:
+        return signal.Signals[name if name.startswith("SIG") else f"SIG{name}"]
+    except KeyError:
+        raise errors.InvalidArgument(f"signal {text!r} is unknown") from None
+
+
+def _rm(args: argparse.Namespace, client: Client, out: Out) -> int:
+    code = 0
+    for id in args.ids:
+        if args.force:
+            with contextlib.suppress(errors.NotFound):
+                request = api.KillRequest(container_id=id, exec_id=args.exec_id, signal=9, all=not args.exec_id)
+                client.tasks.kill(request)
+            process.wait(client, id, args.exec_id)
+        if args.exec_id:
+            forget = api.DeleteProcessRequest(container_id=id, exec_id=args.exec_id)
+            code = client.tasks.delete_process(forget).exit_status
+        else:
+            code = client.tasks.delete(api.DeleteRequest(container_id=id)).exit_status
+    return 0 if args.force else code
+
+
+def _wait(args: argparse.Namespace, client: Client, out: Out) -> int:
+    return process.wait(client, args.id, args.exec_id)
+
+
+def _attach(args: argparse.Namespace, client: Client, out: Out) -> int:
+    return process.joined(client, args.id, args.exec_id, start=False)
+
+
+def _pause(args: argparse.Namespace, client: Client, out: Out) -> None:
+    client.tasks.pause(api.PauseRequest(container_id=args.id))
+
+
+def _resume(args: argparse.Namespace, client: Client, out: Out) -> None:
+    client.tasks.resume(api.ResumeRequest(container_id=args.id))
