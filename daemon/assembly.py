@@ -75,7 +75,13 @@ class System:
         self.runtime = self._plugins.one(
             builtin.RUNTIME,
             "tasks",
-            lambda cls: cls(config.state, self._nursery, _runtimes(config), self._events),
+            lambda cls: cls(
+                config.state,
+                self._nursery,
+                _runtimes(config),
+                self._events,
+                default_runtime=config.default_runtime,
+            ),
         )
 
         # The API over all of them.

@@ -32,7 +32,7 @@ cdef extern from "<time.h>" nogil:
 cdef extern from "<errno.h>" nogil:
     int errno
     const int E2BIG, EADDRINUSE, ENODATA, ENOMEM, ENOTDIR, ENOTEMPTY, ENOTSUP, EOPNOTSUPP, EPERM, ERANGE, EXDEV
-    const int EBUSY, EISDIR
+    const int EBUSY, EISDIR, ELOOP
     const int EAGAIN, EBADF, EEXIST, EINTR, EINVAL, EMFILE, EMSGSIZE, ENAMETOOLONG, ENOENT
     const int ENOSPC, ENOSYS, EPROTONOSUPPORT
 

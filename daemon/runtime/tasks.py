@@ -33,8 +33,8 @@ class Tasks:
     """Tasks below the directory `state`: a private mount, so that what shims mount reaches nobody, and on tmpfs.
 
     `runtimes` are the configured OCI runtimes by name; `runc` is one unless they say otherwise; `default_runtime` is
-    that of a container which names none. `detached` makes mounts
-    a descriptor (`daemon.kit.mounting`). Shims and containers outlive this object; `recover` finds them again.
+    that of a container which names none. `detached` makes mounts a descriptor (`daemon.kit.mounting`). Shims and
+    containers outlive this object; `recover` finds them again.
     """
 
     def __init__(

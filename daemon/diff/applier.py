@@ -1,0 +1,87 @@
+"""Layers applied to what mounts show: inflate, hash and unpack in one pass."""
+
+import os
+from collections.abc import Sequence
+
+from daemon.diff import processors
+from daemon.diff.processors import Bounds
+from daemon.kit import mounting
+from pyx.unpack import Malformed, Truncated, Unpacker
+from spec import digest as digests
+from spec import errors
+from spec.base import Record
+from spec.oci.image import OCI_LAYER, Descriptor
+from spec.ports import BlobReader, Cancel, ContentStore, Source
+from spec.types import Mount, Usage
+
+CHUNK = 1 << 20  # bytes of plain tar at once
+
+
+class AppliedLayer(Record, frozen=True):
+    """A ports.Applied."""
+
+    descriptor: Descriptor
+    usage: Usage
+
+
+class ArchiveApplier:
+    """A ports.Applier for tar layers, plain, gzip or zstd, whose blobs are in `content`."""
+
+    def __init__(self, content: ContentStore, bounds: Bounds = Bounds()) -> None:
+        self._content = content
+        self._bounds = bounds
+
+    def apply(self, layer: Descriptor, mounts: Sequence[Mount], cancel: Cancel | None = None) -> AppliedLayer:
+        with self._content.reader(layer.digest) as blob:
+            return self.apply_stream(_BlobSource(blob), layer, mounts, cancel)
+
+    def apply_stream(
+        self, source: Source, layer: Descriptor, mounts: Sequence[Mount], cancel: Cancel | None = None
+    ) -> AppliedLayer:
+        """As `apply`, of bytes from anywhere: they may still be arriving."""
+        doing = f"applying layer {layer.digest}"
+        plain = processors.opened(source, layer.media_type, self._bounds)
+        with mounting.opened(mounts) as root:
+            try:
+                return _unpack(plain, root, cancel)
+            except Malformed as exc:
+                raise errors.InvalidArgument(f"{doing}: {exc}{_at(exc.entry)}") from exc
+            except Truncated as exc:
+                raise errors.DataLoss(f"{doing}: {exc}{_at(exc.entry)}") from exc
+            except errors.Error as exc:
+                raise type(exc)(f"{doing}: {exc.message}") from exc
+            except OSError as exc:
+                raise errors.from_os(exc, f"{doing}{_at(os.fsencode(exc.filename or ''))}") from exc
+
+
+def _unpack(plain: Source, root: int, cancel: Cancel | None) -> AppliedLayer:
+    running = digests.hasher()
+    size = 0
+    with Unpacker(root) as unpacker:
+        while data := plain.read(CHUNK):
+            if cancel is not None:
+                cancel.check()
+            running.update(data)
+            unpacker.feed(data)
+            size += len(data)
+        made, inodes = unpacker.finish()
+    diff_id = f"{digests.CANONICAL}:{running.hexdigest()}"
+    return AppliedLayer(
+        descriptor=Descriptor(media_type=OCI_LAYER, digest=diff_id, size=size),
+        usage=Usage(size=made, inodes=inodes),
+    )
+
+
+class _BlobSource:
+    def __init__(self, blob: BlobReader) -> None:
+        self._blob = blob
+
+    def read(self, size: int, /) -> bytes:
+        return self._blob.read(size)
+
+    def close(self) -> None:
+        """The blob is closed by whoever opened it."""
+
+
+def _at(entry: bytes) -> str:
+    return f" at {os.fsdecode(entry)!r}" if entry else ""

@@ -1,0 +1,190 @@
+"""From a layer's bytes as stored to a plain tar: gzip and zstd, in process and in bounded memory.
+
+A processor is a Source over a Source. Damaged or cut-off input is DataLoss; what inflates beyond the bounds is
+ResourceExhausted.
+"""
+
+from isal import isal_zlib
+from zstandard import ZstdDecompressor, ZstdError
+
+from spec import errors
+from spec.base import Record
+from spec.oci import graph
+from spec.ports import Source
+
+CHUNK = 256 << 10  # bytes asked of the source at once
+GZIP_MAGIC = b"\x1f\x8b\x08"
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+ZSTD_SKIPPABLE = b"\x2a\x4d\x18"  # behind a byte from 0x50 to 0x5f (RFC 8878, 3.1.2)
+GZIP_WINDOW = 31  # zlib's wbits for a gzip header
+
+
+class Bounds(Record, frozen=True):
+    """`size` is the most bytes a layer may inflate to; `ratio` the most of them for each byte read, once `slack` bytes
+    came out."""
+
+    size: int = 1 << 40
+    ratio: int = 2000
+    slack: int = 64 << 20
+
+
+def opened(source: Source, media_type: str, bounds: Bounds = Bounds()) -> Source:
+    """`source` as a plain tar. Unimplemented for a media type that is no layer's."""
+    kind = graph.compression(media_type)
+    counted = Counted(source)
+    if kind == "unknown":
+        head = Peeked(counted)
+        kind = sniffed(head.head)
+        plain: Source = head
+    else:
+        plain = counted
+    if kind == "gzip":
+        plain = Gunzip(plain)
+    elif kind == "zstd":
+        plain = Unzstd(plain)
+    return Bounded(plain, counted, bounds)
+
+
+def sniffed(head: bytes) -> str:
+    """gzip, zstd or nothing, by the first bytes."""
+    if head.startswith(GZIP_MAGIC):
+        return "gzip"
+    if head.startswith(ZSTD_MAGIC) or (head[1:4] == ZSTD_SKIPPABLE and head[0] >> 4 == 5):
+        return "zstd"
+    return ""
+
+
+class Counted:
+    """Counts what is read of a source."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self.count = 0
+
+    def read(self, size: int, /) -> bytes:
+        data = self._source.read(size)
+        self.count += len(data)
+        return data
+
+    def close(self) -> None:
+        self._source.close()
+
+
+class Peeked:
+    """A source whose first bytes can be looked at."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self.head = b""
+        while len(self.head) < 4 and (data := source.read(CHUNK)):
+            self.head += data
+
+    def read(self, size: int, /) -> bytes:
+        if not self.head:
+            return self._source.read(size)
+        data, self.head = self.head[:size], self.head[size:]
+        return data
+
+    def close(self) -> None:
+        self._source.close()
+
+
+class Gunzip:
+    """gzip, of any number of members (RFC 1952)."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._inflater = isal_zlib.decompressobj(wbits=GZIP_WINDOW)
+        self._input = b""
+
+    def read(self, size: int, /) -> bytes:
+        while True:
+            if self._inflater.eof and not self._next_member():
+                return b""
+            if not self._input:
+                self._input = self._source.read(CHUNK)
+            try:
+                data: bytes = self._inflater.decompress(self._input, size)
+            except isal_zlib.IsalError as exc:
+                raise errors.DataLoss(f"inflating gzip: {exc}") from exc
+            starved = not self._input
+            self._input = self._inflater.unconsumed_tail
+            if data:
+                return data
+            if starved and not self._inflater.eof:
+                raise errors.DataLoss("inflating gzip: it ends too early")
+
+    def close(self) -> None:
+        self._source.close()
+
+    def _next_member(self) -> bool:
+        """Whether another one follows; zeros behind the last are padding."""
+        rest = self._inflater.unused_data or self._source.read(CHUNK)
+        rest = rest.lstrip(b"\0")
+        while not rest:
+            rest = self._source.read(CHUNK)
+            if not rest:
+                return False
+            rest = rest.lstrip(b"\0")
+        self._inflater = isal_zlib.decompressobj(wbits=GZIP_WINDOW)
+        self._input = rest
+        return True
+
+
+class Unzstd:
+    """zstd, of any number of frames, skippable ones too (RFC 8878)."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._decoder = ZstdDecompressor().decompressobj(read_across_frames=False)
+        self._output = memoryview(b"")
+        self._input = b""
+        self._inside = True  # of a frame; a layer has at least one
+
+    def read(self, size: int, /) -> bytes:
+        while not self._output:
+            if not self._input:
+                self._input = self._source.read(CHUNK)
+                if not self._input:
+                    return self._end()
+            if self._decoder.eof:
+                self._decoder = ZstdDecompressor().decompressobj(read_across_frames=False)
+            try:
+                self._output = memoryview(self._decoder.decompress(self._input))
+            except ZstdError as exc:
+                raise errors.DataLoss(f"inflating zstd: {exc}") from exc
+            self._input = self._decoder.unused_data if self._decoder.eof else b""
+            self._inside = not self._decoder.eof
+        data, self._output = bytes(self._output[:size]), self._output[size:]
+        return data
+
+    def close(self) -> None:
+        self._source.close()
+
+    def _end(self) -> bytes:
+        if self._inside:
+            raise errors.DataLoss("inflating zstd: it ends too early")
+        return b""
+
+
+class Bounded:
+    """Ends what inflates too much."""
+
+    def __init__(self, plain: Source, counted: Counted, bounds: Bounds) -> None:
+        self._plain = plain
+        self._counted = counted
+        self._bounds = bounds
+        self._out = 0
+
+    def read(self, size: int, /) -> bytes:
+        data = self._plain.read(size)
+        self._out += len(data)
+        bounds = self._bounds
+        if self._out > bounds.size:
+            raise errors.ResourceExhausted(f"inflating: it is longer than {bounds.size} bytes")
+        if self._out > bounds.slack and self._out > self._counted.count * bounds.ratio:
+            raise errors.ResourceExhausted(f"inflating: it is more than {bounds.ratio} times as long as what was read")
+        return data
+
+    def close(self) -> None:
+        self._plain.close()

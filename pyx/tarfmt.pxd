@@ -1,0 +1,94 @@
+# The tar header (ustar, pax, GNU, old V7) as inline C: field offsets, numbers, checksum.
+# POSIX.1-2017, pax: "ustar Interchange Format"; GNU tar manual, "Basic Tar Format".
+#
+#   offset size            offset size
+#        0  100 name          156    1 typeflag
+#      100    8 mode          157  100 linkname
+#      108    8 uid           257    6 magic ("ustar\0", GNU: "ustar ")
+#      116    8 gid           329    8 devmajor
+#      124   12 size          337    8 devminor
+#      136   12 mtime         345  155 prefix (not in GNU's)
+#      148    8 chksum
+
+cdef enum:
+    BLOCK = 512
+    NAME_AT = 0
+    NAME_SIZE = 100
+    MODE_AT = 100
+    UID_AT = 108
+    GID_AT = 116
+    SIZE_AT = 124
+    MTIME_AT = 136
+    CHKSUM_AT = 148
+    TYPE_AT = 156
+    LINK_AT = 157
+    LINK_SIZE = 100
+    MAGIC_AT = 257
+    MAJOR_AT = 329
+    MINOR_AT = 337
+    PREFIX_AT = 345
+    PREFIX_SIZE = 155
+
+
+cdef inline bint number(const unsigned char* field, int size, long long* value) noexcept nogil:
+    """Octal, or base-256 when the first byte's high bit is set; whether it is a number that fits."""
+    cdef int at = 0
+    cdef unsigned long long result = 0
+    cdef bint negative, digits = False
+    if field[0] & 0x80:
+        negative = (field[0] & 0x40) != 0
+        if negative:  # two's complement: the top 64 bits of what is wider must be ones
+            for at in range(size - 8):
+                if field[at] != 0xFF:
+                    return False
+        elif size > 8:
+            if field[0] != 0x80:
+                return False
+            for at in range(1, size - 8):
+                if field[at] != 0:
+                    return False
+        for at in range(size - 8 if size > 8 else 0, size):
+            result = result << 8 | (field[at] & 0x7F if size <= 8 and at == 0 and not negative else field[at])
+        if not negative and result >> 63:
+            return False
+        value[0] = <long long>result
+        return True
+    while at < size and (field[at] == c" " or field[at] == 0):
+        at += 1
+    while at < size and c"0" <= field[at] <= c"7":
+        if result >> 60:
+            return False
+        result = result << 3 | (field[at] - c"0")
+        digits = True
+        at += 1
+    while at < size:
+        if field[at] != c" " and field[at] != 0:
+            return False
+        at += 1
+    value[0] = <long long>result
+    return digits or result == 0
+
+
+cdef inline bint checksum(const unsigned char* block) noexcept nogil:
+    """Whether the header's checksum is its bytes' sum, as unsigned ones or, as some old tars had it, as signed ones."""
+    cdef long long stated
+    cdef long plain = 0, signed_ = 0
+    cdef int at
+    if not number(block + CHKSUM_AT, 8, &stated):
+        return False
+    for at in range(BLOCK):
+        if CHKSUM_AT <= at < CHKSUM_AT + 8:
+            plain += 32
+            signed_ += 32
+        else:
+            plain += block[at]
+            signed_ += <signed char>block[at]
+    return stated == plain or stated == signed_
+
+
+cdef inline bint is_zero(const unsigned char* block) noexcept nogil:
+    cdef int at
+    for at in range(BLOCK):
+        if block[at] != 0:
+            return False
+    return True
