@@ -7,8 +7,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tests.daemon import Daemon  # noqa: E402
-from tests.registry import Registry, make_image  # noqa: E402
+from tests.daemon import Daemon
+from tests.registry import Registry, make_image
 
 
 def say(text):

@@ -110,7 +110,8 @@ class Truncated(EOFError):
 cdef class Unpacker:
     """Unpacks one archive below the directory `root_fd`, which stays the caller's.
 
-    `feed` any number of times, then `finish`; `close` frees, and is safe at any time. Any chunking gives the same result.
+    `feed` any number of times, then `finish`; `close` frees, and is safe at any time. Any chunking gives the same
+    result.
     """
 
     cdef Machine* machine

@@ -43,8 +43,9 @@ def usage(int root):
 
 
 def copy(int source, int target):
-    """Copy what is in directory `source` into directory `target`: owners, modes, times, extended attributes, hard links,
-    devices, symbolic links; blocks are shared where the filesystem can. `target` itself takes `source`'s attributes."""
+    """Copy what is in directory `source` into directory `target`: owners, modes, times, extended attributes, hard
+    links, devices, symbolic links; blocks are shared where the filesystem can. `target` itself takes `source`'s
+    attributes."""
     cdef Walk walk
     cdef sys.stat_t info
     cdef int result, number

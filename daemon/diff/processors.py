@@ -105,7 +105,7 @@ class Gunzip:
                 self._input = self._source.read(CHUNK)
             try:
                 data: bytes = self._inflater.decompress(self._input, size)
-            except isal_zlib.IsalError as exc:
+            except isal_zlib.IsalError as exc:  # type: ignore[misc]  # its stubs take the class for an instance
                 raise errors.DataLoss(f"inflating gzip: {exc}") from exc
             starved = not self._input
             self._input = self._inflater.unconsumed_tail
