@@ -29,7 +29,8 @@ def _lines(events: Iterable[Progress]) -> None:
             continue
         told[event.name] = (event.event, quarter)
         amount = f" {event.progress}/{event.total}" if event.total else ""
-        sys.stdout.write(f"{event.event} {event.name}{amount}\n")
+        name = "" if event.name in event.event else f" {event.name}"
+        sys.stdout.write(f"{event.event}{name}{amount}\n")
         sys.stdout.flush()
 
 

@@ -24,7 +24,8 @@ from daemon.scoped.snapshots import ScopedSnapshots
 from daemon.version import REVISION, VERSION
 from spec import errors
 from spec.api.service import Service
-from spec.ports import ContentStore, Snapshotter
+from spec.api.transfer import Registry
+from spec.ports import Applier, ContentStore, Resolver, Snapshotter
 from spec.protocol import SERVICES
 
 TABLES = {service.__name__.lower(): service for service in SERVICES}
@@ -71,6 +72,10 @@ class System:
             lambda row, cls: cls(self._root("snapshots", row.id), BucketKV(self._store, "snapshots", row.id)),
         )
 
+        # Layers and registries: what is imported when the first image is pulled.
+        self._applier = self._plugins.later(builtin.DIFFER, "walking")
+        self._resolver = self._plugins.later(builtin.RESOLVER, "registry")
+
         # Running processes.
         self.runtime = self._plugins.one(
             builtin.RUNTIME,
@@ -89,9 +94,10 @@ class System:
 
     def _services(self) -> Sequence[tuple[type[Service], object]]:
         io = self._pool("io", 16)
+        downloads = self.config.registry.max_concurrent_downloads
         arguments: dict[str, tuple[Any, ...]] = {
             "version": (VERSION, REVISION),
-            "namespaces": (self._store, self._events),
+            "namespaces": (self._store, self._events, self._snapshots_of),
             "images": (self.images,),
             "containers": (self._store, self._events),
             "content": (self.content, io),
@@ -99,7 +105,7 @@ class System:
             "tasks": (self._store, self.runtime, self.snapshotter),
             "events": (self._events,),
             "introspection": (self._uuid(), self._plugins.infos),
-            "transfer": (self,),
+            "transfer": (self, self._pool("transfer", 8), self._pool("download", downloads)),
         }
         made = self._plugins.every(builtin.SERVICE, lambda row, cls: cls(*arguments[row.id]))
         return [(TABLES[id], service) for id, service in made.items()]
@@ -117,7 +123,30 @@ class System:
         raw = self._snapshotters.get(name)
         if raw is None:
             raise errors.InvalidArgument(f"snapshotter {name} is unknown; there are {', '.join(self._snapshotters)}")
-        return ScopedSnapshots(raw, name, self._store, self._events, namespace)
+        return ScopedSnapshots(raw, name, self._events, namespace)
+
+    def applier(self, content: ContentStore) -> Applier:
+        made: Applier = self._applier()(content)
+        return made
+
+    def resolver(self, source: Registry) -> Resolver:
+        """For one image, with the caller's credentials."""
+        made: Resolver = self._resolver()(
+            source.hosts_dir or self.config.registry.hosts_dir,
+            source.plain_http,
+            source.skip_verify,
+            source.username,
+            source.secret,
+        )
+        return made
+
+    @property
+    def default_snapshotter(self) -> str:
+        return self.config.default_snapshotter
+
+    def _snapshots_of(self, namespace: str) -> Sequence[str]:
+        """Which snapshotters hold snapshots of a namespace, as text."""
+        return [f"snapshots ({name})" for name in self._snapshotters if any(self.snapshotter(namespace, name).list())]
 
     def close(self) -> None:
         """Close all components, last made first. Shims and what they run live on."""

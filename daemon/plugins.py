@@ -49,6 +49,12 @@ class Plugins:
                 self._note(row, "skip" if isinstance(exc, errors.Unimplemented) else "error", str(exc))
         return made
 
+    def later(self, type: str, id: str) -> Callable[[], Any]:
+        """The class of a component that is made for each use: imported when the first use comes."""
+        row = next(row for row in self._rows if (row.type, row.id) == (type, id))
+        self._note(row, "ok", "")
+        return partial(_load, row)
+
     def infos(self) -> list[PluginInfo]:
         return list(self._infos.values())
 
@@ -61,8 +67,7 @@ class Plugins:
         self._made.clear()
 
     def _make(self, row: Row, make: Callable[[Any], Any]) -> Any:
-        module, _, name = row.target.partition(":")
-        component = make(getattr(importlib.import_module(module), name))
+        component = make(_load(row))
         self._made.append(component)
         self._note(row, "ok", "")
         return component
@@ -76,3 +81,8 @@ class Plugins:
             status=status,
             init_error=error,
         )
+
+
+def _load(row: Row) -> Any:
+    module, _, name = row.target.partition(":")
+    return getattr(importlib.import_module(module), name)

@@ -86,6 +86,7 @@ cdef struct Machine:
     int xattr_count
     # its body
     long long left, padding
+    bint in_padding      # some writers leave out the last block's: that is no loss
     int fd
     # what was done
     Times* folders
@@ -260,11 +261,13 @@ cdef size_t _skip(Machine* m, size_t size) noexcept nogil:
 cdef void _then_pad(Machine* m) noexcept nogil:
     """What is left of the body's last block."""
     m.left, m.padding = m.padding, 0
+    m.in_padding = m.left > 0
     m.expecting = NOTHING if m.left else A_HEADER
 
 
 cdef void _finish(Machine* m) noexcept nogil:
-    if m.expecting not in (A_HEADER, THE_END) or m.in_block or m.started:
+    cdef bint whole = m.expecting in (A_HEADER, THE_END) or (m.expecting == NOTHING and m.in_padding)
+    if not whole or m.in_block or m.started:
         m.fault = TRUNCATED
         return
     _set_folder_times(m)
@@ -322,6 +325,7 @@ cdef void _begin_meta(Machine* m, long long size) noexcept nogil:
 
 cdef void _begin_skip(Machine* m, long long size) noexcept nogil:
     m.left, m.padding = size, _pad(size)
+    m.in_padding = False
     m.expecting = NOTHING if size else A_HEADER
 
 

@@ -87,17 +87,6 @@ class SnapshotInfo(Record, frozen=True):
     labels: Labels = {}
 
 
-class SnapshotRef(Record, frozen=True):
-    """A namespace's record of a snapshot: which key it has in the snapshotter that holds it."""
-
-    name: str
-    backend_key: str
-    parent: str = ""
-    created_at_ns: int = 0
-    updated_at_ns: int = 0
-    labels: Labels = {}
-
-
 class LeaseResource(Record, frozen=True):
     """`type` is content, ingests, images or snapshots/<snapshotter>."""
 

@@ -4,11 +4,13 @@ An ingest is a directory `ingest/<sha256 of its ref>/` with `data` and `about` (
 """
 
 import contextlib
+import hashlib
 import os
 import time
 from collections.abc import Callable
 
 import msgspec
+from msgspec.structs import replace
 
 from daemon.kit import atomic
 from spec import digest as digests
@@ -34,18 +36,20 @@ def directory_of(root: str, ref: str) -> str:
 
 
 def status_of(directory: str) -> IngestStatus | None:
-    """What is known of an ingest without opening it; None when it is not a whole one."""
-    try:
-        with open(os.path.join(directory, "about"), "rb") as file:
-            about = _about.decode(file.read())
-        info = os.stat(os.path.join(directory, "data"))
-    except (FileNotFoundError, msgspec.DecodeError):
+    """What is known of an ingest without opening it; None when it is none."""
+    about = _read(directory)
+    if about is None:
         return None
+    try:
+        info = os.stat(os.path.join(directory, "data"))
+    except FileNotFoundError:
+        return _status(about, 0, about.started_at_ns)
     return _status(about, info.st_size, info.st_mtime_ns)
 
 
 class Ingest:
-    """A ports.BlobWriter. `publish(path, digest)` moves the data to where blobs are; `released` is called on close."""
+    """A ports.BlobWriter. `publish(path, digest, size)` moves the data to where blobs are; `released` is called on
+    close."""
 
     def __init__(
         self,
@@ -53,7 +57,7 @@ class Ingest:
         ref: str,
         total: int,
         expected: str,
-        publish: Callable[[str, str], None],
+        publish: Callable[[str, str, int], None],
         released: Callable[[], None],
         sync: bool,
     ) -> None:
@@ -61,27 +65,28 @@ class Ingest:
         self._publish = publish
         self._released = released
         self._sync = sync
-        self._algorithm = digests.split(expected)[0] if expected else digests.CANONICAL
         self._about, self._fd = _open(directory, About(ref=ref, total=total, expected=expected))
-        self._offset = 0
-        self._hash = digests.hasher(self._algorithm)
         self._updated_at_ns = time.time_ns()
         try:
-            self._rehash()
+            self._algorithm = digests.split(self._about.expected)[0] if self._about.expected else digests.CANONICAL
+            self._hash, self._offset = self._hashed(self._algorithm)
         except BaseException:
             os.close(self._fd)
             raise
 
     def write(self, data: bytes | bytearray | memoryview, /) -> int:
+        fd = self._open()
         view = memoryview(data).cast("B")
         written = 0
         try:
             while written < len(view):
-                written += os.write(self._open(), view[written:])
+                written += os.pwrite(fd, view[written:], self._offset + written)
         except OSError as exc:
-            self._forget(written, view)
             raise errors.from_os(exc, f"writing ingest {self._about.ref}") from exc
-        self._forget(written, view)
+        finally:
+            self._hash.update(view[:written])
+            self._offset += written
+            self._updated_at_ns = time.time_ns()
         return written
 
     def status(self) -> IngestStatus:
@@ -91,35 +96,29 @@ class Ingest:
         return f"{self._algorithm}:{self._hash.hexdigest()}"
 
     def truncate(self) -> None:
-        os.ftruncate(self._open(), 0)
-        os.lseek(self._fd, 0, os.SEEK_SET)
+        try:
+            os.ftruncate(self._open(), 0)
+        except OSError as exc:
+            raise errors.from_os(exc, f"truncating ingest {self._about.ref}") from exc
         self._offset = 0
         self._hash = digests.hasher(self._algorithm)
 
     def commit(self, size: int = 0, expected: str = "", labels: Labels | None = None) -> str:
         doing = f"committing ingest {self._about.ref}"
-        if self._sync:
-            try:
-                os.fdatasync(self._open())
-            except OSError as exc:
-                raise errors.from_os(exc, doing) from exc
-        expected = expected or self._about.expected
-        if size and size != self._offset:
-            raise errors.FailedPrecondition(f"{doing}: it has {self._offset} bytes, not {size}")
-        self._use(expected)
-        digest = self.digest()
-        if expected and digest != expected:
-            raise errors.FailedPrecondition(f"{doing}: its digest is {digest}, not {expected}")
+        fd = self._open()
         try:
-            os.fchmod(self._open(), 0o444)
-            self._publish(os.path.join(self._directory, "data"), digest)
+            if self._sync:
+                os.fdatasync(fd)
+            digest = self._verified(size, expected or self._about.expected, doing)
+            os.utime(fd)  # a blob's time is that of its commit
+            os.fchmod(fd, 0o444)
+            self._publish(os.path.join(self._directory, "data"), digest, self._offset)
+        except errors.AlreadyExists:
+            self._end()
+            raise
         except OSError as exc:
             raise errors.from_os(exc, doing) from exc
-        finally:
-            published = not os.path.exists(os.path.join(self._directory, "data"))
-            if published:
-                self.close()
-                discard(self._directory)
+        self._end()
         return digest
 
     def close(self) -> None:
@@ -139,50 +138,83 @@ class Ingest:
             raise errors.FailedPrecondition(f"ingest {self._about.ref} is closed")
         return self._fd
 
-    def _forget(self, written: int, view: memoryview) -> None:
-        self._hash.update(view[:written])
-        self._offset += written
-        self._updated_at_ns = time.time_ns()
+    def _end(self) -> None:
+        """The directory goes before the ref is free: whoever opens it next has a new one. What resists stays for the
+        next sweep."""
+        try:
+            with contextlib.suppress(OSError):
+                discard(self._directory)
+        finally:
+            self.close()
 
-    def _use(self, expected: str) -> None:
-        """Hash with the algorithm that is expected, again if it was another."""
+    def _verified(self, size: int, expected: str, doing: str) -> str:
+        """The digest, by the algorithm that is expected."""
+        if size and size != self._offset:
+            raise errors.FailedPrecondition(f"{doing}: it has {self._offset} bytes, not {size}")
+        digest = self.digest()
         algorithm = digests.split(expected)[0] if expected else self._algorithm
         if algorithm != self._algorithm:
-            self._algorithm = algorithm
-            self._hash = digests.hasher(algorithm)
-            self._rehash()
+            digest = f"{algorithm}:{self._hashed(algorithm)[0].hexdigest()}"
+        if expected and digest != expected:
+            raise errors.FailedPrecondition(f"{doing}: its digest is {digest}, not {expected}")
+        return digest
 
-    def _rehash(self) -> None:
-        """Take in what is on disk already."""
+    def _hashed(self, algorithm: str) -> "tuple[hashlib._Hash, int]":
+        """Hash and length of what is on disk."""
+        running = digests.hasher(algorithm)
         offset = 0
-        while chunk := os.pread(self._open(), CHUNK, offset):
-            self._hash.update(chunk)
+        while chunk := os.pread(self._fd, CHUNK, offset):
+            running.update(chunk)
             offset += len(chunk)
-        os.lseek(self._fd, offset, os.SEEK_SET)
-        self._offset = offset
+        return running, offset
 
 
 def discard(directory: str) -> None:
     """Remove an ingest; `about` last, so that what is left of a cut-off removal is still one."""
-    for name in ("data", "about"):
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(os.path.join(directory, name))
     with contextlib.suppress(FileNotFoundError):
+        for name in sorted(os.listdir(directory), key="about".__eq__):
+            os.unlink(os.path.join(directory, name))
         os.rmdir(directory)
+
+
+def sweep(root: str) -> None:
+    """Remove what is no ingest any more: a crash of the host can take `about`, and with it the only name. Only while
+    nobody writes."""
+    base = os.path.join(root, "ingest")
+    for name in os.listdir(base):
+        directory = os.path.join(base, name)
+        if os.path.isdir(directory) and _read(directory) is None:
+            with contextlib.suppress(OSError):
+                discard(directory)
 
 
 def _open(directory: str, asked: About) -> tuple[About, int]:
     """The ingest's data for appending; one of another total starts again, as does one whose `about` is damaged."""
     os.makedirs(directory, mode=0o700, exist_ok=True)
-    found = None
-    with contextlib.suppress(FileNotFoundError, msgspec.DecodeError), open(f"{directory}/about", "rb") as file:
-        found = _about.decode(file.read())
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+    found = _read(directory)
     if found is None or (asked.total and found.total and asked.total != found.total):
-        found = About(ref=asked.ref, total=asked.total, expected=asked.expected, started_at_ns=time.time_ns())
-        atomic.write(f"{directory}/about", to_json(found), durable=False)
-        flags |= os.O_TRUNC
-    return found, os.open(f"{directory}/data", flags, 0o600)
+        about, flags = replace(asked, started_at_ns=time.time_ns()), os.O_TRUNC
+    else:
+        about, flags = replace(
+            found, total=asked.total or found.total, expected=asked.expected or found.expected
+        ), 0
+    fd = os.open(os.path.join(directory, "data"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | flags, 0o600)
+    try:
+        if about != found:  # after the truncation, lest new words stand over old bytes
+            atomic.write(os.path.join(directory, "about"), to_json(about), durable=False)
+    except BaseException:
+        os.close(fd)
+        raise
+    return about, fd
+
+
+def _read(directory: str) -> About | None:
+    """What the opener said; None when it is not there, or damaged."""
+    try:
+        with open(os.path.join(directory, "about"), "rb") as file:
+            return _about.decode(file.read())
+    except (FileNotFoundError, NotADirectoryError, msgspec.DecodeError):
+        return None
 
 
 def _status(about: About, offset: int, updated_at_ns: int) -> IngestStatus:

@@ -3,15 +3,17 @@
 Knows no namespaces and keeps no labels. A blob appears by rename once its bytes are on disk and verified.
 """
 
+import contextlib
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from daemon.content import ingest
 from daemon.content.ingest import Ingest
 from daemon.kit import atomic
 from spec import digest as digests
-from spec import errors, filters
+from spec import errors
+from spec.filters import fields_of, matcher
 from spec.records import ContentInfo, IngestStatus
 
 
@@ -23,56 +25,44 @@ class LocalContent:
         self._sync = sync
         self._lock = threading.Lock()
         self._open: set[str] = set()
-        for name in ("blobs", "ingest"):
+        for name in ("", "blobs", "ingest"):
             os.makedirs(os.path.join(root, name), mode=0o700, exist_ok=True)
+        ingest.sweep(root)
 
     def info(self, digest: str) -> ContentInfo:
-        try:
-            return _info(digest, os.stat(self._path(digest)))
-        except FileNotFoundError:
-            raise _missing(digest) from None
+        path = self._path(digest)
+        with _doing("looking at", digest):
+            stat = os.stat(path)
+        return ContentInfo(
+            digest=digest, size=stat.st_size, created_at_ns=stat.st_mtime_ns, updated_at_ns=stat.st_mtime_ns
+        )
 
     def update(self, info: ContentInfo, fields: Sequence[str] = ()) -> ContentInfo:
         raise errors.Unimplemented(f"updating content {info.digest}: this store keeps no labels")
 
-    def list(self, filters_: Sequence[str] = ()) -> Iterator[ContentInfo]:
-        matches = filters.matcher(filters_, _FIELDS)
-        blobs = os.path.join(self._root, "blobs")
-        for algorithm in sorted(os.listdir(blobs)):
-            for name in sorted(os.listdir(os.path.join(blobs, algorithm))):
-                try:
-                    info = self.info(f"{algorithm}:{name}")
-                except (errors.InvalidArgument, errors.NotFound):
-                    continue  # a foreign file, or one that went
-                if matches(info):
-                    yield info
+    def list(self, filters: Sequence[str] = ()) -> Iterator[ContentInfo]:
+        matches = matcher(filters, _FIELDS)
+        return filter(matches, self._infos())
 
     def delete(self, digest: str) -> None:
-        try:
-            os.unlink(self._path(digest))
-        except FileNotFoundError:
-            raise _missing(digest) from None
+        path = self._path(digest)
+        with _doing("deleting", digest):
+            os.unlink(path)
 
     def reader(self, digest: str) -> "Blob":
-        try:
-            return Blob(self._path(digest))
-        except FileNotFoundError:
-            raise _missing(digest) from None
-        except OSError as exc:
-            raise errors.from_os(exc, f"opening content {digest}") from exc
+        path = self._path(digest)
+        with _doing("opening", digest):
+            return Blob(path, digest)
 
     def writer(self, ref: str, total: int = 0, expected: str = "") -> Ingest:
         if not ref:
             raise errors.InvalidArgument("opening a writer: the ref is empty")
         if expected and os.path.exists(self._path(expected)):
             raise errors.AlreadyExists(f"content {expected} already exists")
-        with self._lock:
-            if ref in self._open:
-                raise errors.Unavailable(f"ingest {ref} is open already")
-            self._open.add(ref)
-        directory = ingest.directory_of(self._root, ref)
+        self._claim(ref, "opening")
         try:
-            return Ingest(directory, ref, total, expected, self._publish, self._releasing(ref), self._sync)
+            directory = ingest.directory_of(self._root, ref)
+            return Ingest(directory, ref, total, expected, self._publish, lambda: self._release(ref), self._sync)
         except OSError as exc:
             self._release(ref)
             raise errors.from_os(exc, f"opening ingest {ref}") from exc
@@ -86,40 +76,62 @@ class LocalContent:
             raise errors.NotFound(f"ingest {ref} not found")
         return status
 
-    def statuses(self, filters_: Sequence[str] = ()) -> Sequence[IngestStatus]:
-        matches = filters.matcher(filters_, _STATUS_FIELDS)
+    def statuses(self, filters: Sequence[str] = ()) -> Sequence[IngestStatus]:
+        matches = matcher(filters, _STATUS_FIELDS)
         base = os.path.join(self._root, "ingest")
         found = (ingest.status_of(os.path.join(base, name)) for name in sorted(os.listdir(base)))
         return [status for status in found if status is not None and matches(status)]
 
     def abort(self, ref: str) -> None:
-        self.status(ref)
-        with self._lock:
-            if ref in self._open:
-                raise errors.Unavailable(f"aborting ingest {ref}: it is being written")
-        ingest.discard(ingest.directory_of(self._root, ref))
+        self._claim(ref, "aborting")
+        try:
+            directory = ingest.directory_of(self._root, ref)
+            if not os.path.isdir(directory):
+                raise errors.NotFound(f"ingest {ref} not found")
+            ingest.discard(directory)
+        except OSError as exc:
+            raise errors.from_os(exc, f"aborting ingest {ref}") from exc
+        finally:
+            self._release(ref)
 
-    def _publish(self, data: str, digest: str) -> None:
-        """Move finished bytes to their name. AlreadyExists when the blob is there; the bytes are gone then."""
+    def _infos(self) -> Iterator[ContentInfo]:
+        blobs = os.path.join(self._root, "blobs")
+        for algorithm in sorted(os.listdir(blobs)):
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                names = sorted(os.listdir(os.path.join(blobs, algorithm)))
+                for name in names:
+                    # A foreign file, or a blob that went since, is passed over.
+                    with contextlib.suppress(errors.InvalidArgument, errors.NotFound):
+                        yield self.info(f"{algorithm}:{name}")
+
+    def _publish(self, data: str, digest: str, size: int) -> None:
+        """Move finished bytes to their name. AlreadyExists when the blob is there; but one of another size is damaged,
+        and makes way for what was just verified."""
         target = self._path(digest)
         directory = os.path.dirname(target)
-        if not os.path.isdir(directory):
-            os.makedirs(directory, mode=0o700, exist_ok=True)
-            if self._sync:
-                atomic.sync_directory(os.path.dirname(directory))
-        if os.path.exists(target):
-            os.unlink(data)
-            raise errors.AlreadyExists(f"content {digest} already exists")
-        os.rename(data, target)
-        if self._sync:
+        with self._lock:  # until the name of a first blob's directory is durable, no other blob counts on it
+            if not os.path.isdir(directory):
+                os.mkdir(directory, 0o700)
+                if self._sync:
+                    atomic.sync_directory(os.path.dirname(directory))
+            exists = _size(target) == size
+            if not exists:
+                os.rename(data, target)
+        if self._sync:  # when it exists too: whoever made it may not have come this far
             atomic.sync_directory(directory)
+        if exists:
+            raise errors.AlreadyExists(f"content {digest} already exists")
 
     def _path(self, digest: str) -> str:
         algorithm, name = digests.split(digest)
         return os.path.join(self._root, "blobs", algorithm, name)
 
-    def _releasing(self, ref: str) -> Callable[[], None]:
-        return lambda: self._release(ref)
+    def _claim(self, ref: str, doing: str) -> None:
+        """Keep everyone else from an ingest until it is released."""
+        with self._lock:
+            if ref in self._open:
+                raise errors.Unavailable(f"{doing} ingest {ref}: it is open already")
+            self._open.add(ref)
 
     def _release(self, ref: str) -> None:
         with self._lock:
@@ -129,17 +141,31 @@ class LocalContent:
 class Blob:
     """A ports.BlobReader over a file."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, digest: str) -> None:
+        self._digest = digest
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        self._offset = 0
         self.size = os.fstat(self._fd).st_size
 
     def read(self, size: int = -1, /) -> bytes:
-        return os.read(self._fd, self.size if size < 0 else size)
+        data = self.pread(max(self.size - self._offset, 0) if size < 0 else size, self._offset)
+        self._offset += len(data)
+        return data
 
     def pread(self, size: int, offset: int, /) -> bytes:
-        return os.pread(self._fd, size, offset)
+        fd = self.fileno()
+        with _doing("reading", self._digest):
+            data = os.pread(fd, size, offset)
+            while len(data) < size and offset + len(data) < self.size:  # one pread(2) ends at 2 GiB
+                more = os.pread(fd, size - len(data), offset + len(data))
+                if not more:
+                    break
+                data += more
+            return data
 
     def fileno(self) -> int:
+        if self._fd < 0:
+            raise errors.FailedPrecondition(f"content {self._digest} is closed")
         return self._fd
 
     def close(self) -> None:
@@ -154,15 +180,24 @@ class Blob:
         self.close()
 
 
-def _info(digest: str, stat: os.stat_result) -> ContentInfo:
-    return ContentInfo(
-        digest=digest, size=stat.st_size, created_at_ns=stat.st_mtime_ns, updated_at_ns=stat.st_mtime_ns
-    )
+@contextlib.contextmanager
+def _doing(doing: str, digest: str) -> Iterator[None]:
+    """Translates what the system says of a blob."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise errors.NotFound(f"content {digest} not found") from None
+    except OSError as exc:
+        raise errors.from_os(exc, f"{doing} content {digest}") from exc
 
 
-def _missing(digest: str) -> errors.NotFound:
-    return errors.NotFound(f"content {digest} not found")
+def _size(path: str) -> int:
+    """-1 when it is not there."""
+    try:
+        return os.stat(path).st_size
+    except FileNotFoundError:
+        return -1
 
 
-_FIELDS = filters.fields_of({"digest": lambda info: info.digest, "labels": lambda info: info.labels})
-_STATUS_FIELDS = filters.fields_of({"ref": lambda status: status.ref})
+_FIELDS = fields_of({"digest": lambda info: info.digest, "labels": lambda info: info.labels})
+_STATUS_FIELDS = fields_of({"ref": lambda status: status.ref})

@@ -7,8 +7,7 @@ import tempfile
 
 def write(path: str, data: bytes, *, mode: int = 0o600, durable: bool = True) -> None:
     """Put `data` at `path`. With `durable` it survives a power loss once this returns."""
-    directory = os.path.dirname(path) or "."
-    fd, temporary = tempfile.mkstemp(prefix=".new-", dir=directory)
+    fd, temporary = tempfile.mkstemp(prefix=".new-", dir=os.path.dirname(path) or ".")
     try:
         with os.fdopen(fd, "wb") as file:
             file.write(data)
@@ -16,13 +15,18 @@ def write(path: str, data: bytes, *, mode: int = 0o600, durable: bool = True) ->
             os.fchmod(file.fileno(), mode)
             if durable:
                 os.fsync(file.fileno())
-        os.rename(temporary, path)
+        publish(temporary, path, durable=durable)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
+
+
+def publish(temporary: str, path: str, *, durable: bool = True) -> None:
+    """Give a finished file or directory its name. What it holds must have been synced by whoever wrote it."""
+    os.rename(temporary, path)
     if durable:
-        sync_directory(directory)
+        sync_directory(os.path.dirname(path) or ".")
 
 
 def sync_directory(path: str) -> None:

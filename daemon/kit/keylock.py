@@ -55,16 +55,14 @@ class Once(Generic[T]):
         try:
             result = work()
         except BaseException as exc:
-            self._land(key)
-            mine.set_exception(exc)
+            with self._lock:
+                del self._flights[key]
+                mine.set_exception(exc)
             raise
-        self._land(key)
-        mine.set_result(result)
-        return result
-
-    def _land(self, key: str) -> None:
         with self._lock:
             del self._flights[key]
+            mine.set_result(result)
+        return result
 
 
 def _ended(flight: "Future[T]", cancel: Cancel | None) -> bool:

@@ -5,14 +5,13 @@ snapshotters keep (`kv`) stand in the bucket of no namespace.
 """
 
 from daemon.metadata.table import GLOBAL, Table
-from spec.records import Container, ContentInfo, Image, Namespace, SnapshotRef
+from spec.records import Container, ContentInfo, Image, Namespace
 
 NAMESPACES = Table("namespaces", "namespace", Namespace)  # GLOBAL / name
 IMAGES = Table("images", "image", Image)  # namespace / name
 CONTAINERS = Table("containers", "container", Container)  # namespace / id
 CONTENT = Table("content", "content", ContentInfo)  # namespace / digest
-SNAPSHOTS = Table("snapshots", "snapshot", SnapshotRef)  # namespace / snapshotter / key
 
-NAMESPACED = (IMAGES, CONTAINERS, CONTENT, SNAPSHOTS)
+NAMESPACED = (IMAGES, CONTAINERS, CONTENT)
 
-__all__ = ["CONTAINERS", "CONTENT", "GLOBAL", "IMAGES", "NAMESPACED", "NAMESPACES", "SNAPSHOTS"]
+__all__ = ["CONTAINERS", "CONTENT", "GLOBAL", "IMAGES", "NAMESPACED", "NAMESPACES"]

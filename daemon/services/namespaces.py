@@ -1,5 +1,7 @@
 """Namespaces: their records; one with anything in it stays."""
 
+from collections.abc import Callable, Sequence
+
 from daemon.metadata import buckets
 from daemon.metadata.store import Store, Txn
 from daemon.metadata.tables import GLOBAL, NAMESPACED, NAMESPACES
@@ -13,9 +15,12 @@ from spec.records import Namespace
 
 
 class Namespaces:
-    def __init__(self, store: Store, publisher: Publisher) -> None:
+    """`held` says what else than records a namespace has, in words."""
+
+    def __init__(self, store: Store, publisher: Publisher, held: Callable[[str], Sequence[str]]) -> None:
         self._store = store
         self._publisher = publisher
+        self._held = held
 
     def get(self, request: api.GetRequest) -> Namespace:
         with self._store.view() as view:
@@ -49,14 +54,16 @@ class Namespaces:
         return namespace
 
     async def delete(self, request: api.DeleteRequest) -> Empty:
-        await self._store.update(lambda txn: _delete(txn, request.name))
+        held = self._held(request.name)
+        await self._store.update(lambda txn: _delete(txn, request.name, held))
         self._publisher.publish(request.name, "/namespaces/delete", NamespaceDelete(name=request.name))
         return Empty()
 
 
-def _delete(txn: Txn, name: str) -> None:
+def _delete(txn: Txn, name: str, held: Sequence[str]) -> None:
     NAMESPACES.get(txn, GLOBAL, name)
     left = [table.kind for table in NAMESPACED if any(txn.items(buckets.prefix(name, table.kind)))]
+    left += held
     if left:
         raise errors.FailedPrecondition(f"deleting namespace {name}: it still has {', '.join(left)}")
     NAMESPACES.delete(txn, GLOBAL, name)

@@ -1,7 +1,7 @@
 """The tree of snapshots over a KV: which there are, of which kind, on whom they stand. Knows no filesystem.
 
 Layout:
-    s KEY               -> the snapshot (Node, msgpack); a key that is too long for a row is hashed
+    s KEY               -> the snapshot (Node, msgpack); of a key that is too long for a row, a NUL and its hash
     c HASH KEY-HASH     -> "", one row a child, by hashes of both names
     n                   -> the last id given out
 A snapshot keeps its id when it is committed, so its directory never moves.
@@ -14,8 +14,9 @@ from collections.abc import Iterator, Sequence
 import msgspec
 from msgspec.structs import replace
 
-from spec import errors, filters, masks
+from spec import errors, masks
 from spec.base import Record, pack
+from spec.filters import fields_of, matcher
 from spec.ports import KV, KVTxn
 from spec.records import Kind, Labels, SnapshotInfo
 from spec.types import Usage
@@ -25,19 +26,18 @@ _LAST = b"n"
 
 
 class Node(Record, frozen=True):
-    """A snapshot as stored: `id` names its directory, `usage` counts once it is committed."""
+    """A snapshot as stored: `id` names its directory, `usage` counts once it is committed, `parents` are the ids it
+    stands on, nearest first. They never change, for what has children cannot be removed: so a chain is read at once,
+    however deep."""
 
     id: int
     info: SnapshotInfo
     usage: Usage = Usage()
-
-
-class Snapshot(Record, frozen=True):
-    """A snapshot with the ids it stands on, nearest parent first."""
-
-    id: int
-    kind: Kind
     parents: Sequence[int] = ()
+
+    @property
+    def kind(self) -> Kind:
+        return self.info.kind
 
 
 _node = msgspec.msgpack.Decoder(Node)
@@ -49,27 +49,29 @@ class Tree:
     def __init__(self, kv: KV) -> None:
         self._kv = kv
 
-    def create(self, kind: Kind, key: str, parent: str, labels: Labels | None) -> Snapshot:
+    def create(self, kind: Kind, key: str, parent: str, labels: Labels | None) -> Node:
         """A new active snapshot or view. AlreadyExists; NotFound or InvalidArgument for the parent."""
-        if not key:
-            raise errors.InvalidArgument("making a snapshot: the key is empty")
         now = time.time_ns()
         info = SnapshotInfo(
             name=key, parent=parent, kind=kind, created_at_ns=now, updated_at_ns=now, labels=labels or {}
         )
 
-        def change(txn: KVTxn) -> Snapshot:
-            if txn.get(_key(key)) is not None:
-                raise errors.AlreadyExists(f"snapshot {key} already exists")
-            parents = _committed_chain(txn, parent)
+        def change(txn: KVTxn) -> Node:
+            below = _below(txn, key, parent)
             id = int(txn.get(_LAST) or b"0") + 1
+            node = Node(id=id, info=info, parents=(below.id, *below.parents) if below else ())
             txn.put(_LAST, b"%d" % id)
-            txn.put(_key(key), pack(Node(id=id, info=info)))
+            txn.put(_key(key), pack(node))
             if parent:
                 txn.put(_child(parent, key), b"")
-            return Snapshot(id=id, kind=kind, parents=parents)
+            return node
 
         return self._kv.update(change)
+
+    def parent_of(self, key: str, parent: str) -> Node | None:
+        """What a new snapshot `key` would stand on; raises what `create` would. For those who work before they ask."""
+        with self._kv.view() as view:
+            return _below(view, key, parent)
 
     def commit(self, name: str, key: str, labels: Labels | None, usage: Usage) -> None:
         """Active to committed. NotFound, FailedPrecondition for `key`; AlreadyExists for `name`."""
@@ -79,7 +81,7 @@ class Tree:
 
         def change(txn: KVTxn) -> None:
             node = _get(txn, key)
-            if node.info.kind != Kind.ACTIVE:
+            if node.kind != Kind.ACTIVE:
                 raise errors.FailedPrecondition(f"committing snapshot {key}: it is not active")
             if txn.get(_key(name)) is not None:
                 raise errors.AlreadyExists(f"snapshot {name} already exists")
@@ -88,7 +90,7 @@ class Tree:
                 name=name, parent=parent, kind=Kind.COMMITTED, created_at_ns=now, updated_at_ns=now, labels=labels or {}
             )
             txn.delete(_key(key))
-            txn.put(_key(name), pack(Node(id=node.id, info=info, usage=usage)))
+            txn.put(_key(name), pack(replace(node, info=info, usage=usage)))
             if parent:
                 txn.delete(_child(parent, key))
                 txn.put(_child(parent, name), b"")
@@ -114,13 +116,12 @@ class Tree:
         with self._kv.view() as view:
             return _get(view, key)
 
-    def active(self, key: str) -> Snapshot:
+    def active(self, key: str) -> Node:
         """An active snapshot or a view; FailedPrecondition when it is committed."""
-        with self._kv.view() as view:
-            node = _get(view, key)
-            if node.info.kind == Kind.COMMITTED:
-                raise errors.FailedPrecondition(f"mounting snapshot {key}: it is committed")
-            return Snapshot(id=node.id, kind=node.info.kind, parents=_committed_chain(view, node.info.parent))
+        node = self.get(key)
+        if node.kind == Kind.COMMITTED:
+            raise errors.FailedPrecondition(f"mounting snapshot {key}: it is committed")
+        return node
 
     def update(self, info: SnapshotInfo, fields: Sequence[str]) -> SnapshotInfo:
         """Labels by field mask."""
@@ -133,22 +134,24 @@ class Tree:
 
         return self._kv.update(change)
 
-    def list(self, filters_: Sequence[str] = ()) -> Iterator[SnapshotInfo]:
+    def list(self, filters: Sequence[str] = ()) -> Iterator[SnapshotInfo]:
         """As of the call; looking at the tree while iterating is fine."""
-        matches = filters.matcher(filters_, _FIELDS)
+        matches = matcher(filters, _FIELDS)
+        return iter([node.info for node in self.nodes() if matches(node.info)])
+
+    def nodes(self) -> Sequence[Node]:
+        """All snapshots, in order of their names."""
         with self._kv.view() as view:
-            found = [_node.decode(value).info for _, value in view.items(b"s")]
-        return iter([info for info in found if matches(info)])
+            return [_node.decode(value) for _, value in view.items(b"s")]
 
     def ids(self) -> set[int]:
         """Of all snapshots."""
-        with self._kv.view() as view:
-            return {_node.decode(value).id for _, value in view.items(b"s")}
+        return {node.id for node in self.nodes()}
 
 
 def _key(key: str) -> bytes:
     text = _text(key)
-    return b"s" + (text if len(text) <= MAX_KEY else hashlib.sha256(text).hexdigest().encode())
+    return b"s" + (text if len(text) <= MAX_KEY else b"\0" + hashlib.sha256(text).digest())
 
 
 def _child(parent: str, key: str = "") -> bytes:
@@ -170,23 +173,25 @@ def _get(view: KVTxn, key: str) -> Node:
     return _node.decode(value)
 
 
-def _committed_chain(view: KVTxn, parent: str) -> list[int]:
-    """Ids from `parent` down to the root."""
-    chain: list[int] = []
-    while parent:
-        value = view.get(_key(parent))
-        if value is None:
-            raise errors.NotFound(f"parent snapshot {parent} not found")
-        node = _node.decode(value)
-        if node.info.kind != Kind.COMMITTED:
-            raise errors.InvalidArgument(f"parent snapshot {parent} is not committed")
-        chain.append(node.id)
-        parent = node.info.parent
-    return chain
+def _below(view: KVTxn, key: str, parent: str) -> Node | None:
+    """The node of `parent`, on which a new snapshot `key` may stand; None without a parent."""
+    if not key:
+        raise errors.InvalidArgument("making a snapshot: the key is empty")
+    if view.get(_key(key)) is not None:
+        raise errors.AlreadyExists(f"snapshot {key} already exists")
+    if not parent:
+        return None
+    value = view.get(_key(parent))
+    if value is None:
+        raise errors.NotFound(f"parent snapshot {parent} not found")
+    node = _node.decode(value)
+    if node.kind != Kind.COMMITTED:
+        raise errors.InvalidArgument(f"parent snapshot {parent} is not committed")
+    return node
 
 
 _KINDS = {Kind.VIEW: "view", Kind.ACTIVE: "active", Kind.COMMITTED: "committed", Kind.UNKNOWN: "unknown"}
-_FIELDS = filters.fields_of(
+_FIELDS = fields_of(
     {
         "kind": lambda info: _KINDS[info.kind],
         "name": lambda info: info.name,

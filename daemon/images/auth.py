@@ -1,0 +1,124 @@
+"""Credentials of one registry: Basic, and tokens from its token server. They are bound to the host they were given for.
+
+A token server's realm is refused when it would weaken what the registry itself is: http for an https registry, or an
+address of this machine or link for a registry that is elsewhere.
+"""
+
+import base64
+import ipaddress
+import threading
+import time
+from collections.abc import Callable, Mapping
+from urllib.parse import urlencode, urlsplit
+
+from daemon.images.transport import Answer, status_error
+from spec import errors
+from spec.base import Record
+from spec.oci import distribution
+
+EARLY_S = 10  # before its end a token is not used any more
+DEFAULT_S = 60  # a token's life when nothing is said (the token protocol)
+MAX_BODY = 1 << 20
+CLIENT_ID = "holdd"
+
+Send = Callable[[str, str, Mapping[str, str], bytes | None], Answer]
+
+
+class Credentials(Record, frozen=True):
+    """A user and password; without `username` the secret is a refresh token; empty is anonymous."""
+
+    username: str = ""
+    secret: str = ""
+
+
+class Authorizer:
+    """The Authorization header for one host. `send` makes a request of that host's transport."""
+
+    def __init__(self, base: str, credentials: Credentials, send: Send) -> None:
+        self._base = base
+        self._credentials = credentials
+        self._send = send
+        self._lock = threading.Lock()
+        self._basic = ""
+        self._tokens: dict[str, tuple[str, float]] = {}
+
+    def header(self, scope: str) -> str:
+        """What is known to be good; "" before the first challenge."""
+        token, until = self._tokens.get(scope, ("", 0.0))
+        return token if token and time.monotonic() < until else self._basic
+
+    def challenged(self, answer: Answer, scope: str, doing: str) -> str:
+        """A header that answers a 401. Unauthenticated when there is none, or it was refused."""
+        used = self.header(scope)
+        offers = {c.scheme: c for c in distribution.challenges(answer.headers.getlist("WWW-Authenticate"))}
+        if "bearer" in offers:
+            with self._lock:
+                if self.header(scope) == used:
+                    self._tokens[scope] = self._fetch(offers["bearer"], scope, doing)
+                return self.header(scope)
+        if "basic" in offers and self._credentials.username:
+            if self._basic:
+                raise errors.Unauthenticated(f"{doing}: the user name or password was refused")
+            pair = f"{self._credentials.username}:{self._credentials.secret}".encode()
+            self._basic = f"Basic {base64.b64encode(pair).decode()}"
+            return self._basic
+        if "basic" in offers:
+            raise errors.Unauthenticated(f"{doing}: the registry asks for a user name and password")
+        raise errors.Unauthenticated(f"{doing}: the registry asks for credentials of no kind that is known")
+
+    def _fetch(self, challenge: distribution.Challenge, scope: str, doing: str) -> tuple[str, float]:
+        """A token, and until when it is good."""
+        realm = challenge.parameters.get("realm", "")
+        self._check_realm(realm, doing)
+        service = challenge.parameters.get("service", "")
+        asked = challenge.parameters.get("scope") or scope
+        if self._credentials.secret and not self._credentials.username:
+            answer = self._post(realm, service, asked)
+        else:
+            answer = self._get(realm, service, asked)
+        if answer.status != 200:
+            error = status_error(answer, "GET", realm, f"{doing}: asking for a token")
+            raise errors.Unauthenticated(error.message) if answer.status in (400, 401, 403) else error
+        token = distribution.token(answer.read(MAX_BODY) or b"")
+        answer.release_conn()
+        life = max(token.expires_in or DEFAULT_S, EARLY_S + 1)
+        return f"Bearer {token.value}", time.monotonic() + life - EARLY_S
+
+    def _get(self, realm: str, service: str, scope: str) -> Answer:
+        headers = {}
+        if self._credentials.username:
+            pair = f"{self._credentials.username}:{self._credentials.secret}".encode()
+            headers["Authorization"] = f"Basic {base64.b64encode(pair).decode()}"
+        fields = {"service": service, "scope": scope}
+        query = urlencode({name: value for name, value in fields.items() if value})
+        return self._send("GET", f"{realm}{'&' if '?' in realm else '?'}{query}", headers, None)
+
+    def _post(self, realm: str, service: str, scope: str) -> Answer:
+        """The OAuth2 way, for a refresh token."""
+        form = {
+            "grant_type": "refresh_token",
+            "service": service,
+            "client_id": CLIENT_ID,
+            "scope": scope,
+            "refresh_token": self._credentials.secret,
+        }
+        headers = {"Content-Type": "application/x-www-form-urlencoded"}
+        return self._send("POST", realm, headers, urlencode(form).encode())
+
+    def _check_realm(self, realm: str, doing: str) -> None:
+        own, other = urlsplit(self._base), urlsplit(realm)
+        if other.scheme not in ("http", "https") or not other.hostname:
+            raise errors.Unauthenticated(f"{doing}: the token server {realm[:100]!r} is no http address")
+        if own.scheme == "https" and other.scheme == "http":
+            raise errors.Unauthenticated(f"{doing}: the token server {realm[:100]!r} is less safe than the registry")
+        if other.hostname != own.hostname and _is_inward(other.hostname):
+            raise errors.Unauthenticated(f"{doing}: the token server {realm[:100]!r} is an address of this network")
+
+
+def _is_inward(hostname: str) -> bool:
+    """Loopback, link-local, private or unspecified, as a literal address or localhost."""
+    try:
+        address = ipaddress.ip_address(hostname)
+    except ValueError:
+        return hostname == "localhost"
+    return address.is_loopback or address.is_link_local or address.is_private or address.is_unspecified

@@ -1,0 +1,165 @@
+"""References to descriptors: asks the hosts of a registry, one after the other."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from daemon.images import hosts, transport
+from daemon.images.auth import Authorizer, Credentials
+from daemon.images.fetcher import RegistryFetcher
+from daemon.images.hosts import Host
+from daemon.images.transport import Answer, Transport
+from spec import digest as digests
+from spec import errors, reference
+from spec.oci import distribution
+from spec.oci.image import Descriptor
+from spec.reference import Reference
+
+CHALLENGES = 2  # 401s that are answered for one request
+
+
+class Session:
+    """One host, with what is known of its credentials. From any thread."""
+
+    def __init__(self, host: Host, credentials: Credentials, registry: str) -> None:
+        self.host = host
+        self._registry = registry
+        self._transport = Transport(host)
+        self._credentials = credentials
+        self._authorizer = self._authorized()
+
+    @property
+    def base(self) -> str:
+        return self._transport.base
+
+    def request(self, method: str, path: str, scope: str, doing: str, headers: Mapping[str, str] = {}) -> Answer:
+        """An answer that is no 401. Falls back to plain http once, where the host may."""
+        try:
+            return self._authorize(method, path, scope, doing, headers)
+        except errors.Unavailable:
+            if not self.host.fallback or self._transport.base == self.host.fallback:
+                raise
+            self._transport.base = self.host.fallback
+            self._authorizer = self._authorized()
+            return self._authorize(method, path, scope, doing, headers)
+
+    def close(self) -> None:
+        self._transport.close()
+
+    def _authorize(self, method: str, path: str, scope: str, doing: str, headers: Mapping[str, str]) -> Answer:
+        url = self.url(path)
+        header = self._authorizer.header(scope)
+        for attempt in range(CHALLENGES + 1):
+            given = {**headers, "Authorization": header} if header else headers
+            answer = self._transport.request(method, url, given)
+            if answer.status != 401:
+                return answer
+            if attempt == CHALLENGES:
+                raise transport.status_error(answer, method, url, doing)
+            header = self._authorizer.challenged(answer, scope, doing)
+            answer.close()
+        raise AssertionError("unreachable")
+
+    def url(self, path: str) -> str:
+        """A mirror is told which registry is meant."""
+        query = f"?ns={self._registry}" if self.host.mirror else ""
+        return f"{self._transport.base}/{path}{query}"
+
+    def _authorized(self) -> Authorizer:
+        return Authorizer(self._transport.base, self._credentials, self._transport.request)
+
+
+class RegistryResolver:
+    """A ports.Resolver for one image. The credentials are for its registry; mirrors are asked without them."""
+
+    def __init__(
+        self,
+        hosts_dir: str = "",
+        plain_http: bool = False,
+        skip_verify: bool = False,
+        username: str = "",
+        secret: str = "",
+        lookup: Callable[[str, str, bool, bool], list[Host]] = hosts.lookup,
+    ) -> None:
+        self._hosts_dir = hosts_dir
+        self._plain_http = plain_http
+        self._skip_verify = skip_verify
+        self._credentials = Credentials(username=username, secret=secret)
+        self._lookup = lookup
+        self._sessions: dict[str, list[Session]] = {}
+
+    def resolve(self, ref: str) -> Descriptor:
+        parsed = reference.parse(ref)
+        doing = f"resolving {ref}"
+        failures: list[errors.Error] = []
+        for session in self._having(parsed, "pull" if parsed.digest else "resolve"):
+            try:
+                return _resolve(session, parsed, doing)
+            except (errors.NotFound, errors.Unavailable) as exc:
+                failures.append(exc)
+        raise _worst(failures, doing)
+
+    def fetcher(self, ref: str) -> RegistryFetcher:
+        parsed = reference.parse(ref)
+        return RegistryFetcher(self._having(parsed, "pull"), parsed)
+
+    def close(self) -> None:
+        for sessions in self._sessions.values():
+            for session in sessions:
+                session.close()
+        self._sessions.clear()
+
+    def _having(self, ref: Reference, capability: str) -> Sequence[Session]:
+        if ref.host not in self._sessions:
+            found = self._lookup(ref.host, self._hosts_dir, self._plain_http, self._skip_verify)
+            self._sessions[ref.host] = [
+                Session(host, Credentials() if host.mirror else self._credentials, ref.host) for host in found
+            ]
+        return [session for session in self._sessions[ref.host] if capability in session.host.capabilities]
+
+
+def _resolve(session: Session, ref: Reference, doing: str) -> Descriptor:
+    """By HEAD; by GET where the answer to HEAD leaves something open."""
+    path = distribution.manifest_path(ref.repository, ref.object)
+    scope = distribution.pull_scope(ref.repository)
+    answer = session.request("HEAD", path, scope, doing, {"Accept": distribution.ACCEPT})
+    digest = ref.digest or answer.headers.get("Docker-Content-Digest", "")
+    length = answer.headers.get("Content-Length", "")
+    media_type = answer.headers.get("Content-Type", "").partition(";")[0].strip()
+    status = answer.status
+    answer.read()
+    answer.release_conn()
+    if status == 200 and digest and media_type and length.isdigit() and int(length):
+        digests.check(digest)
+        return _descriptor(media_type, digest, int(length), doing)
+    if status == 404:
+        raise errors.NotFound(f"{doing}: not found at {session.host.name}")
+    return _by_body(session, ref, path, scope, doing)
+
+
+def _by_body(session: Session, ref: Reference, path: str, scope: str, doing: str) -> Descriptor:
+    answer = session.request("GET", path, scope, doing, {"Accept": distribution.ACCEPT})
+    if answer.status != 200:
+        raise transport.status_error(answer, "GET", session.url(path), doing)
+    body = answer.read(distribution.MAX_MANIFEST + 1) or b""
+    answer.close()
+    digest = digests.of(body, digests.split(ref.digest)[0] if ref.digest else digests.CANONICAL)
+    if ref.digest and digest != ref.digest:
+        raise errors.FailedPrecondition(f"{doing}: what {session.host.name} sent is {digest}")
+    media_type = answer.headers.get("Content-Type", "").partition(";")[0].strip()
+    return _descriptor(media_type, digest, len(body), doing)
+
+
+def _descriptor(media_type: str, digest: str, size: int, doing: str) -> Descriptor:
+    if size > distribution.MAX_MANIFEST:
+        raise errors.InvalidArgument(f"{doing}: its manifest has {size} bytes, more than {distribution.MAX_MANIFEST}")
+    return Descriptor(media_type=media_type, digest=digest, size=size)
+
+
+def _worst(failures: Sequence[errors.Error], doing: str) -> errors.Error:
+    """What to tell of several hosts' failures: that one knew it not, rather than that another was away."""
+    for failure in failures:
+        if isinstance(failure, errors.NotFound):
+            return failure
+    if failures:
+        text = failures[-1].message
+        return type(failures[-1])(text if text.startswith(doing) else f"{doing}: {text}")
+    return errors.FailedPrecondition(f"{doing}: no host is configured that may be asked")

@@ -1,0 +1,105 @@
+"""What all snapshotters have in common that keep each snapshot in a directory: the tree's record and the directory are
+made, found again and removed together. Knows not what is in a directory, nor how it is mounted."""
+
+import contextlib
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+
+from daemon.snapshots import folders
+from daemon.snapshots.folders import Folders
+from daemon.snapshots.tree import Node, Tree
+from spec import errors
+from spec.ports import KV
+from spec.records import Kind, Labels, SnapshotInfo
+from spec.types import Mount, Usage
+
+
+class DirectorySnapshotter(ABC):
+    """A ports.Snapshotter below `root`, whose truth is in `kv`.
+
+    Order of a creation: the directory under a passing name, the record, the directory's own name. So a crash in between
+    leaves rubbish for `cleanup`, or a record whose directory is made again at the next start; never half a snapshot.
+    Of a removal: the record, then the directory.
+    """
+
+    def __init__(self, root: str, kv: KV, sync_remove: bool = True) -> None:
+        self._folders = Folders(root)
+        self._tree = Tree(kv)
+        self._sync_remove = sync_remove
+        self._recover()
+
+    @abstractmethod
+    def _fill(self, directory: str, kind: Kind, parent: int | None) -> None:
+        """Make a new directory what a snapshot on top of the one with id `parent` starts as. OSError."""
+
+    @abstractmethod
+    def _mounts(self, node: Node) -> Sequence[Mount]:
+        """What shows an active snapshot or a view."""
+
+    @abstractmethod
+    def _own(self, id: int) -> str:
+        """The path of the tree that counts as a snapshot's own."""
+
+    def prepare(self, key: str, parent: str = "", labels: Labels | None = None) -> Sequence[Mount]:
+        return self._create(Kind.ACTIVE, key, parent, labels)
+
+    def view(self, key: str, parent: str = "", labels: Labels | None = None) -> Sequence[Mount]:
+        return self._create(Kind.VIEW, key, parent, labels)
+
+    def mounts(self, key: str) -> Sequence[Mount]:
+        return self._mounts(self._tree.active(key))
+
+    def commit(self, name: str, key: str, labels: Labels | None = None, usage: Usage | None = None) -> None:
+        if usage is None:
+            usage = folders.usage(self._own(self._tree.get(key).id))
+        self._tree.commit(name, key, labels, usage)
+
+    def remove(self, key: str) -> None:
+        self._folders.discard(str(self._tree.remove(key).id), self._sync_remove)
+
+    def stat(self, key: str) -> SnapshotInfo:
+        return self._tree.get(key).info
+
+    def update(self, info: SnapshotInfo, fields: Sequence[str] = ()) -> SnapshotInfo:
+        return self._tree.update(info, fields)
+
+    def usage(self, key: str) -> Usage:
+        node = self._tree.get(key)
+        return node.usage if node.kind == Kind.COMMITTED else folders.usage(self._own(node.id))
+
+    def list(self, filters: Sequence[str] = ()) -> Iterator[SnapshotInfo]:
+        return self._tree.list(filters)
+
+    def cleanup(self) -> None:
+        self._folders.sweep(self._tree.ids)
+        self._folders.empty()
+
+    def close(self) -> None:  # noqa: B027 (a room may have something to close)
+        """Nothing is held open."""
+
+    def _create(self, kind: Kind, key: str, parent: str, labels: Labels | None) -> Sequence[Mount]:
+        try:
+            below = self._tree.parent_of(key, parent)
+            with self._folders.making() as new:
+                self._fill(new, kind, below.id if below else None)
+                node = self._tree.create(kind, key, parent, labels)
+                try:
+                    self._folders.settle(new, node.id)
+                except OSError:
+                    self._tree.remove(key)
+                    raise
+        except OSError as exc:
+            raise errors.from_os(exc, f"preparing snapshot {key}") from exc
+        return self._mounts(node)
+
+    def _recover(self) -> None:
+        """Make the directories that a crash kept from their names. Nobody had been told of them, or the host went down
+        before it wrote what was in them."""
+        for node in self._tree.nodes():
+            if node.kind == Kind.COMMITTED or os.path.isdir(self._folders.path(node.id)):
+                continue
+            # One that cannot be made fails whoever mounts it, not all others.
+            with contextlib.suppress(OSError), self._folders.making() as new:
+                self._fill(new, node.kind, node.parents[0] if node.parents else None)
+                self._folders.settle(new, node.id)
