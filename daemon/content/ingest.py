@@ -66,7 +66,7 @@ class Ingest:
         self._released = released
         self._sync = sync
         self._about, self._fd = _open(directory, About(ref=ref, total=total, expected=expected))
-        self._updated_at_ns = time.time_ns()
+        self._updated_at_ns = 0
         try:
             self._algorithm = digests.split(self._about.expected)[0] if self._about.expected else digests.CANONICAL
             self._hash, self._offset = self._hashed(self._algorithm)
@@ -86,10 +86,12 @@ class Ingest:
         finally:
             self._hash.update(view[:written])
             self._offset += written
-            self._updated_at_ns = time.time_ns()
         return written
 
     def status(self) -> IngestStatus:
+        """Its time is the file's, as for those who ask without opening it."""
+        if self._fd >= 0:
+            self._updated_at_ns = os.fstat(self._fd).st_mtime_ns
         return _status(self._about, self._offset, self._updated_at_ns)
 
     def digest(self) -> str:
@@ -123,6 +125,7 @@ class Ingest:
 
     def close(self) -> None:
         if self._fd >= 0:
+            self.status()
             os.close(self._fd)
             self._fd = -1
             self._released()
