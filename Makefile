@@ -4,7 +4,9 @@
 PYTHON ?= /usr/bin/python3
 VENV := .venv
 BIN := $(VENV)/bin
-SYSTEM := gcc libc6-dev python3 python3-dev python3-venv runc docker-registry skopeo umoci busybox-static ca-certificates
+SYSTEM := gcc libc6-dev python3 python3-dev python3-venv runc docker-registry skopeo umoci busybox-static \
+  ca-certificates openssl e2fsprogs
+PEERS := containerd
 SOURCES := $(wildcard pyx/*.pyx pyx/*.pxd) setup.py
 
 demo: build
@@ -16,16 +18,17 @@ test: build lint
 build: $(VENV)/built
 
 bench: build
+	@dpkg -s $(PEERS) >/dev/null 2>&1 || DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $(PEERS)
 	$(BIN)/python -m tests.bench
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/cython-lint pyx
+	PATH=$(CURDIR)/$(BIN):$$PATH cython-lint pyx
 
 # Renders spec/PROTOCOL.md and the JSON Schema from the method tables.
 protocol: $(VENV)/ready
-	$(BIN)/python packaging/protocol.py
+	$(BIN)/python -m tests.arch.test_protocol
 
 system:
 	@dpkg -s $(SYSTEM) >/dev/null 2>&1 || { apt-get update -q && \

@@ -1,6 +1,7 @@
 """How holdd is put together. Reads from top to bottom as the story of the system, and is the one place that knows
 everyone."""
 
+import logging
 import os
 import uuid
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,8 @@ from spec.api.service import Service
 from spec.api.transfer import Registry
 from spec.ports import Applier, ContentStore, Resolver, Snapshotter
 from spec.protocol import SERVICES
+
+log = logging.getLogger(__name__)
 
 TABLES = {service.__name__.lower(): service for service in SERVICES}
 
@@ -147,6 +150,14 @@ class System:
     def _snapshots_of(self, namespace: str) -> Sequence[str]:
         """Which snapshotters hold snapshots of a namespace, as text."""
         return [f"snapshots ({name})" for name in self._snapshotters if any(self.snapshotter(namespace, name).list())]
+
+    def tidy(self) -> None:
+        """Finish what an earlier daemon left half removed. Blocking; beside everything else."""
+        for name, snapshotter in self._snapshotters.items():
+            try:
+                snapshotter.cleanup()
+            except (errors.Error, OSError) as exc:
+                log.warning("tidying snapshotter %s: %s", name, exc)
 
     def close(self) -> None:
         """Close all components, last made first. Shims and what they run live on."""

@@ -30,11 +30,13 @@ async def serve(config: Config, nursery: Nursery) -> None:
         server = UnixServer(Dispatcher(system.services))
         server.listen(config.address)
         log.info("serving at %s", config.address)
+        tidying = asyncio.create_task(asyncio.to_thread(system.tidy))
         try:
             await stopping.wait()
         finally:
             log.info("stopping")
             await server.close()
+            await tidying
     finally:
         await system.runtime.close()
         system.close()

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from daemon.metadata.store import Store, Txn
 from daemon.metadata.tables import CONTENT
 from spec import digest as digests
-from spec import errors, filters, masks
+from spec import errors, masks
 from spec.events import ContentCreate, ContentDelete
+from spec.filters import fields_of, matcher
 from spec.names import check_labels
 from spec.ports import BlobReader, BlobWriter, ContentStore, Publisher
 from spec.records import ContentInfo, IngestStatus, Labels
@@ -39,8 +40,8 @@ class ScopedContent:
 
         return self._store.update(change).result()
 
-    def list(self, filters_: Sequence[str] = ()) -> Iterator[ContentInfo]:
-        matches = filters.matcher(filters_, _FIELDS)
+    def list(self, filters: Sequence[str] = ()) -> Iterator[ContentInfo]:
+        matches = matcher(filters, _FIELDS)
         mark = b""
         while True:
             with self._store.view() as view:
@@ -73,8 +74,8 @@ class ScopedContent:
         status = self._raw.status(self._raw_ref(ref))
         return _renamed(status, ref)
 
-    def statuses(self, filters_: Sequence[str] = ()) -> Sequence[IngestStatus]:
-        matches = filters.matcher(filters_, _STATUS_FIELDS)
+    def statuses(self, filters: Sequence[str] = ()) -> Sequence[IngestStatus]:
+        matches = matcher(filters, _STATUS_FIELDS)
         prefix = self._raw_ref("")
         return [
             status
@@ -220,5 +221,5 @@ def _renamed(status: IngestStatus, ref: str) -> IngestStatus:
     )
 
 
-_FIELDS = filters.fields_of({"digest": lambda info: info.digest, "labels": lambda info: info.labels})
-_STATUS_FIELDS = filters.fields_of({"ref": lambda status: status.ref})
+_FIELDS = fields_of({"digest": lambda info: info.digest, "labels": lambda info: info.labels})
+_STATUS_FIELDS = fields_of({"ref": lambda status: status.ref})

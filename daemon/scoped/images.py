@@ -9,8 +9,9 @@ from msgspec.structs import replace
 from daemon.metadata.store import Commit, Store, Txn
 from daemon.metadata.tables import IMAGES
 from spec import digest as digests
-from spec import errors, filters, masks
+from spec import errors, masks
 from spec.events import ImageCreate, ImageDelete, ImageUpdate
+from spec.filters import fields_of, matcher
 from spec.names import check_labels
 from spec.oci.image import Descriptor
 from spec.ports import Publisher
@@ -32,8 +33,8 @@ class ScopedImages:
         with self._store.view() as view:
             return IMAGES.get(view, self._namespace, name)
 
-    def list(self, filters_: Sequence[str] = ()) -> Iterator[Image]:
-        matches = filters.matcher(filters_, _FIELDS)
+    def list(self, filters: Sequence[str] = ()) -> Iterator[Image]:
+        matches = matcher(filters, _FIELDS)
         mark = b""
         while True:
             with self._store.view() as view:
@@ -110,7 +111,7 @@ def _on_target(field: str) -> str:
     return f"target.{field}" if field.split(".", 1)[0] == "annotations" else field
 
 
-_FIELDS = filters.fields_of(
+_FIELDS = fields_of(
     {
         "name": lambda image: image.name,
         "target.digest": lambda image: image.target.digest,

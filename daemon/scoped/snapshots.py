@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 
 from msgspec.structs import replace
 
-from spec import errors, filters
+from spec import errors
 from spec.events import SnapshotCommit, SnapshotPrepare, SnapshotRemove
+from spec.filters import fields_of, matcher
 from spec.names import check_labels
 from spec.ports import Publisher, Snapshotter
 from spec.records import Kind, Labels, SnapshotInfo
@@ -68,8 +69,8 @@ class ScopedSnapshots:
         with self._own_words(f"measuring snapshot {key}"):
             return self._raw.usage(self._whole(key))
 
-    def list(self, filters_: Sequence[str] = ()) -> Iterator[SnapshotInfo]:
-        matches = filters.matcher(filters_, _FIELDS)
+    def list(self, filters: Sequence[str] = ()) -> Iterator[SnapshotInfo]:
+        matches = matcher(filters, _FIELDS)
         mine = (self._stripped(info) for info in self._raw.list() if info.name.startswith(self._prefix))
         return filter(matches, mine)
 
@@ -112,7 +113,7 @@ class _Words:
 
 
 _KINDS = {Kind.VIEW: "view", Kind.ACTIVE: "active", Kind.COMMITTED: "committed", Kind.UNKNOWN: "unknown"}
-_FIELDS = filters.fields_of(
+_FIELDS = fields_of(
     {
         "kind": lambda info: _KINDS[info.kind],
         "name": lambda info: info.name,

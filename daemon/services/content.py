@@ -66,7 +66,9 @@ class Content:
         first = await anext(requests, None)
         if first is None:
             return
-        writer = await hop(self._pool, content.writer, first.ref, first.total, first.expected)
+        # What a commit says of the blob is for the commit to check: it must not start the ingest again.
+        said = (0, "") if first.action == "commit" else (first.total, first.expected)
+        writer = await hop(self._pool, content.writer, first.ref, *said)
         try:
             reply = await hop(self._pool, _write, writer, first)
             yield reply

@@ -164,10 +164,7 @@ def test_opening_for_what_exists(store):
     assert list(store.statuses()) == []
 
 
-def test_a_commit_that_fails_can_be_tried_again(request, store):
-    if request.node.callspec.params["store"] == "remote":
-        reason = "the service opens the ingest anew with the size that the commit checks as its total"
-        request.applymarker(pytest.mark.xfail(reason=reason, strict=False))
+def test_a_commit_that_fails_can_be_tried_again(store):
     data = noise(1000)
     with store.writer("ref") as writer:
         writer.write(data)
