@@ -6,6 +6,7 @@ import statistics
 import subprocess
 import tempfile
 import time
+import traceback
 from pathlib import Path
 from typing import NamedTuple
 
@@ -59,6 +60,8 @@ def at_once(clients, work):
                 count = work(number)
                 os.write(done_w, b"%d\n" % count)
                 code = 0
+            except BaseException:
+                traceback.print_exc()
             finally:
                 os._exit(code)
         pids.append(pid)
