@@ -15,6 +15,7 @@ cdef extern from *:
     #define PYX_UINT32 0xFFFFFFFFLL
     #define PYX_SECONDS 922337203685477579LL
     #define PYX_SPREAD 0x9E3779B97F4A7C15UL
+    #define PYX_FNV 0x100000001B3UL
     struct pyx_unpack_how { unsigned long long flags, mode, resolve; };
     """
     struct open_how "pyx_unpack_how":
@@ -23,7 +24,8 @@ cdef extern from *:
         unsigned long long resolve
     const long long UINT32 "PYX_UINT32"      # the highest id, device number
     const long SECONDS "PYX_SECONDS"         # a tenth of the highest time
-    const unsigned long SPREAD "PYX_SPREAD"  # 2**64 over the golden ratio: spreads inodes over a table
+    const unsigned long SPREAD "PYX_SPREAD"  # 2**64 over the golden ratio: spreads inodes
+    const unsigned long FNV "PYX_FNV"        # the prime of FNV-1a, 64 bits
     unsigned long makedev(unsigned int major, unsigned int minor) nogil
 
 cdef enum:
@@ -31,8 +33,10 @@ cdef enum:
     RESOLVE_IN_ROOT = 0x10
     PATH = 4096          # bytes of a name or link target, NUL included (PATH_MAX)
     META = 1 << 20       # bytes of a pax or GNU long-name body
+    NOTES = 256 << 20    # bytes of directories' names and times kept until the end
     XATTRS = 256         # extended attributes of one entry
-    LINKS = 40           # symbolic links followed while making missing parents (ELOOP's own limit)
+    LINKS = 8            # symbolic links to nowhere followed while making missing parents
+    DEPTH = 1024         # directories on the way to an entry
 
 cdef enum Expecting:
     A_HEADER
@@ -57,7 +61,7 @@ cdef struct Times:       # a directory's, to be set when nothing is written into
     unsigned long inode
     sys.timespec times[2]
 
-cdef struct Inodes:      # a set, open-addressed: what this layer made or touched
+cdef struct Names:       # a set, open-addressed: what this layer made, each a hash of its directory's inode and its name
     unsigned long* slots
     size_t size
     size_t used
@@ -91,7 +95,8 @@ cdef struct Machine:
     # what was done
     Times* folders
     size_t folder_count, folder_room
-    Inodes made
+    size_t noted         # bytes in `folders`
+    Names made
     unsigned long long bytes_, inodes
     unsigned long device
 
@@ -287,9 +292,13 @@ cdef void _header(Machine* m) noexcept nogil:
     if m.zero_seen:
         _malformed(m, b"data after a single block of zeros")
         return
+    if not m.long_name:
+        m.name[0] = 0
     if not tarfmt.checksum(m.block):
         _malformed(m, b"a header whose checksum is wrong")
         return
+    if not m.long_name:
+        _name(m)
     m.type = m.block[tarfmt.TYPE_AT]
     if not tarfmt.number(m.block + tarfmt.SIZE_AT, 12, &size) or size < 0:
         _malformed(m, b"a size that is no size")
@@ -485,10 +494,13 @@ cdef void _entry(Machine* m) noexcept nogil:
     if not _fields(m):
         return
     slash = m.name[0] != 0 and m.name[sys.strlen(m.name) - 1] == c"/"
+    if m.type == 0 and slash:
+        m.type = c"5"  # as V7 wrote directories
+        if m.size:
+            _malformed(m, b"a directory with a body")
+            return
     if m.type == 0 or m.type == c"7":
         m.type = c"0"
-    if m.type == c"0" and slash:
-        m.type = c"5"  # as V7 wrote directories
     if m.type == c"S":
         _malformed(m, b"a sparse file, which is not supported")
         return
@@ -503,8 +515,6 @@ cdef void _entry(Machine* m) noexcept nogil:
 
 cdef bint _fields(Machine* m) noexcept nogil:
     cdef long long mtime
-    if not m.long_name:
-        _name(m)
     if not m.long_link:
         sys.memcpy(m.link, m.block + tarfmt.LINK_AT, tarfmt.LINK_SIZE)
         m.link[tarfmt.LINK_SIZE] = 0
@@ -514,7 +524,7 @@ cdef bint _fields(Machine* m) noexcept nogil:
         return _malformed(m, b"a user id that is none")
     if not m.pax_gid and not tarfmt.number(m.block + tarfmt.GID_AT, 8, &m.gid):
         return _malformed(m, b"a group id that is none")
-    if not 0 <= m.uid <= UINT32 or not 0 <= m.gid <= UINT32:
+    if not 0 <= m.uid < UINT32 or not 0 <= m.gid < UINT32:  # chown(2) takes the highest for "as it is"
         return _malformed(m, b"a user or group id out of range")
     if not m.pax_mtime:
         if not tarfmt.number(m.block + tarfmt.MTIME_AT, 12, &mtime):
@@ -589,8 +599,9 @@ cdef void _make(Machine* m, char* path) noexcept nogil:
     if whiteout:
         _whiteout(m, parent, base)
     else:
-        _touch(m, parent)
         _create(m, parent, base, path)
+        if m.fault == NO_FAULT:
+            _mark(m, parent, base)
     _shut(&parent)
 
 
@@ -629,63 +640,95 @@ cdef int _folder(Machine* m, const char* path, bint create) noexcept nogil:
 cdef int _make_folders(Machine* m, const char* path, int depth) noexcept nogil:
     """Make every directory on the way to `path` and itself, 0755. A symbolic link to nowhere gets its target made,
     inside the root."""
-    cdef char prefix[PATH]
-    cdef size_t at = 0, from_
-    cdef int parent, result
+    cdef size_t ends[DEPTH]  # where each part of the path ends
+    cdef size_t starts[DEPTH]
+    cdef int parts = 0, known, low = 0, high, middle, fd
+    cdef size_t at = 0
     if depth > LINKS:
         sys.errno = sys.ELOOP
         return -1
     while path[at]:
         while path[at] == c"/":
             at += 1
-        from_ = at
+        if path[at] == 0:
+            break
+        if parts == DEPTH:
+            sys.errno = sys.ENAMETOOLONG
+            return -1
+        starts[parts] = at
         while path[at] and path[at] != c"/":
             at += 1
-        if at == from_:
-            break
-        sys.memcpy(prefix, path, at)
-        prefix[at] = 0
-        result = _open_in_root(m, prefix, sys.O_PATH | sys.O_DIRECTORY)
-        if result >= 0:
-            _shut(&result)
-            continue
-        if sys.errno != sys.ENOENT:
+        ends[parts] = at
+        parts += 1
+    high = parts  # what is there is a beginning of the path: find its end by halving
+    while low < high:
+        middle = (low + high + 1) // 2
+        fd = _open_prefix(m, path, ends[middle - 1])
+        if fd >= 0:
+            _shut(&fd)
+            low = middle
+        elif sys.errno == sys.ENOENT:
+            high = middle - 1
+        else:
             return -1
-        prefix[from_] = 0
-        parent = _open_in_root(m, prefix, sys.O_PATH | sys.O_DIRECTORY)
-        if parent < 0:
+    known = low
+    while known < parts:
+        fd = _open_prefix(m, path, ends[known - 1] if known else 0)
+        if fd < 0:
             return -1
-        sys.memcpy(prefix, path, at)
-        prefix[at] = 0
-        result = sys.mkdirat(parent, prefix + from_, 0o755)
-        if result == 0:
-            result = _settle_folder(m, parent, prefix + from_)
-        elif sys.errno == sys.EEXIST:
-            result = _follow(m, parent, prefix, from_, depth)
-        _shut(&parent)
-        if result < 0:
+        known = _make_parts(m, fd, path, starts, ends, known, parts, depth)
+        if known < 0:
             return -1
     return 0
 
 
-cdef int _settle_folder(Machine* m, int parent, const char* name) noexcept nogil:
-    """A made parent: its mode whatever the umask."""
-    cdef int fd = sys.openat(parent, name, sys.O_RDONLY | sys.O_DIRECTORY | sys.O_NOFOLLOW | sys.O_CLOEXEC)
-    cdef int result
-    if fd < 0:
-        return -1
-    result = sys.fchmod(fd, 0o755)
-    _touch(m, fd)
-    _account(m, fd)
-    _shut(&fd)
-    return result
+cdef int _open_prefix(Machine* m, const char* path, size_t end) noexcept nogil:
+    cdef char prefix[PATH]
+    sys.memcpy(prefix, path, end)
+    prefix[end] = 0
+    return _open_in_root(m, prefix, sys.O_PATH | sys.O_DIRECTORY)
 
 
-cdef int _follow(Machine* m, int parent, char* prefix, size_t from_, int depth) noexcept nogil:
-    """`prefix` is a symbolic link that leads nowhere: make what it leads to."""
+cdef int _make_parts(Machine* m, int parent, const char* path, const size_t* starts, const size_t* ends, int known,
+                     int parts, int depth) noexcept nogil:
+    """Make parts `known` to `parts` below `parent`, which is closed: what is new has nothing in it that could lead
+    elsewhere. How many parts are there afterwards (fewer, when the rest must be looked up again); -1 and errno."""
+    cdef char name[PATH]
+    cdef size_t size
+    cdef int child
+    while known < parts:
+        size = ends[known] - starts[known]
+        sys.memcpy(name, path + starts[known], size)
+        name[size] = 0
+        if sys.mkdirat(parent, name, 0o755) < 0:
+            if sys.errno == sys.EEXIST and _follow(m, parent, path, starts[known], name, depth) == 0:
+                known += 1
+                break
+            _shut(&parent)
+            return -1
+        _mark(m, parent, name)
+        child = sys.openat(parent, name, sys.O_RDONLY | sys.O_DIRECTORY | sys.O_NOFOLLOW | sys.O_CLOEXEC)
+        if child < 0 or sys.fchmod(child, 0o755) < 0:  # whatever the umask
+            _shut(&child)
+            _shut(&parent)
+            return -1
+        _account(m, child)
+        _shut(&parent)
+        parent = child
+        known += 1
+    _shut(&parent)
+    return known
+
+
+cdef int _follow(Machine* m, int parent, const char* path, size_t start, const char* name, int depth) noexcept nogil:
+    """`name` in `parent`, which begins at `start` of `path`, is a symbolic link that leads nowhere, or `.` or `..`: make
+    what it leads to."""
     cdef char target[PATH]
     cdef char whole[PATH]
-    cdef ssize_t size = sys.readlinkat(parent, prefix + from_, target, PATH - 1)
+    cdef ssize_t size
+    if name[0] == c"." and (name[1] == 0 or (name[1] == c"." and name[2] == 0)):
+        return 0
+    size = sys.readlinkat(parent, name, target, PATH - 1)
     if size < 0:
         if sys.errno == sys.EINVAL:
             sys.errno = sys.ENOTDIR
@@ -693,11 +736,11 @@ cdef int _follow(Machine* m, int parent, char* prefix, size_t from_, int depth) 
     target[size] = 0
     if target[0] == c"/":
         return _make_folders(m, target, depth + 1)
-    if from_ + size + 1 > PATH:
+    if start + size + 1 > PATH:
         sys.errno = sys.ENAMETOOLONG
         return -1
-    sys.memcpy(whole, prefix, from_)
-    sys.memcpy(whole + from_, target, size + 1)
+    sys.memcpy(whole, path, start)
+    sys.memcpy(whole + start, target, size + 1)
     return _make_folders(m, whole, depth + 1)
 
 
@@ -739,7 +782,6 @@ cdef void _end_file(Machine* m) noexcept nogil:
     if m.fault == NO_FAULT:
         if sys.futimens(m.fd, m.times) < 0:
             _system(m)
-        _touch(m, m.fd)
         _account(m, m.fd)
     _shut(&m.fd)
     m.xattr_count = 0
@@ -756,7 +798,6 @@ cdef void _create_folder(Machine* m, int parent, const char* base, const char* p
         _system(m)
         return
     _dress(m, fd)
-    _touch(m, fd)
     if not exists:
         _account(m, fd)
     _later(m, fd, path)
@@ -773,7 +814,10 @@ cdef void _create_link(Machine* m, int parent, const char* base) noexcept nogil:
             _system(m)
         return
     if sys.linkat(folder, name, parent, base, 0) < 0:
-        _system(m)
+        if sys.errno == sys.EPERM:
+            _malformed(m, b"a hard link to what cannot be linked")
+        else:
+            _system(m)
     _shut(&folder)
 
 
@@ -831,7 +875,6 @@ cdef void _create_node(Machine* m, int parent, const char* base) noexcept nogil:
     if result < 0:
         _system(m)
     elif sys.fstatat(parent, base, &info, sys.AT_SYMLINK_NOFOLLOW) == 0:
-        _mark(m, info.st_ino)
         m.inodes += 1
         m.bytes_ += info.st_blocks * 512
 
@@ -919,10 +962,14 @@ cdef int _prune(Machine* m, int folder) noexcept nogil:
     """Remove what in `folder` this layer has not made: 1 when something is left, 0, or -1."""
     cdef sys.DIR* listing
     cdef sys.dirent* entry
-    cdef sys.stat_t info
+    cdef sys.stat_t info, here
     cdef int child, kept = 0, below
     cdef int fd = sys.openat(folder, b".", sys.O_RDONLY | sys.O_DIRECTORY | sys.O_CLOEXEC)
     if fd < 0:
+        return -1
+    if sys.fstat(fd, &here) < 0 or here.st_dev != m.device:
+        sys.errno = sys.EBUSY
+        _shut(&fd)
         return -1
     listing = sys.fdopendir(fd)
     if listing == NULL:
@@ -937,7 +984,7 @@ cdef int _prune(Machine* m, int folder) noexcept nogil:
         if sys.fstatat(folder, entry.d_name, &info, sys.AT_SYMLINK_NOFOLLOW) < 0:
             kept = -1
         elif not sys.S_ISDIR(info.st_mode):
-            if _is_marked(m, info.st_ino):
+            if _is_marked(m, here.st_ino, entry.d_name):
                 kept = 1
             elif sys.unlinkat(folder, entry.d_name, 0) < 0:
                 kept = -1
@@ -947,7 +994,7 @@ cdef int _prune(Machine* m, int folder) noexcept nogil:
             _shut(&child)
             if below < 0:
                 kept = -1
-            elif below or _is_marked(m, info.st_ino):
+            elif below or _is_marked(m, here.st_ino, entry.d_name):
                 kept = 1
             elif sys.unlinkat(folder, entry.d_name, sys.AT_REMOVEDIR) < 0:
                 kept = -1
@@ -996,6 +1043,14 @@ cdef void _later(Machine* m, int fd, const char* path) noexcept nogil:
     if sys.fstat(fd, &info) < 0:
         _system(m)
         return
+    if m.folder_count and m.folders[m.folder_count - 1].inode == info.st_ino:
+        m.folders[m.folder_count - 1].times[0] = m.times[0]
+        m.folders[m.folder_count - 1].times[1] = m.times[1]
+        return
+    m.noted += size + sizeof(Times)
+    if m.noted > NOTES:
+        _malformed(m, b"more directories than we keep in mind")
+        return
     if m.folder_count == m.folder_room:
         m.folder_room = m.folder_room * 2 if m.folder_room else 64
         grown = <Times*>sys.realloc(m.folders, m.folder_room * sizeof(Times))
@@ -1017,12 +1072,11 @@ cdef void _later(Machine* m, int fd, const char* path) noexcept nogil:
 
 
 cdef void _set_folder_times(Machine* m) noexcept nogil:
-    """Of every directory that is still the one it was."""
+    """Of every directory that is still the one it was; a later entry of one comes later, and so counts."""
     cdef sys.stat_t info
-    cdef size_t at = m.folder_count
+    cdef size_t at
     cdef int fd
-    while at:
-        at -= 1
+    for at in range(m.folder_count):
         fd = _open_in_root(m, m.folders[at].path, sys.O_RDONLY | sys.O_DIRECTORY | sys.O_NOFOLLOW)
         if fd < 0:
             continue
@@ -1032,12 +1086,6 @@ cdef void _set_folder_times(Machine* m) noexcept nogil:
         _shut(&fd)
 
 
-cdef void _touch(Machine* m, int fd) noexcept nogil:
-    cdef sys.stat_t info
-    if sys.fstat(fd, &info) == 0:
-        _mark(m, info.st_ino)
-
-
 cdef void _account(Machine* m, int fd) noexcept nogil:
     cdef sys.stat_t info
     if sys.fstat(fd, &info) == 0:
@@ -1045,9 +1093,14 @@ cdef void _account(Machine* m, int fd) noexcept nogil:
         m.bytes_ += info.st_blocks * 512
 
 
-cdef void _mark(Machine* m, unsigned long inode) noexcept nogil:
-    cdef Inodes grown
+cdef void _mark(Machine* m, int parent, const char* name) noexcept nogil:
+    """This layer has made `name` in `parent`."""
+    cdef Names grown
+    cdef sys.stat_t info
     cdef size_t at
+    if sys.fstat(parent, &info) < 0:
+        _system(m)
+        return
     if m.made.used * 2 >= m.made.size:
         grown.size = m.made.size * 2 if m.made.size else 256
         grown.used = 0
@@ -1061,29 +1114,40 @@ cdef void _mark(Machine* m, unsigned long inode) noexcept nogil:
                 _put(&grown, m.made.slots[at])
         sys.free(m.made.slots)
         m.made = grown
-    _put(&m.made, inode)
+    _put(&m.made, _hash(info.st_ino, name))
 
 
-cdef void _put(Inodes* set_, unsigned long inode) noexcept nogil:
-    cdef size_t at = inode * SPREAD % set_.size
-    while set_.slots[at]:
-        if set_.slots[at] == inode:
-            return
-        at = (at + 1) % set_.size
-    set_.slots[at] = inode
-    set_.used += 1
-
-
-cdef bint _is_marked(Machine* m, unsigned long inode) noexcept nogil:
+cdef bint _is_marked(Machine* m, unsigned long folder, const char* name) noexcept nogil:
+    cdef unsigned long key = _hash(folder, name)
     cdef size_t at
     if m.made.size == 0:
         return False
-    at = inode * SPREAD % m.made.size
+    at = key % m.made.size
     while m.made.slots[at]:
-        if m.made.slots[at] == inode:
+        if m.made.slots[at] == key:
             return True
         at = (at + 1) % m.made.size
     return False
+
+
+cdef void _put(Names* set_, unsigned long key) noexcept nogil:
+    cdef size_t at = key % set_.size
+    while set_.slots[at]:
+        if set_.slots[at] == key:
+            return
+        at = (at + 1) % set_.size
+    set_.slots[at] = key
+    set_.used += 1
+
+
+cdef unsigned long _hash(unsigned long folder, const char* name) noexcept nogil:
+    """FNV-1a's step over the name, from the directory on; never 0. One collision in 2**64 keeps a file of the image's
+    own that should have gone: no harm to anyone."""
+    cdef unsigned long key = folder * SPREAD
+    while name[0]:
+        key = (key ^ <unsigned char>name[0]) * FNV
+        name += 1
+    return key | 1
 
 
 # Faults: the first one counts.

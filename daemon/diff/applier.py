@@ -1,5 +1,6 @@
 """Layers applied to what mounts show: inflate, hash and unpack in one pass."""
 
+import errno
 import os
 from collections.abc import Sequence
 
@@ -15,6 +16,12 @@ from spec.ports import BlobReader, Cancel, ContentStore, Source
 from spec.types import Mount, Usage
 
 CHUNK = 1 << 20  # bytes of plain tar at once
+
+# What an archive brings about by its entries alone: parents that are files, loops, links to nothing, names too long.
+ITS_OWN_FAULT = frozenset(
+    {errno.ENOTDIR, errno.ELOOP, errno.ENOENT, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.EINVAL,
+     errno.ERANGE, errno.EMLINK}
+)  # fmt: skip
 
 
 class AppliedLayer(Record, frozen=True):
@@ -40,9 +47,9 @@ class ArchiveApplier:
     ) -> AppliedLayer:
         """As `apply`, of bytes from anywhere: they may still be arriving."""
         doing = f"applying layer {layer.digest}"
-        plain = processors.opened(source, layer.media_type, self._bounds)
         with mounting.opened(mounts) as root:
             try:
+                plain = processors.opened(source, layer.media_type, self._bounds)
                 return _unpack(plain, root, cancel)
             except Malformed as exc:
                 raise errors.InvalidArgument(f"{doing}: {exc}{_at(exc.entry)}") from exc
@@ -51,7 +58,10 @@ class ArchiveApplier:
             except errors.Error as exc:
                 raise type(exc)(f"{doing}: {exc.message}") from exc
             except OSError as exc:
-                raise errors.from_os(exc, f"{doing}{_at(os.fsencode(exc.filename or ''))}") from exc
+                text = f"{doing}{_at(os.fsencode(exc.filename or ''))}"
+                if exc.errno in ITS_OWN_FAULT:
+                    raise errors.InvalidArgument(f"{text}: {exc.strerror}") from exc
+                raise errors.from_os(exc, text) from exc
 
 
 def _unpack(plain: Source, root: int, cancel: Cancel | None) -> AppliedLayer:

@@ -13,6 +13,7 @@ from spec.oci import graph
 from spec.ports import Source
 
 CHUNK = 256 << 10  # bytes asked of the source at once
+SIP = 1 << 10  # bytes of zstd at once: four may inflate to 128 KiB (RFC 8878, RLE blocks)
 GZIP_MAGIC = b"\x1f\x8b\x08"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 ZSTD_SKIPPABLE = b"\x2a\x4d\x18"  # behind a byte from 0x50 to 0x5f (RFC 8878, 3.1.2)
@@ -32,12 +33,10 @@ def opened(source: Source, media_type: str, bounds: Bounds = Bounds()) -> Source
     """`source` as a plain tar. Unimplemented for a media type that is no layer's."""
     kind = graph.compression(media_type)
     counted = Counted(source)
-    if kind == "unknown":
-        head = Peeked(counted)
+    plain: Source = counted
+    if kind:  # which compression the bytes say themselves
+        plain = head = Peeked(counted)
         kind = sniffed(head.head)
-        plain: Source = head
-    else:
-        plain = counted
     if kind == "gzip":
         plain = Gunzip(plain)
     elif kind == "zstd":
@@ -138,33 +137,45 @@ class Unzstd:
         self._source = source
         self._decoder = ZstdDecompressor().decompressobj(read_across_frames=False)
         self._output = memoryview(b"")
-        self._input = b""
+        self._input = memoryview(b"")
         self._inside = True  # of a frame; a layer has at least one
 
     def read(self, size: int, /) -> bytes:
-        while not self._output:
-            if not self._input:
-                self._input = self._source.read(CHUNK)
-                if not self._input:
-                    return self._end()
-            if self._decoder.eof:
-                self._decoder = ZstdDecompressor().decompressobj(read_across_frames=False)
-            try:
-                self._output = memoryview(self._decoder.decompress(self._input))
-            except ZstdError as exc:
-                raise errors.DataLoss(f"inflating zstd: {exc}") from exc
-            self._input = self._decoder.unused_data if self._decoder.eof else b""
-            self._inside = not self._decoder.eof
+        if not self._output:
+            parts: list[bytes] = []
+            length = 0
+            while length < CHUNK and (part := self._more()) is not None:
+                parts.append(part)
+                length += len(part)
+            self._output = memoryview(b"".join(parts))
         data, self._output = bytes(self._output[:size]), self._output[size:]
+        return data
+
+    def _more(self) -> bytes | None:
+        """What the next few bytes inflate to; None at the end."""
+        if not self._input:
+            self._input = memoryview(self._source.read(CHUNK))
+            if not self._input:
+                self._end()
+                return None
+        if self._decoder.eof:
+            self._decoder = ZstdDecompressor().decompressobj(read_across_frames=False)
+        sip, self._input = self._input[:SIP], self._input[SIP:]
+        try:
+            data: bytes = self._decoder.decompress(sip)
+        except ZstdError as exc:
+            raise errors.DataLoss(f"inflating zstd: {exc}") from exc
+        self._inside = not self._decoder.eof
+        if self._decoder.eof:
+            self._input = memoryview(self._decoder.unused_data + bytes(self._input))
         return data
 
     def close(self) -> None:
         self._source.close()
 
-    def _end(self) -> bytes:
+    def _end(self) -> None:
         if self._inside:
             raise errors.DataLoss("inflating zstd: it ends too early")
-        return b""
 
 
 class Bounded:

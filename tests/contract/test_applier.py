@@ -1,0 +1,129 @@
+"""Conformance of appliers: layers of every kind onto mounts of every shape."""
+
+import gzip
+import os
+
+import pytest
+import zstandard
+
+from daemon.content.local import LocalContent
+from daemon.diff.applier import ArchiveApplier
+from daemon.kit import mounting
+from daemon.kit.cancel import Token
+from daemon.kit.dictkv import DictKV
+from daemon.snapshots.native import Native
+from daemon.snapshots.overlay import Overlay
+from spec import digest as digests
+from spec import errors
+from spec.oci.image import OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD, Descriptor
+from tests.tarball import archive, entry, file, folder, hardlink, symlink
+
+pytestmark = pytest.mark.root
+
+KINDS = {OCI_LAYER: bytes, OCI_LAYER_GZIP: gzip.compress, OCI_LAYER_ZSTD: zstandard.compress}
+
+
+@pytest.fixture(params=["overlay", "native"])
+def snapshotter(request, tmp_path):
+    made = {"overlay": Overlay, "native": Native}[request.param](str(tmp_path / "snapshots"), DictKV())
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def content(tmp_path):
+    return LocalContent(str(tmp_path / "content"))
+
+
+def layer(content, plain, media_type=OCI_LAYER_GZIP):
+    blob = KINDS[media_type](plain)
+    with content.writer("layer") as writer:
+        writer.write(blob)
+        return Descriptor(media_type=media_type, digest=writer.commit(), size=len(blob))
+
+
+def apply(content, snapshotter, plain, parent="", name="", media_type=OCI_LAYER_GZIP, cancel=None):
+    """Apply onto a new snapshot, and commit it as `name` when one is given."""
+    mounts = snapshotter.prepare("active", parent)
+    try:
+        applied = ArchiveApplier(content).apply(layer(content, plain, media_type), mounts, cancel)
+    except BaseException:
+        snapshotter.remove("active")
+        raise
+    if name:
+        snapshotter.commit(name, "active")
+    return applied
+
+
+def seen(snapshotter, parent):
+    mounts = snapshotter.view("look", parent)
+    try:
+        with mounting.opened(mounts) as root:
+            return sorted(os.listdir(root))
+    finally:
+        snapshotter.remove("look")
+
+
+@pytest.mark.parametrize("media_type", KINDS)
+def test_the_descriptor_is_of_the_plain_stream(content, snapshotter, media_type):
+    plain = archive(folder("d"), file("d/f", b"1" * 5000)) + b"behind the end"
+    applied = apply(content, snapshotter, plain, media_type=media_type)
+    assert applied.descriptor.digest == digests.of(plain)
+    assert applied.descriptor.size == len(plain)
+    assert applied.usage.inodes == 2
+    assert applied.usage.size >= 5000
+
+
+def test_layers_hide_and_link_what_is_below(content, snapshotter):
+    apply(content, snapshotter, archive(folder("d"), file("d/x", b"1"), file("gone"), file("f", b"1")), name="one")
+    upper = archive(
+        *(file(".wh.gone"), folder("d"), file("d/.wh..wh..opq"), file("d/y", b"2")),
+        *(hardlink("link", "f"), symlink("s", "d")),
+    )
+    apply(content, snapshotter, upper, "one", "two")
+    apply(content, snapshotter, archive(file("s/z", b"3")), "two", "three")
+    assert seen(snapshotter, "three") == ["d", "f", "link", "s"]
+    mounts = snapshotter.view("inside", "three")
+    with mounting.opened(mounts) as root:
+        fd = os.open("d", os.O_RDONLY, dir_fd=root)
+        assert sorted(os.listdir(fd)) == ["y", "z"]
+        os.close(fd)
+        assert os.stat("f", dir_fd=root).st_nlink == 2
+    assert seen(snapshotter, "one") == ["d", "f", "gone"]
+
+
+@pytest.mark.parametrize(
+    ("plain", "kind"),
+    [
+        (entry("bad", size=-1), errors.InvalidArgument),
+        (archive(file("a"), file("a/bad")), errors.InvalidArgument),
+        (hardlink("bad", "nosuch"), errors.InvalidArgument),
+        (file("bad", b"1" * 1000)[:700], errors.DataLoss),
+    ],
+)
+def test_errors_name_the_layer_and_the_entry(content, snapshotter, plain, kind):
+    with pytest.raises(kind, match=r"sha256:[0-9a-f]{64}.* at '(a/)?bad'"):
+        apply(content, snapshotter, plain)
+
+
+def test_a_blob_that_is_cut_off(content, snapshotter):
+    blob = gzip.compress(archive(file("f", os.urandom(10_000))))[:5000]
+    with content.writer("cut") as writer:
+        writer.write(blob)
+        descriptor = Descriptor(media_type=OCI_LAYER_GZIP, digest=writer.commit(), size=len(blob))
+    with pytest.raises(errors.DataLoss, match=descriptor.digest):
+        ArchiveApplier(content).apply(descriptor, snapshotter.prepare("k"))
+
+
+def test_a_blob_that_is_not_there(content, snapshotter):
+    with pytest.raises(errors.NotFound):
+        ArchiveApplier(content).apply(
+            Descriptor(media_type=OCI_LAYER, digest="sha256:" + "0" * 64), snapshotter.prepare("k")
+        )
+
+
+def test_cancelled(content, snapshotter):
+    token = Token()
+    token.cancel("enough")
+    with pytest.raises(errors.Canceled, match="enough"):
+        apply(content, snapshotter, archive(file("f")), cancel=token)

@@ -1,0 +1,423 @@
+"""The unpacker against archives that mean harm: whatever they say, what they do stays below the root."""
+
+import hashlib
+import os
+import random
+import stat
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from pyx.unpack import Malformed, Truncated, Unpacker
+from tests.tarball import archive, entry, file, folder, hardlink, long_name, pax, sealed, symlink
+
+pytestmark = pytest.mark.root
+
+PASSWD = b"root:x:0:0\n"
+
+
+def unpack(root, data, step=None):
+    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with Unpacker(fd) as unpacker:
+            for at in range(0, len(data), step or len(data) or 1):
+                unpacker.feed(data[at : at + (step or len(data))])
+            return unpacker.finish()
+    finally:
+        os.close(fd)
+
+
+def listing(root):
+    """All that a tree is, as text: names, kinds, modes, owners, times, links, contents."""
+    found = []
+    for base, folders, files in os.walk(root):
+        folders.sort()
+        for name in sorted(folders + files):
+            path = os.path.join(base, name)
+            info = os.lstat(path)
+            what = os.readlink(path) if stat.S_ISLNK(info.st_mode) else ""
+            if stat.S_ISREG(info.st_mode):
+                what = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+            found.append((os.path.relpath(path, root), info.st_mode, info.st_uid, info.st_gid, info.st_nlink, what))
+    return found
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A root to unpack into, beside a canary that must not change."""
+    canary = tmp_path / "etc"
+    canary.mkdir()
+    (canary / "passwd").write_bytes(b"the host's\n")
+    (canary / "passwd").chmod(0o400)
+    (tmp_path / "victim").mkdir()
+    root = tmp_path / "a" / "b" / "root"
+    root.mkdir(parents=True)
+    before = [listing(canary), listing(tmp_path / "victim"), sorted(os.listdir(tmp_path)), sorted(os.listdir("/"))]
+    yield root
+    after = [listing(canary), listing(tmp_path / "victim"), sorted(os.listdir(tmp_path)), sorted(os.listdir("/"))]
+    assert after == before
+    assert root.is_dir()
+    assert not root.is_symlink()
+
+
+D = folder("etc")
+P = file("/etc/passwd", PASSWD)
+UNBROKEN = ("etc/unbroken", b"x")
+SAME = ("same", "localpasswd")
+
+# name: (archive before, archive, expectation); an expectation is (path, content) or ("same", path), a hard link of
+# etc/passwd, or a callable of the root.
+BREAKOUTS = {
+    "SymlinkAbsolute": ((), (D, symlink("localetc", "/etc"), file("/localetc/unbroken", "x")), UNBROKEN),
+    "SymlinkUpAndOut": (
+        (), (D, folder("dummy"), symlink("localetc", "/dummy/../etc"), file("/localetc/unbroken", "x")), UNBROKEN,
+    ),
+    "SymlinkMultipleAbsolute": (
+        (), (D, folder("dummy"), symlink("/dummy/etc", "/etc"), symlink("localetc", "/dummy/etc"),
+             file("/dummy/etc/unbroken", "x")), UNBROKEN,
+    ),
+    "SymlinkMultipleRelative": (
+        (), (D, folder("dummy"), symlink("/dummy/etc", "/etc"), symlink("localetc", "./dummy/etc"),
+             file("/dummy/etc/unbroken", "x")), UNBROKEN,
+    ),
+    "SymlinkEmptyFile": (
+        (), (D, file("etc/emptied", "notempty"), symlink("localetc", "/etc"), file("/localetc/emptied", "")),
+        ("etc/emptied", b""),
+    ),
+    "HardlinkRelative": (
+        (), (D, P, folder("breakouts"), symlink("breakouts/d1", "../../etc"),
+             hardlink("breakouts/mypasswd", "/breakouts/d1/passwd")), ("same", "breakouts/mypasswd"),
+    ),
+    "HardlinkDownAndOut": (
+        (), (D, P, folder("breakouts"), folder("downandout"), symlink("breakouts/d1", "../downandout/../../etc"),
+             hardlink("breakouts/mypasswd", "/breakouts/d1/passwd")), ("same", "breakouts/mypasswd"),
+    ),
+    "HardlinkAbsolute": (
+        (), (D, P, symlink("localetc", "/etc"), hardlink("localpasswd", "/localetc/passwd")), SAME,
+    ),
+    "HardlinkRelativeLong": (
+        (), (D, P, symlink("localetc", "../../../../../../../etc"), hardlink("localpasswd", "/localetc/passwd")), SAME,
+    ),
+    "HardlinkRelativeUpAndOut": (
+        (), (D, P, symlink("localetc", "upandout/../../../etc"), folder("upandout"),
+             hardlink("localpasswd", "/localetc/passwd")), SAME,
+    ),
+    "HardlinkDirectRelative": ((), (D, P, hardlink("localpasswd", "../../../../../etc/passwd")), SAME),
+    "HardlinkDirectAbsolute": ((), (D, P, hardlink("localpasswd", "/etc/passwd")), SAME),
+    "SymlinkParentDirectory": ((), (D, P, symlink("..", "/etc/"), hardlink("localpasswd", "/etc/passwd")), SAME),
+    "SymlinkEmptyFilename": ((), (D, P, symlink("", "/etc/"), hardlink("localpasswd", "/etc/passwd")), SAME),
+    "SymlinkParentRelative": (
+        (), (D, P, folder("localetc"), folder("localetc/sub"), symlink("localetc/sub/..", "/etc/"),
+             hardlink("/localetc/localpasswd", "/etc/passwd")), ("same", "etc/localpasswd"),
+    ),
+    "SymlinkSlashEnded": (
+        (), (D, P, folder("localetc/"), hardlink("/localetc/localpasswd", "/etc/passwd")),
+        ("same", "localetc/localpasswd"),
+    ),
+    "SymlinkOverrideDirectory": (
+        (D, P, folder("/localetc")), (symlink("localetc", "/etc"), hardlink("/localetc/localpasswd", "/etc/passwd")),
+        ("same", "etc/localpasswd"),
+    ),
+    "SymlinkOverrideDirectoryRelative": (
+        (D, P, folder("/localetc")),
+        (symlink("localetc", "../../etc"), hardlink("/localetc/localpasswd", "/etc/passwd")),
+        ("same", "etc/localpasswd"),
+    ),
+    "DirectoryOverrideSymlink": (
+        (D, P, symlink("localetc", "/etc")),
+        (folder("/localetc"), hardlink("/localetc/localpasswd", "/etc/passwd")),
+        ("same", "localetc/localpasswd"),
+    ),
+    "DirectoryOverrideSymlinkAndHardlink": (
+        (D, P, symlink("localetc", "etc"), hardlink("localetc/localpasswd", "etc/passwd")),
+        (folder("/localetc"), file("/localetc/localpasswd", "different")), ("localetc/localpasswd", b"different"),
+    ),
+    "WhiteoutSymlink": (
+        (D, P, symlink("localetc", "/etc")), (file(".wh.localetc"),),
+        lambda root: not (root / "localetc").is_symlink() and (root / "etc/passwd").exists(),
+    ),
+    "WhiteoutSymlinkPath": (
+        (D, P, file("etc/whitedout"), symlink("localetc", "/etc")), (file("localetc/.wh.whitedout"),),
+        lambda root: not (root / "etc/whitedout").exists() and (root / "etc/passwd").exists(),
+    ),
+    "WhiteoutDirectoryName": (
+        (D, P), (file(".wh.etc/somefile", "non-empty"),),
+        lambda root: (root / ".wh.etc/somefile").read_bytes() == b"non-empty" and (root / "etc/passwd").exists(),
+    ),
+    "WhiteoutDeadSymlinkParent": (
+        (D, P, symlink("localetc", "/dne")), (file("localetc/.wh.etc"),),
+        lambda root: (root / "etc/passwd").exists() and not (root / "dne").exists(),
+    ),
+    "WhiteoutRelativePath": ((D, P), (file("dne/../.wh.etc"),), lambda root: not (root / "etc").exists()),
+    "SymlinkOverridePath": (
+        (), (folder("foo"), folder("foo/tmp"), file("foo/tmp/X", "012"), symlink("foo", "/"), folder("tmp"),
+             file("foo/tmp/X", "345"), folder("foo"), folder("foo/tmp"), file("foo/tmp/X", "678")),
+        ("foo/tmp/X", b"678"),
+    ),
+    "HardlinkSymlinkBeforeCreateTarget": (
+        (), (D, symlink("localpasswd", "/etc/passwd"), hardlink("localpasswd-dup", "localpasswd"), P),
+        lambda root: os.readlink(root / "localpasswd-dup") == "/etc/passwd",
+    ),
+    "HardlinkSymlinkRelative": (
+        (D, P), (symlink("passwdlink", "../../../../etc/passwd"), hardlink("localpasswd", "/passwdlink")),
+        lambda root: os.readlink(root / "localpasswd") == "../../../../etc/passwd",
+    ),
+    "HardlinkSymlinkAbsolute": (
+        (D, P), (symlink("passwdlink", "/etc/passwd"), hardlink("localpasswd", "/passwdlink")),
+        lambda root: os.readlink(root / "localpasswd") == "/etc/passwd",
+    ),
+    # Others' advisories: umoci's root that became a link, go-archive's links one behind the other.
+    "RootAsSymlink": (
+        (), (*(symlink(name, "/victim") for name in (".", "/", "./", "//", "a/..")), file("x", "1")), ("x", b"1"),
+    ),
+    "LinksInARow": (
+        (), (folder("a"), symlink("a/l", ".."), symlink("a/l/m", "/"), file("a/l/m/X", "1")), ("X", b"1"),
+    ),
+    "ChainOfThree": (
+        (), (symlink("one", "two"), symlink("two", "three"), symlink("three", "../../../victim"), file("one/X", "1")),
+        ("victim/X", b"1"),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BREAKOUTS)
+def test_breakouts(place, case):
+    before, entries, expected = BREAKOUTS[case]
+    unpack(place, archive(*before))
+    unpack(place, archive(*entries))
+    if callable(expected):
+        assert expected(place)
+    elif expected[0] == "same":
+        assert (place / expected[1]).samefile(place / "etc/passwd")
+        assert (place / "etc/passwd").read_bytes() == PASSWD
+    else:
+        assert (place / expected[0]).read_bytes() == expected[1]
+
+
+def test_a_hard_link_to_a_symbolic_link_changes_no_mode_of_the_host(place, tmp_path):
+    host = tmp_path / "etc/passwd"
+    unpack(place, archive(symlink("ep", str(host)), hardlink("sketchylink", "ep", mode=0o777)))
+    assert stat.S_IMODE(host.stat().st_mode) == 0o400
+
+
+@pytest.mark.parametrize("name", [".wh...", "etc/.wh...", ".wh..", "etc/.wh..", ".wh.", "etc/.wh."])
+def test_whiteouts_of_what_is_no_name(place, name):
+    unpack(place, archive(D, P))
+    with pytest.raises(Malformed):
+        unpack(place, archive(file(name)))
+    assert (place / "etc/passwd").read_bytes() == PASSWD
+
+
+MALFORMED = {
+    "size -1": entry("x", size=-1),
+    "size 2**63": entry("x", size=1 << 63),
+    "pax length 0": entry("p", "x", b"0 path=a\n"),
+    "pax length beyond the body": entry("p", "x", b"99 path=a\n"),
+    "pax record without =": entry("p", "x", b"9 pathaaa\n"[:9]),
+    "pax record without newline": entry("p", "x", b"9 path=ab"),
+    "nul in a pax path": pax(path=b"a\0b") + file("x"),
+    "nul in a pax link": pax(linkpath=b"a\0b") + symlink("x", "y"),
+    "pax size that is none": pax(size="1_0") + file("x"),
+    "long name of 8 GiB": entry("././@LongLink", "L", size=8 << 30),
+    "pax of 2 MiB": entry("p", "x", size=2 << 20),
+    "long name with a nul": entry("././@LongLink", "L", b"a\0b\0") + file("x"),
+    "wrong checksum": sealed(bytes(file("x"))[:512])[:148] + b"0000001\0" + file("x")[156:512],
+    "a lone block of zeros": bytes(512) + file("x"),
+    "extended header, then the end": pax(path="a") + bytes(1024),
+    "uid -1": file("x", uid=-1),
+    "uid 2**32": file("x", uid=1 << 32),
+    "uid 2**32-1": file("x", uid=(1 << 32) - 1),
+    "gid -1": file("x", gid=-1),
+    "gid 2**32": file("x", gid=1 << 32),
+    "pax uid 2**32": pax(uid=1 << 32) + file("x"),
+    "major -1": entry("x", "3", major=-1),
+    "minor 2**32": entry("x", "4", minor=1 << 32),
+    "sparse, old GNU": entry("x", "S"),
+    "sparse, pax": pax(GNU__sparse__major="1") + file("x"),
+    "unknown type": entry("x", "Z"),
+    "path of 5000 bytes": pax(path="a/" * 2500 + "b") + file("x"),
+    "a directory with a body": entry("x/", "\0", b"y" * 10),
+    "hard link to a directory": folder("d") + hardlink("x", "d"),
+    "hard link to dot-dot": hardlink("x", "d/.."),
+}
+
+
+@pytest.mark.parametrize("case", MALFORMED)
+def test_malformed(place, case):
+    with pytest.raises(Malformed):
+        unpack(place, archive(MALFORMED[case]))
+    assert not (place / "x").exists()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        file("x", b"y" * 100, size=1000)[:700],
+        file("x", b"y" * 1000)[:512],
+        file("x")[:100],
+        pax(path="a"),
+        pax(path="a")[:600],
+    ],
+)
+def test_truncated(place, data):
+    with pytest.raises(Truncated):
+        unpack(place, data)
+
+
+@pytest.mark.parametrize("data", [b"", file("x", b"1"), file("x", b"1") + bytes(512), file("x", b"1")[:513]])
+def test_ends_that_are_good_enough(place, data):
+    unpack(place, data)
+
+
+def test_what_comes_behind_the_end_is_passed_over(place):
+    unpack(place, archive(file("x", b"1")) + b"garbage" * 1000)
+    assert os.listdir(place) == ["x"]
+
+
+def test_extended_headers_override(place):
+    data = archive(
+        pax(path="long/" + "n" * 200, size=3, uid=70000, gid=70001, mtime="1.5") + entry("short", "0", b"abc", size=0),
+        long_name("gnu/" + "g" * 200) + file("short", b"1"),
+        long_name("t" * 200, "K") + symlink("link", "short"),
+        pax(path="first") + pax(path="second") + file("third", b"2"),
+        entry("global", "g", b"13 path=evil\n") + file("plain", b"3"),
+    )
+    unpack(place, data)
+    info = (place / "long" / ("n" * 200)).stat()
+    assert (info.st_size, info.st_uid, info.st_gid, info.st_mtime_ns) == (3, 70000, 70001, 1_500_000_000)
+    assert (place / "gnu" / ("g" * 200)).exists()
+    assert os.readlink(place / "link") == "t" * 200
+    assert (place / "second").read_bytes() == b"2"
+    assert (place / "plain").read_bytes() == b"3"
+    assert not (place / "evil").exists()
+
+
+def test_attributes(place):
+    data = archive(
+        folder("d", mode=0o1777, mtime=1000),
+        pax(SCHILY__xattr__user__key=b"v\0w", SCHILY__xattr__trusted__overlay__opaque=b"y")
+        + file("d/f", b"1", mode=0o4755, uid=5, gid=6, mtime=2000),
+        pax(SCHILY__xattr__security__capability=bytes.fromhex("0100000200200000000000000000000000000000"))
+        + file("d/ping", b"1", uid=5),
+        entry("d/null", "3", major=1, minor=3, mode=0o666),
+        entry("d/pipe", "6", mode=0o600),
+        symlink("d/l", "f", uid=7, mtime=3000),
+        file(b"d/\xff\xfe", b"bytes"),
+    )
+    old = os.umask(0o077)
+    try:
+        unpack(place, data)
+    finally:
+        os.umask(old)
+    info = (place / "d/f").stat()
+    assert (stat.S_IMODE(info.st_mode), info.st_uid, info.st_gid, info.st_mtime) == (0o4755, 5, 6, 2000)
+    assert os.getxattr(place / "d/f", "user.key") == b"v\0w"
+    assert "trusted.overlay.opaque" not in os.listxattr(place / "d/f")
+    assert os.getxattr(place / "d/ping", "security.capability")
+    assert (place / "d/null").stat().st_rdev == os.makedev(1, 3)
+    assert stat.S_IMODE((place / "d/null").stat().st_mode) == 0o666
+    assert stat.S_ISFIFO((place / "d/pipe").stat().st_mode)
+    assert ((place / "d/l").lstat().st_uid, (place / "d/l").lstat().st_mtime) == (7, 3000)
+    assert (stat.S_IMODE((place / "d").stat().st_mode), (place / "d").stat().st_mtime) == (0o1777, 1000)
+    assert b"\xff\xfe" in os.listdir(os.fsencode(place / "d"))
+
+
+def test_what_is_there_is_replaced_or_merged(place):
+    unpack(place, archive(folder("d", mode=0o700), file("d/keep", b"1"), file("f", b"1"), symlink("s", "f")))
+    unpack(place, archive(folder("d", mode=0o755), folder("f"), file("f/in", b"2"), file("s", b"3")))
+    assert (place / "d/keep").exists()
+    assert stat.S_IMODE((place / "d").stat().st_mode) == 0o755
+    assert (place / "f/in").read_bytes() == b"2"
+    assert not (place / "s").is_symlink()
+    unpack(place, archive(file("d", b"4")))
+    assert (place / "d").read_bytes() == b"4"
+
+
+def test_missing_parents_are_made_whatever_the_umask(place):
+    old = os.umask(0o077)
+    try:
+        unpack(place, archive(file("a/b/c", b"1")))
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE((place / "a/b").stat().st_mode) == 0o755
+
+
+def test_a_parent_that_is_a_file_is_an_error(place):
+    unpack(place, archive(file("a", b"1")))
+    with pytest.raises(NotADirectoryError):
+        unpack(place, archive(file("a/b", b"1")))
+
+
+@pytest.mark.parametrize("marker_first", [True, False])
+def test_an_opaque_marker_spares_what_the_layer_has_itself(place, marker_first):
+    lower = (folder("d"), file("d/old", b"1"), folder("d/sub"), file("d/sub/old", b"1"), file("keep", b"k"))
+    unpack(place, archive(*lower))
+    own = (file("d/new", b"2"), file("d/sub/new", b"2"), hardlink("d/link", "keep"))
+    marker = (file("d/.wh..wh..opq"),)
+    unpack(place, archive(folder("d"), *(marker + own if marker_first else own + marker)))
+    assert sorted(os.listdir(place / "d")) == ["link", "new", "sub"]
+    assert os.listdir(place / "d/sub") == ["new"]
+
+
+def test_names_that_need_many_directories_are_cheap(place):
+    deep = "/".join(["d"] * 1000)
+    began = time.process_time()
+    unpack(place, archive(*(pax(path=f"{n}/{deep}/f") + file("x") for n in range(5))))
+    assert time.process_time() - began < 30
+
+
+def test_the_same_by_bytes_and_by_any_chunks(place):
+    source = place.parent / "source"
+    source.mkdir()
+    subprocess.run(["cp", "-a", "/etc/default", "/etc/pam.d", source], check=True)
+    argv = ["tar", "--format=pax", "-C", source, "-cf", "-", "."]
+    data = subprocess.run(argv, check=True, capture_output=True).stdout
+    whole, single, mixed = (place / name for name in ("whole", "single", "mixed"))
+    for root in (whole, single, mixed):
+        root.mkdir()
+    unpack(whole, data)
+    unpack(single, data, 1)
+    fd = os.open(mixed, os.O_RDONLY)
+    choose = random.Random(1)
+    with Unpacker(fd) as unpacker:
+        at = 0
+        while at < len(data):
+            size = choose.choice((1, 3, 511, 512, 513, 4096, 100_000))
+            unpacker.feed(data[at : at + size])
+            at += size
+        unpacker.finish()
+    os.close(fd)
+    assert listing(whole) == listing(source)
+    assert listing(single) == listing(whole)
+    assert listing(mixed) == listing(whole)
+
+
+NAMES = (
+    "a", "b", "a/b", "a/b/c", "/etc", "../a", "a/../../b", "..", ".", "a/.wh.b", ".wh.a", "a/.wh..wh..opq", "l", "l/x",
+)  # fmt: skip
+TARGETS = ("/", "..", "../../..", "/etc", "../../../etc", "a", "a/b", "l", ".", "../../../../victim", "/victim")
+
+
+@pytest.mark.parametrize("seed", range(150))
+def test_random_archives_stay_inside(place, seed):
+    """Links, whiteouts and files of hostile names in any order; the canary beside the root tells."""
+    choose = random.Random(seed)
+    entries = []
+    for _ in range(choose.randrange(5, 60)):
+        name = choose.choice(NAMES)
+        kind = choose.randrange(5)
+        if kind == 0:
+            entries.append(folder(name))
+        elif kind == 1:
+            entries.append(symlink(name, choose.choice(TARGETS)))
+        elif kind == 2:
+            entries.append(hardlink(name, choose.choice((*TARGETS, "etc/passwd", "/etc/passwd"))))
+        else:
+            entries.append(file(name, b"x" * choose.randrange(2000)))
+    for one in entries:  # one archive each, so that an error ends nothing but its entry
+        try:
+            unpack(place, archive(one))
+        except (Malformed, OSError):
+            continue
