@@ -4,12 +4,15 @@ HOLDD_SANITIZE=1 in the environment builds the extensions with AddressSanitizer 
 """
 
 import os
+import re
 from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
 SANITIZE = ["-fsanitize=address,undefined", "-fno-omit-frame-pointer"] if os.environ.get("HOLDD_SANITIZE") else []
+
+version = re.search(r'^VERSION = "(.+)"', Path("spec/version.py").read_text(), re.MULTILINE)
 
 extensions = [
     Extension(
@@ -33,7 +36,7 @@ packages = [
 
 setup(
     name="holdd",
-    version="0.1.0",
+    version=version[1],
     description="A container daemon: images, snapshots, containers and their figures",
     python_requires=">=3.11",
     packages=packages,

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from ctr.output import Out
 from daemon.client import connect
 from spec import errors
+from spec.version import VERSION
 
 ADDRESS = "/run/holdd/holdd.sock"
 
@@ -45,6 +46,7 @@ def parser() -> argparse.ArgumentParser:
         description="The bare command line of holdd, for development and debugging.",
         epilog=f"commands:\n{nouns}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     env = os.environ
     parser.add_argument("--address", "-a", default=env.get("HOLDD_ADDRESS") or ADDRESS, help="the daemon's socket")
@@ -64,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     front = parser()
     args = front.parse_args(argv)
     if args.version:
-        print("ctr 0.1.0")
+        print(f"ctr {VERSION}")
         return 0
     if args.command is None:
         front.print_help()
@@ -88,6 +90,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nobody reads: nor shall the interpreter's last flush complain
+        return 1
+    except OSError as exc:  # a file that was named on the command line
+        if args.debug:
+            raise
+        print(f"ctr: {exc.filename or 'input or output'}: {(exc.strerror or str(exc)).lower()}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

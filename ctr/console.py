@@ -4,14 +4,14 @@ import contextlib
 import errno
 import os
 import select
-import shutil
 import signal
-import sys
 import termios
 import tty
 from collections.abc import Callable, Iterator
 
 CHUNK = 1 << 16
+KEYS = 256  # what a pty that select(2) calls writable takes without blocking (WAKEUP_CHARS in the kernel's tty layer)
+END_OF_FILE = b"\x04"  # as a terminal's line discipline has it
 
 
 @contextlib.contextmanager
@@ -25,23 +25,26 @@ def raw(fd: int) -> Iterator[None]:
     try:
         yield
     finally:
-        termios.tcsetattr(fd, termios.TCSADRAIN, before)
+        with contextlib.suppress(termios.error):  # the terminal may be gone by now
+            termios.tcsetattr(fd, termios.TCSADRAIN, before)
 
 
 @contextlib.contextmanager
-def resizing(resize: Callable[[int, int], None]) -> Iterator[None]:
-    """Tell `resize` (columns, lines) now and whenever the window changes."""
+def resizing(fd: int, resize: Callable[[int, int], None]) -> Iterator[None]:
+    """Tell `resize` (columns, lines) of the terminal `fd` now and whenever its window changes."""
 
     def tell(*_: object) -> None:
-        size = shutil.get_terminal_size()
-        resize(size.columns, size.lines)
+        with contextlib.suppress(OSError):
+            columns, lines = os.get_terminal_size(fd)
+            if columns and lines:  # 0 means that nobody knows
+                resize(columns, lines)
 
-    if not sys.stdin.isatty():
+    if not os.isatty(fd):
         yield
         return
-    tell()
     before = signal.signal(signal.SIGWINCH, tell)
     try:
+        tell()
         yield
     finally:
         signal.signal(signal.SIGWINCH, before)
@@ -49,10 +52,15 @@ def resizing(resize: Callable[[int, int], None]) -> Iterator[None]:
 
 def pump(master: int, done: int) -> None:
     """Standard input to `master`, `master` to standard output; until its other side is closed, or `done` is readable
-    and nothing is left to print."""
-    sources = [master, done, 0]
+    and nothing is left to print.
+
+    Input waits here while the terminal takes none: blocking on it would leave its output unread, and both stuck.
+    """
+    waiting = b""
+    reading = True
     while True:
-        ready = select.select(sources, [], [])[0]
+        sources = [master, done, *([0] if reading and not waiting else [])]
+        ready, writable, _ = select.select(sources, [master] if waiting else [], [])
         if master in ready:
             data = _read(master)
             if not data:
@@ -61,24 +69,29 @@ def pump(master: int, done: int) -> None:
         elif done in ready:
             return
         if 0 in ready:
-            data = os.read(0, CHUNK)
-            if data:
-                with contextlib.suppress(OSError):
-                    _write(master, data)
-            else:
-                sources.remove(0)
-                with contextlib.suppress(OSError):
-                    _write(master, b"\x04")  # end of file, as a terminal's line discipline has it
+            waiting = _read(0)
+            reading = bool(waiting)
+            waiting = waiting or END_OF_FILE
+        if writable:
+            waiting = waiting[_type(master, waiting[:KEYS]) :]
 
 
-def _read(master: int) -> bytes:
-    """Empty when the other side is closed: a pty's master says so by EIO."""
+def _read(fd: int) -> bytes:
+    """Empty at the end, which a pty says by EIO when its other side is closed."""
     try:
-        return os.read(master, CHUNK)
+        return os.read(fd, CHUNK)
     except OSError as exc:
         if exc.errno == errno.EIO:
             return b""
         raise
+
+
+def _type(master: int, keys: bytes) -> int:
+    """How many were taken; all of them when nobody is there to take any."""
+    try:
+        return os.write(master, keys)
+    except OSError:
+        return len(keys)
 
 
 def _write(fd: int, data: bytes) -> None:

@@ -14,8 +14,6 @@ from spec.oci import build, runtime
 from spec.records import Container, RuntimeRef
 from spec.types import Mount
 
-CPU_PERIOD_US = 100_000
-
 
 def register(parser: argparse.ArgumentParser) -> None:
     """Flags that say what a container is."""
@@ -143,7 +141,7 @@ def _isolation(spec: runtime.Spec, args: argparse.Namespace) -> runtime.Spec:
     if args.read_only:
         spec = build.with_readonly_root(spec)
     if args.privileged:
-        spec = build.with_privileged(spec)
+        spec = build.with_privileged(spec, _held_capabilities())
     if args.allow_new_privs:
         spec = build.with_new_privileges(spec)
     if args.cap_add or args.cap_drop:
@@ -155,9 +153,16 @@ def _resources(spec: runtime.Spec, args: argparse.Namespace) -> runtime.Spec:
     if args.memory_limit:
         spec = build.with_memory_limit(spec, args.memory_limit)
     if args.cpus:
-        spec = build.with_cpu(spec, period=CPU_PERIOD_US, quota=int(args.cpus * CPU_PERIOD_US))
+        spec = build.with_cpus(spec, args.cpus)
     if args.cpu_shares:
         spec = build.with_cpu(spec, shares=args.cpu_shares)
     if args.pids_limit:
         spec = build.with_pids_limit(spec, args.pids_limit)
     return spec
+
+
+def _held_capabilities() -> list[str]:
+    """Those in our bounding set: nobody can give away more than he may have."""
+    with open("/proc/self/status") as status:
+        mask = next(line.split()[1] for line in status if line.startswith("CapBnd:"))
+    return build.capabilities_of(int(mask, 16))

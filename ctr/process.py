@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 
@@ -16,6 +17,7 @@ from spec.types import Stdio
 FORWARDED = (
     signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT,
 )  # fmt: skip
+LEAVING = (signal.SIGHUP, signal.SIGTERM)  # what ends one who only watches; a raw terminal sends no SIGINT
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -37,63 +39,127 @@ def streams(args: argparse.Namespace, terminal: bool) -> tuple[Stdio, Sequence[i
 
 
 def follow(client: Client, id: str, exec_id: str, terminal: bool) -> int:
-    """Start the process, see it through, and return its exit code."""
-    if not terminal:
-        with _forwarding(client, id, exec_id):
-            client.tasks.start(tasks.StartRequest(container_id=id, exec_id=exec_id))
+    """Start the process, see it through, and return its exit code. Signals to ctr go to the process."""
+    with _Forwarding(client, id, exec_id) as forwarding:
+        if not terminal:
+            forwarding.start()
             return wait(client, id, exec_id)
-    if exec_id:  # an exec's terminal is there once it runs
-        client.tasks.start(tasks.StartRequest(container_id=id, exec_id=exec_id))
-    return joined(client, id, exec_id, start=not exec_id)
+        if exec_id:  # an exec's terminal is there once it runs
+            forwarding.start()
+            return _joined(client, id, exec_id)
+        return _joined(client, id, exec_id, forwarding)
 
 
-def joined(client: Client, id: str, exec_id: str, start: bool) -> int:
-    """Join our terminal to the process's, start it if so asked, and return its exit code."""
-    _, fds = client.tasks.attach(tasks.AttachRequest(container_id=id, exec_id=exec_id))
-    master = fds[0]
-    ended, ending = os.pipe()
-    status: list[int] = []
-
-    def watch() -> None:
-        with contextlib.suppress(errors.Error):
-            status.append(wait(client, id, exec_id))
-        os.close(ending)
-
-    def resize(width: int, height: int) -> None:
-        request = tasks.ResizePtyRequest(container_id=id, exec_id=exec_id, width=width, height=height)
-        with contextlib.suppress(errors.Error):
-            client.tasks.resize_pty(request)
-
-    try:
-        with console.raw(0), console.resizing(resize):
-            if start:
-                client.tasks.start(tasks.StartRequest(container_id=id, exec_id=exec_id))
-            waiter = threading.Thread(target=watch)
-            waiter.start()
-            console.pump(master, ended)
-            waiter.join()
-    finally:
-        os.close(master)
-        os.close(ended)
-    return status[0] if status else 255
+def attach(client: Client, id: str, exec_id: str) -> int:
+    """Join our terminal to that of a process which runs, until it ends; its exit code."""
+    with _leaving():
+        return _joined(client, id, exec_id)
 
 
 def wait(client: Client, id: str, exec_id: str = "") -> int:
     return client.tasks.wait(tasks.WaitRequest(container_id=id, exec_id=exec_id)).exit_status
 
 
+class _Forwarding:
+    """Signals to ctr go to the process while the block runs; those that come before it was started, once it is."""
+
+    def __init__(self, client: Client, id: str, exec_id: str) -> None:
+        self._client = client
+        self._id = id
+        self._exec_id = exec_id
+        self._started = False
+        self._early: list[int] = []
+
+    def start(self) -> None:
+        self._client.tasks.start(tasks.StartRequest(container_id=self._id, exec_id=self._exec_id))
+        self._started = True
+        while self._early:
+            self._send(self._early.pop(0))
+
+    def _take(self, number: int, _: object) -> None:
+        if self._started:
+            self._send(number)
+        else:
+            self._early.append(number)
+
+    def _send(self, number: int) -> None:
+        request = tasks.KillRequest(container_id=self._id, exec_id=self._exec_id, signal=number)
+        with contextlib.suppress(errors.Error):  # it may have ended
+            self._client.tasks.kill(request)
+
+    def __enter__(self) -> "_Forwarding":
+        self._before = {number: signal.signal(number, self._take) for number in FORWARDED}
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
 @contextlib.contextmanager
-def _forwarding(client: Client, id: str, exec_id: str) -> Iterator[None]:
-    """Signals to ctr go to the process while the block runs."""
+def _leaving() -> Iterator[None]:
+    """What asks ctr to end does so in order, so that the terminal is as it was."""
 
-    def forward(number: int, _: object) -> None:
-        request = tasks.KillRequest(container_id=id, exec_id=exec_id, signal=number)
-        with contextlib.suppress(errors.Error):
-            client.tasks.kill(request)
+    def leave(number: int, _: object) -> None:
+        sys.exit(128 + number)
 
-    before = {number: signal.signal(number, forward) for number in FORWARDED}
+    before = {number: signal.signal(number, leave) for number in LEAVING}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _joined(client: Client, id: str, exec_id: str, start: _Forwarding | None = None) -> int:
+    """Join our terminal to the process's, then start it if so asked; its exit code."""
+
+    def resize(width: int, height: int) -> None:
+        request = tasks.ResizePtyRequest(container_id=id, exec_id=exec_id, width=width, height=height)
+        with contextlib.suppress(errors.Error):
+            client.tasks.resize_pty(request)
+
+    _, fds = client.tasks.attach(tasks.AttachRequest(container_id=id, exec_id=exec_id))
+    master = fds[0]
+    try:
+        with console.raw(0), console.resizing(0, resize):
+            if start is not None:
+                start.start()
+            exit = _Exit(client, id, exec_id)
+            try:
+                console.pump(master, exit.fd)
+                return exit.code()
+            finally:
+                exit.close()
+    finally:
+        os.close(master)
+
+
+class _Exit:
+    """Waits for a process in a thread; `fd` is readable once the wait is over."""
+
+    def __init__(self, client: Client, id: str, exec_id: str) -> None:
+        self.fd, self._ending = os.pipe()
+        self._code = 0
+        self._error: errors.Error | None = None
+        # A daemon thread: whoever leaves before the process ends does not wait for it.
+        self._thread = threading.Thread(target=self._wait, args=(client, id, exec_id), daemon=True)
+        self._thread.start()
+
+    def code(self) -> int:
+        """Waits. The error, if waiting failed."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        return self._code
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+    def _wait(self, client: Client, id: str, exec_id: str) -> None:
+        try:
+            self._code = wait(client, id, exec_id)
+        except errors.Error as exc:
+            self._error = exc
+        finally:
+            os.close(self._ending)

@@ -22,12 +22,12 @@ from daemon.runtime.tasks import Tasks
 from daemon.scoped.content import ScopedContent
 from daemon.scoped.images import ScopedImages
 from daemon.scoped.snapshots import ScopedSnapshots
-from daemon.version import REVISION, VERSION
 from spec import errors
 from spec.api.service import Service
 from spec.api.transfer import Registry
 from spec.ports import Applier, ContentStore, Resolver, Snapshotter
 from spec.protocol import SERVICES
+from spec.version import REVISION, VERSION
 
 log = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ import sys
 from daemon import config, lifecycle
 from daemon.kit import log
 from daemon.runtime.nursery import Nursery
-from daemon.version import VERSION
 from spec import errors
+from spec.version import VERSION
 
 
 def parser() -> argparse.ArgumentParser:

@@ -61,7 +61,7 @@ cdef struct Times:       # a directory's, to be set when nothing is written into
     unsigned long inode
     sys.timespec times[2]
 
-cdef struct Names:       # a set, open-addressed: what this layer made, each a hash of its directory's inode and its name
+cdef struct Names:       # an open-addressed set: what this layer made, as hashes of directories' inodes and names
     unsigned long* slots
     size_t size
     size_t used
@@ -721,8 +721,8 @@ cdef int _make_parts(Machine* m, int parent, const char* path, const size_t* sta
 
 
 cdef int _follow(Machine* m, int parent, const char* path, size_t start, const char* name, int depth) noexcept nogil:
-    """`name` in `parent`, which begins at `start` of `path`, is a symbolic link that leads nowhere, or `.` or `..`: make
-    what it leads to."""
+    """`name` in `parent`, which begins at `start` of `path`, is a symbolic link that leads nowhere, or `.` or `..`:
+    make what it leads to."""
     cdef char target[PATH]
     cdef char whole[PATH]
     cdef ssize_t size

@@ -25,8 +25,8 @@ def run(args: argparse.Namespace, client: Client, out: Out) -> int:
             out.line(f"Error:         {plugin.init_error}\n" if plugin.init_error else "")
         return 0
     out.table(
-        ("TYPE", "ID", "STATUS"),
-        [(plugin.type, plugin.id, plugin.status) for plugin in plugins],
+        ("TYPE", "ID", "PLATFORMS", "STATUS"),
+        [(plugin.type, plugin.id, "-", plugin.status) for plugin in plugins],
         plugins,
         [plugin.id for plugin in plugins],
     )

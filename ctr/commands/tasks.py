@@ -166,7 +166,7 @@ def _wait(args: argparse.Namespace, client: Client, out: Out) -> int:
 
 
 def _attach(args: argparse.Namespace, client: Client, out: Out) -> int:
-    return process.joined(client, args.id, args.exec_id, start=False)
+    return process.attach(client, args.id, args.exec_id)
 
 
 def _pause(args: argparse.Namespace, client: Client, out: Out) -> None:

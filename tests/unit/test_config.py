@@ -1,0 +1,48 @@
+"""The configuration: absent is fine, wrong is an error that names the file and the key."""
+
+import pytest
+
+from daemon import config
+from spec import errors
+
+
+def load(tmp_path, text, **overrides):
+    path = tmp_path / "config.toml"
+    path.write_text(text)
+    return config.load(str(path), overrides)
+
+
+def test_an_absent_file_means_defaults(tmp_path):
+    assert config.load(str(tmp_path / "nosuch"), {}) == config.Config()
+
+
+def test_what_the_command_line_gives_wins(tmp_path):
+    settings = load(tmp_path, 'root = "/a"\nstate = "/b"\n', root="/c", log_level=None)
+    assert (settings.root, settings.state) == ("/c", "/b")
+
+
+def test_the_socket_follows_the_state(tmp_path):
+    assert load(tmp_path, "", state="/x").address == "/x/holdd.sock"
+    assert load(tmp_path, "", state="/x", address="/y.sock").address == "/y.sock"
+
+
+def test_runtimes(tmp_path):
+    settings = load(tmp_path, '[runtimes.runsc]\npath = "/usr/bin/runsc"\nargs = ["--platform=ptrace"]\n')
+    assert settings.runtimes["runsc"].args == ("--platform=ptrace",)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('rot = "/a"', "rot"),
+        ("[metadata]\nsink = true", "sink"),
+        ("root = 1", "root"),
+        ("root = ", "config.toml"),
+        ("version = 9", "version 9"),
+        ('root = "/a"\nstate = "/a"', "differ"),
+        ('root = ""', "must be set"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path, text, said):
+    with pytest.raises(errors.InvalidArgument, match=said):
+        load(tmp_path, text)
