@@ -1,5 +1,6 @@
 """The leak guard: whatever a test made is gone when it ends."""
 
+import contextlib
 import gc
 import os
 import threading
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+CGROUPS = Path("/sys/fs/cgroup")
 SETTLE_S = 10.0  # how long what ends by itself (a dying thread, a reaped shim) may take
 
 
@@ -31,15 +33,28 @@ def _children():
     return pids
 
 
+def _tops():
+    """Cgroups right below each hierarchy's root: a runtime leaves the one of a namespace behind, as under containerd."""
+    bases = [base for base in CGROUPS.glob("*") if base.is_dir()]
+    return {path for base in bases for path in base.iterdir() if path.is_dir()}
+
+
 def _cgroups():
+    """Cgroups of containers: those below the tops."""
     found = set()
-    for base in Path("/sys/fs/cgroup").glob("*"):
-        for path in (base, base / "holdd-test"):
-            try:
-                found.update(str(path / name) for name in os.listdir(path) if (path / name).is_dir())
-            except OSError:
-                continue
+    for top in _tops():
+        with contextlib.suppress(OSError):
+            found.update(str(path) for path in top.iterdir() if path.is_dir())
     return found
+
+
+@pytest.fixture(scope="session", autouse=True)
+def namespaces_cgroups():
+    """What namespaces' cgroups the session made are removed with it, and are empty by then."""
+    before = _tops()
+    yield
+    for path in _tops() - before:
+        path.rmdir()
 
 
 def _state():
