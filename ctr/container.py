@@ -102,9 +102,7 @@ def remove(client: Client, id: str, keep_snapshot: bool = False) -> None:
     client.containers.delete(containers.DeleteRequest(id=id))
     if record.snapshot_key and not keep_snapshot:
         with contextlib.suppress(errors.NotFound):
-            client.snapshots.remove(
-                snapshots.RemoveRequest(snapshotter=record.snapshotter, key=record.snapshot_key)
-            )
+            client.snapshots.remove(snapshots.RemoveRequest(snapshotter=record.snapshotter, key=record.snapshot_key))
 
 
 def _options(spec: runtime.Spec, args: argparse.Namespace) -> runtime.Spec:

@@ -50,9 +50,7 @@ def size(client: Client, target: Descriptor) -> int:
     """Bytes of an image's content for this host's platform."""
     total = target.size
     if graph.is_index(target.media_type):
-        chosen = graph.choose(
-            graph.index(target, read(client, target.digest)), platforms.only(platforms.default())
-        )
+        chosen = graph.choose(graph.index(target, read(client, target.digest)), platforms.only(platforms.default()))
         return total + (size(client, chosen[0]) if chosen else 0)
     manifest = graph.manifest(target, read(client, target.digest))
     return total + manifest.config.size + sum(layer.size for layer in manifest.layers)

@@ -34,7 +34,7 @@ def _children():
 
 
 def _tops():
-    """Cgroups right below each hierarchy's root: a runtime leaves the one of a namespace behind, as under containerd."""
+    """Cgroups right below each hierarchy's root: a runtime leaves that of a namespace behind, as under containerd."""
     bases = [base for base in CGROUPS.glob("*") if base.is_dir()]
     return {path for base in bases for path in base.iterdir() if path.is_dir()}
 

@@ -65,9 +65,7 @@ def _pull(args: argparse.Namespace, client: Client, out: Out) -> None:
         plain_http=args.plain_http,
         skip_verify=args.skip_verify,
     )
-    unpacks = [
-        transfer.Unpack(platform=platform, snapshotter=args.snapshotter) for platform in args.platform or [""]
-    ]
+    unpacks = [transfer.Unpack(platform=platform, snapshotter=args.snapshotter) for platform in args.platform or [""]]
     destination = transfer.ImageStore(
         name=args.ref,
         labels=output.parse_labels(args.label),

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import signal
+import sys
 
 from msgspec.structs import replace
 
@@ -146,19 +147,26 @@ def _signal(text: str) -> int:
 
 
 def _rm(args: argparse.Namespace, client: Client, out: Out) -> int:
+    """Every one, whatever becomes of the others; the last code that is not 0, and with --force only whether all went."""
     code = 0
     for id in args.ids:
-        if args.force:
-            with contextlib.suppress(errors.NotFound):
-                request = api.KillRequest(container_id=id, exec_id=args.exec_id, signal=9, all=not args.exec_id)
-                client.tasks.kill(request)
-            process.wait(client, id, args.exec_id)
-        if args.exec_id:
-            forget = api.DeleteProcessRequest(container_id=id, exec_id=args.exec_id)
-            code = client.tasks.delete_process(forget).exit_status
-        else:
-            code = client.tasks.delete(api.DeleteRequest(container_id=id)).exit_status
-    return 0 if args.force else code
+        try:
+            status = _delete(client, id, args.exec_id, args.force)
+            code = code if args.force else status or code
+        except errors.Error as exc:
+            print(f"ctr: {exc.message}", file=sys.stderr)
+            code = 1
+    return code
+
+
+def _delete(client: Client, id: str, exec_id: str, force: bool) -> int:
+    if force:
+        with contextlib.suppress(errors.NotFound, errors.FailedPrecondition):  # ended, or never started
+            client.tasks.kill(api.KillRequest(container_id=id, exec_id=exec_id, signal=9, all=not exec_id))
+            process.wait(client, id, exec_id)
+    if exec_id:
+        return client.tasks.delete_process(api.DeleteProcessRequest(container_id=id, exec_id=exec_id)).exit_status
+    return client.tasks.delete(api.DeleteRequest(container_id=id)).exit_status
 
 
 def _wait(args: argparse.Namespace, client: Client, out: Out) -> int:

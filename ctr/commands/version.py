@@ -24,16 +24,20 @@ def run(args: argparse.Namespace, client: Client, out: Out) -> int:
     version = client.version.version(VersionRequest())
     server = client.introspection.server(ServerRequest())
     if args.json:
-        own = {"version": VERSION, "revision": REVISION, "python_version": python}
-        out.json({"client": own, "server": {"version": version.version, "revision": version.revision, "uuid": server.uuid}})
+        ours = {"version": VERSION, "revision": REVISION, "python_version": python}
+        theirs = {"version": version.version, "revision": version.revision, "uuid": server.uuid}
+        out.json({"client": ours, "server": theirs})
     else:
         out.line(f"Server:\n  Version:  {version.version}\n  Revision: {version.revision}\n  UUID: {server.uuid}")
-    for name, ours, theirs in mismatches((VERSION, REVISION), (version.version, version.revision)):
-        print(f"ctr: warning: {name} of client ({ours}) and server ({theirs}) differ", file=sys.stderr)
+    for warning in mismatches((VERSION, REVISION), (version.version, version.revision)):
+        print(f"ctr: warning: {warning}", file=sys.stderr)
     return 0
 
 
-def mismatches(client: tuple[str, str], server: tuple[str, str]) -> list[tuple[str, str, str]]:
-    """(name, client's, server's) of each of version and revision that differs."""
-    both = zip(("versions", "revisions"), client, server, strict=True)
-    return [(name, ours, theirs) for name, ours, theirs in both if ours != theirs]
+def mismatches(client: tuple[str, str], server: tuple[str, str]) -> list[str]:
+    """A warning for each of version and revision that is not the same."""
+    return [
+        f"client and server differ in {name}: {ours!r} and {theirs!r}"
+        for name, ours, theirs in zip(("version", "revision"), client, server, strict=True)
+        if ours != theirs
+    ]
