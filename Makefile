@@ -13,7 +13,8 @@ demo: build
 	$(BIN)/python packaging/demo.py
 
 test: build lint
-	$(BIN)/python -m pytest
+	@base=$$(mktemp -d /tmp/holdd-test-XXXXXX) && trap "rm -rf $$base" EXIT && \
+	  $(BIN)/python -m pytest --basetemp=$$base/t
 
 build: $(VENV)/built
 

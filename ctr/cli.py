@@ -8,7 +8,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ctr.output import Out
 from daemon.client import connect
@@ -38,15 +38,21 @@ NOUNS = (
 )
 
 
+class Parser(argparse.ArgumentParser):
+    """Takes no abbreviated flag, which a flag added later would make ambiguous. Its verbs' parsers are of its class."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
+
+
 def parser() -> argparse.ArgumentParser:
     """Global options and the noun; the rest is its module's to parse."""
     nouns = "\n".join(f"  {', '.join((noun.name, *noun.aliases)):32}{noun.help}" for noun in NOUNS)
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="ctr",
         description="The bare command line of holdd, for development and debugging.",
         epilog=f"commands:\n{nouns}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     env = os.environ
     parser.add_argument("--address", "-a", default=env.get("HOLDD_ADDRESS") or ADDRESS, help="the daemon's socket")
@@ -75,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if noun is None:
         front.error(f"unknown command {args.command!r}")
     module = importlib.import_module(f"ctr.commands.{noun.name}")
-    own = argparse.ArgumentParser(prog=f"ctr {noun.name}", description=noun.help)
+    own = Parser(prog=f"ctr {noun.name}", description=noun.help)
     module.register(own)
     given = own.parse_args(args.rest)
     try:

@@ -16,12 +16,12 @@ END_OF_FILE = b"\x04"  # as a terminal's line discipline has it
 
 @contextlib.contextmanager
 def raw(fd: int) -> Iterator[None]:
-    """Raw mode while the block runs, if `fd` is a terminal."""
+    """Raw mode while the block runs, if `fd` is a terminal. What was typed ahead is kept."""
     if not os.isatty(fd):
         yield
         return
     before = termios.tcgetattr(fd)
-    tty.setraw(fd)
+    tty.setraw(fd, termios.TCSADRAIN)
     try:
         yield
     finally:

@@ -3,8 +3,11 @@
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import msgspec
+
+from spec import errors
 from spec.base import to_json
 
 GAP = 4
@@ -43,8 +46,6 @@ class Out:
 
     def json(self, value: object) -> None:
         """Indented, as people read it."""
-        import msgspec
-
         self.line(msgspec.json.format(to_json(value), indent=4).decode())
 
     def line(self, text: str) -> None:
@@ -54,6 +55,18 @@ class Out:
         """A word that is no result, unless quiet."""
         if not self._quiet and not self._json:
             self.line(text)
+
+
+def each(names: Sequence[str], work: Callable[[str], None]) -> int:
+    """Do `work` to every one, whatever becomes of the others; 1 when any failed, and each failure is told."""
+    code = 0
+    for name in names:
+        try:
+            work(name)
+        except errors.Error as exc:
+            print(f"ctr: {exc.message}", file=sys.stderr)
+            code = 1
+    return code
 
 
 def size(count: int) -> str:

@@ -60,6 +60,15 @@ def wait(client: Client, id: str, exec_id: str = "") -> int:
     return client.tasks.wait(tasks.WaitRequest(container_id=id, exec_id=exec_id)).exit_status
 
 
+def abandon(client: Client, id: str) -> None:
+    """Take back a task that did not come to run, or was not seen through."""
+    with contextlib.suppress(errors.Error):
+        client.tasks.kill(tasks.KillRequest(container_id=id, signal=signal.SIGKILL))
+        client.tasks.wait(tasks.WaitRequest(container_id=id))
+    with contextlib.suppress(errors.NotFound):
+        client.tasks.delete(tasks.DeleteRequest(container_id=id))
+
+
 class _Forwarding:
     """Signals to ctr go to the process while the block runs; those that come before it was started, once it is."""
 

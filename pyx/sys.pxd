@@ -17,10 +17,21 @@ cdef extern from *:
     #ifndef MOVE_MOUNT_F_EMPTY_PATH
     #define MOVE_MOUNT_F_EMPTY_PATH 4
     #endif
+    #ifndef FICLONE
+    #define FICLONE _IOW(0x94, 9, int)
+    #endif
+    #ifndef STATX_ATTR_MOUNT_ROOT
+    #define STATX_ATTR_MOUNT_ROOT 0x2000
+    #endif
     """
     const int SANITIZED  # whether this is a HOLDD_SANITIZE build
     const unsigned int CLOSE_RANGE_CLOEXEC
     const unsigned int MOVE_MOUNT_F_EMPTY_PATH
+    const unsigned long FICLONE
+    const unsigned long long STATX_ATTR_MOUNT_ROOT
+
+cdef extern from "<sys/types.h>" nogil:
+    ctypedef long off_t
 
 cdef extern from "<time.h>" nogil:
     struct timespec:
@@ -32,7 +43,7 @@ cdef extern from "<time.h>" nogil:
 cdef extern from "<errno.h>" nogil:
     int errno
     const int E2BIG, EADDRINUSE, ENODATA, ENOMEM, ENOTDIR, ENOTEMPTY, ENOTSUP, EOPNOTSUPP, EPERM, ERANGE, EXDEV
-    const int EBUSY, EISDIR, ELOOP
+    const int EBUSY, EISDIR, ELOOP, EMLINK, ENOTTY, ENXIO, ESTALE
     const int EAGAIN, EBADF, EEXIST, EINTR, EINVAL, EMFILE, EMSGSIZE, ENAMETOOLONG, ENOENT
     const int ENOSPC, ENOSYS, EPROTONOSUPPORT
 
@@ -55,12 +66,13 @@ cdef extern from "<poll.h>" nogil:
         short events
         short revents
     int poll(pollfd* fds, unsigned long count, int timeout_ms)
-    const short POLLOUT
+    const short POLLIN, POLLOUT
 
 cdef extern from "<sched.h>" nogil:
     int clone(int (*function)(void*) noexcept nogil, void* stack, int flags, void* argument, ...)
+    int setns(int fd, int kind)
     int unshare(int flags)
-    const int CLONE_NEWNS, CLONE_VFORK, CLONE_VM
+    const int CLONE_FILES, CLONE_NEWNS, CLONE_NEWUSER, CLONE_VFORK, CLONE_VM
 
 cdef extern from "<signal.h>" nogil:
     ctypedef struct sigset_t:
@@ -129,7 +141,7 @@ cdef extern from "<sys/mount.h>" nogil:
 
 cdef extern from "<sys/prctl.h>" nogil:
     int prctl(int option, ...)
-    const int PR_SET_CHILD_SUBREAPER, PR_SET_NAME
+    const int PR_SET_CHILD_SUBREAPER, PR_SET_NAME, PR_SET_PDEATHSIG
 
 cdef extern from "<sys/signalfd.h>" nogil:
     int signalfd(int fd, const sigset_t* set, int flags)
@@ -190,12 +202,16 @@ cdef extern from "<sys/stat.h>" nogil:
         long long st_blocks
         timespec st_atim
         timespec st_mtim
+    ctypedef struct statx_t "struct statx":
+        unsigned long long stx_attributes
+        unsigned long long stx_attributes_mask
     int fstat(int fd, stat_t* info)
+    int statx(int folder, const char* path, int flags, unsigned int mask, statx_t* info)
     unsigned int umask(unsigned int mask)
 
 cdef extern from "<sys/syscall.h>" nogil:
     const long SYS_clone, SYS_close_range, SYS_fsconfig, SYS_fsmount, SYS_fsopen, SYS_mount_setattr, SYS_move_mount
-    const long SYS_open_tree, SYS_openat2, SYS_renameat2
+    const long SYS_getdents64, SYS_open_tree, SYS_openat2, SYS_renameat2
 
 cdef extern from "<sys/un.h>" nogil:
     struct sockaddr_un:
@@ -210,7 +226,7 @@ cdef extern from "<sys/wait.h>" nogil:
     bint WIFSIGNALED(int status)
     int WEXITSTATUS(int status)
     int WTERMSIG(int status)
-    const int WEXITED, WNOHANG, WNOWAIT
+    const int WEXITED, WNOHANG, WNOWAIT, __WALL
 
 cdef extern from "<unistd.h>" nogil:
     void _exit(int status)
@@ -219,6 +235,10 @@ cdef extern from "<unistd.h>" nogil:
     int dup2(int fd, int target)
     int execve(const char* path, char* const argv[], char* const env[])
     int ftruncate(int fd, long long size)
+    long long lseek(int fd, long long offset, int whence)
+    int pause()
+    ssize_t pwrite(int fd, const void* buffer, size_t size, long long offset)
+    const int SEEK_DATA, SEEK_HOLE
     int getpid()
     int pipe2(int fds[2], int flags)
     ssize_t pread(int fd, void* buffer, size_t size, long long offset)
@@ -226,7 +246,7 @@ cdef extern from "<unistd.h>" nogil:
     int setpgid(int pid, int group)
     int setsid()
     long syscall(long number, ...)
-    ssize_t copy_file_range(int source, long long* source_at, int target, long long* target_at, size_t size,
+    ssize_t copy_file_range(int source, off_t* source_at, int target, off_t* target_at, size_t size,
                             unsigned int flags)
     int fchownat(int folder, const char* path, unsigned int uid, unsigned int gid, int flags)
     int linkat(int folder, const char* path, int to_folder, const char* to, int flags)
@@ -246,7 +266,7 @@ cdef extern from "<dirent.h>" nogil:
     DIR* fdopendir(int fd)
     dirent* readdir(DIR* folder)
     int closedir(DIR* folder)
-    const unsigned char DT_DIR
+    const unsigned char DT_DIR, DT_UNKNOWN
 
 cdef extern from "<stdlib.h>" nogil:
     void* malloc(size_t size)
@@ -261,3 +281,9 @@ cdef extern from "<sys/xattr.h>" nogil:
     ssize_t llistxattr(const char* path, char* names, size_t size)
     ssize_t lgetxattr(const char* path, const char* name, void* value, size_t size)
     int lsetxattr(const char* path, const char* name, const void* value, size_t size, int flags)
+
+cdef extern from "<sys/sendfile.h>" nogil:
+    ssize_t sendfile(int target, int source, off_t* source_at, size_t size)
+
+cdef extern from "<stdio.h>" nogil:
+    int snprintf(char* text, size_t size, const char* form, ...)

@@ -1,42 +1,94 @@
 """Walks of whole trees in C, without the GIL: what one takes, a copy of one, the end of one.
 
-All start at a directory's descriptor and never follow a symbolic link; none crosses into another filesystem.
+All start at a directory's descriptor, never follow a symbolic link and never enter another mount. Depth costs heap, not
+stack or descriptors: what a container nested a million times is walked like anything else. A level is read whole, then
+its directories are entered one by one, and the way back is "..", which must lead to the directory we came from.
 """
 
 import os
 
 from pyx cimport sys
-from pyx.err cimport failed
+from pyx.err cimport failed, retried, text
 
-cdef struct Links:  # inodes of more than one name that were met: an open-addressed hash
-    unsigned long* inodes
-    char** paths        # where each was copied to; NULL when only counting
+cdef extern from *:
+    """
+    struct pyx_walk_how { unsigned long long flags, mode, resolve; };
+    struct pyx_dirent { unsigned long long inode; long long offset; unsigned short length; unsigned char type;
+                        char name[]; };
+    """
+    struct open_how "pyx_walk_how":
+        unsigned long long flags
+        unsigned long long mode
+        unsigned long long resolve
+    struct entry_t "pyx_dirent":
+        unsigned short length
+        unsigned char type
+        char name[1]
+
+cdef enum:
+    USAGE, COPY, REMOVE            # what a walk is for
+    LISTING = 64 << 10             # bytes of getdents64(2) at once
+    BLOCK = 256 << 10              # bytes that are read and written at once where the kernel cannot copy
+    XATTR_MAX = 64 << 10           # XATTR_SIZE_MAX
+    PATIENCE = 64                  # how often directories that were emptied may be full again
+    RESOLVE = 0x01 | 0x04 | 0x08   # openat2(2): RESOLVE_NO_XDEV | RESOLVE_NO_SYMLINKS | RESOLVE_BENEATH
+
+cdef struct Level:                 # a directory on the way from the root to where the walk is
+    char* names                    # of its directories that are still to be entered, each with its NUL
+    size_t size
+    size_t room
+    size_t at
+    size_t path_length             # of the walk's path, when the walk is here
+    sys.stat_t info
+    sys.stat_t copied              # of its copy
+
+cdef struct Link:
+    unsigned long device
+    unsigned long inode            # 0: an empty slot
+    char* path                     # where its first name was copied to; NULL when only counting
+
+cdef struct Links:                 # inodes of more than one name that were met: an open-addressed hash
+    Link* slots
     size_t size
     size_t used
 
 cdef struct Walk:
-    unsigned long device
+    int job
+    int here                       # the directory that the walk is in
+    int there                      # its copy
+    int target                     # the root of the copy, which is not ours to close
+    bint descends_only             # the kernel lacks openat2(2): only the device tells a mount
+    bint cannot_share              # the target's filesystem has no reflinks
+    int patience
     unsigned long long bytes_
     unsigned long long inodes
     Links links
+    Level* levels
+    size_t depth                   # of levels in use; the last one is where the walk is
+    size_t room
+    char* path                     # from the root to where the walk is, then to what it is about; ends with NUL
+    size_t path_size               # without the NUL
+    size_t path_room
+    char* listing
+    char* block
 
 
 def usage(int root):
-    """Allocated bytes and inodes of the tree at the directory descriptor `root`; a hard link counts once."""
+    """Allocated bytes and inodes of the tree at the directory descriptor `root`; a hard link counts once, what is
+    removed meanwhile may not."""
     cdef Walk walk
-    cdef sys.stat_t info
     cdef int result, number
-    _begin(&walk)
+    with nogil:
+        result = _begin(&walk, USAGE, root, -1)
+        if result == 0:
+            _count(&walk, &walk.levels[0].info)
+            result = _list(&walk)
+        if result == 0:
+            result = _run(&walk)
+        number = sys.errno
     try:
-        with nogil:
-            result = sys.fstat(root, &info)
-            if result == 0:
-                walk.device = info.st_dev
-                _count(&walk, &info)
-                result = _usage(root, &walk)
-            number = sys.errno
         if result < 0:
-            raise failed(number, None)
+            raise failed(number, _about(&walk))
         return walk.bytes_, walk.inodes
     finally:
         _end(&walk)
@@ -44,159 +96,291 @@ def usage(int root):
 
 def copy(int source, int target):
     """Copy what is in directory `source` into directory `target`: owners, modes, times, extended attributes, hard
-    links, devices, symbolic links; blocks are shared where the filesystem can. `target` itself takes `source`'s
-    attributes."""
+    links, devices, symbolic links, holes; blocks are shared where the filesystem can. `target` itself takes `source`'s
+    attributes. A directory that something is mounted on is copied without what is in it."""
     cdef Walk walk
-    cdef sys.stat_t info
     cdef int result, number
-    _begin(&walk)
+    with nogil:
+        result = _begin(&walk, COPY, source, target)
+        if result == 0:
+            result = _list(&walk)
+        if result == 0:
+            result = _run(&walk)
+        if result == 0:
+            result = _attributes(walk.here, walk.there, &walk.levels[0].info)
+        number = sys.errno
     try:
-        with nogil:
-            result = sys.fstat(source, &info)
-            if result == 0:
-                walk.device = info.st_dev
-                result = _copy(source, target, target, b"", &walk)
-            if result == 0:
-                result = _attributes(source, target, &info)
-            number = sys.errno
         if result < 0:
-            raise failed(number, None)
+            raise failed(number, _about(&walk))
     finally:
         _end(&walk)
 
 
 def remove(int folder, name):
     """Remove the tree `name` in directory `folder`, whatever it is; not there is fine. A mount inside is EBUSY."""
-    cdef bytes name_b = os.fsencode(name)
+    cdef bytes name_b = text(name)
     cdef const char* name_p = name_b
-    cdef sys.stat_t info
+    cdef Walk walk
     cdef int result, number
+    if not name_b or b"/" in name_b or name_b in (b".", b".."):
+        raise failed(sys.EINVAL, name)
     with nogil:
-        result = sys.fstat(folder, &info)
+        result = _begin(&walk, REMOVE, folder, -1)
         if result == 0:
-            result = _remove(folder, name_p, info.st_dev)
+            result = _visit(&walk, name_p, sys.DT_UNKNOWN)
+        if result == 0:
+            result = _run(&walk)
         number = sys.errno
-    if result < 0 and number != sys.ENOENT:
-        raise failed(number, name)
+    try:
+        if result < 0:
+            raise failed(number, _about(&walk))
+    finally:
+        _end(&walk)
 
 
-cdef int _usage(int folder, Walk* walk) noexcept nogil:
-    cdef sys.dirent* entry
-    cdef sys.stat_t info
-    cdef int child, result = 0
-    cdef sys.DIR* listing = _list(folder)
-    if listing == NULL:
+cdef object _about(Walk* walk):
+    return None if walk.path == NULL else os.fsdecode(<bytes>walk.path)
+
+
+# The walk itself: enter what is to be entered, leave what is done.
+
+cdef int _run(Walk* walk) noexcept nogil:
+    cdef Level* level
+    cdef char* name
+    while True:
+        level = &walk.levels[walk.depth - 1]
+        if level.at < level.size:
+            name = level.names + level.at
+            level.at += sys.strlen(name) + 1
+            if _enter(walk, name) < 0:
+                return -1
+        elif walk.depth == 1:
+            return 0
+        elif _leave(walk) < 0:
+            return -1
+
+
+cdef int _enter(Walk* walk, const char* name) noexcept nogil:
+    cdef int child, copied = -1
+    if _name(walk, name) < 0:
         return -1
-    while result == 0:
-        entry = sys.readdir(listing)
-        if entry == NULL:
-            break
-        if _is_dot(entry.d_name):
-            continue
-        if sys.fstatat(folder, entry.d_name, &info, sys.AT_SYMLINK_NOFOLLOW) < 0:
-            if sys.errno == sys.ENOENT:
-                continue  # removed while we walk
-            result = -1
-        elif info.st_dev != walk.device:
-            continue
-        elif info.st_nlink > 1 and not sys.S_ISDIR(info.st_mode) and _met(&walk.links, info.st_ino) != NULL:
-            continue
-        else:
-            _count(walk, &info)
-            if info.st_nlink > 1 and not sys.S_ISDIR(info.st_mode):
-                result = _remember(&walk.links, info.st_ino, NULL)
-            elif sys.S_ISDIR(info.st_mode):
-                child = _open(folder, entry.d_name)
-                if child < 0:
-                    result = 0 if sys.errno == sys.ENOENT else -1
-                else:
-                    result = _usage(child, walk)
-                    _close(child)
-    _closedir(listing)
-    return result
-
-
-cdef int _copy(int source, int target, int root, const char* path, Walk* walk) noexcept nogil:
-    """Copy the entries of directory `source` to `target`, which lies at `path` below `root`."""
-    cdef sys.dirent* entry
-    cdef char* below
-    cdef int result = 0
-    cdef sys.DIR* listing = _list(source)
-    if listing == NULL:
+    child = _open(walk, name)
+    if child < 0:
+        if sys.errno == sys.EXDEV:
+            return _pass_by(walk, name)
+        return 0 if sys.errno in (sys.ENOENT, sys.ENOTDIR) and walk.job != COPY else -1  # removed while we walk
+    if walk.job == COPY:
+        copied = sys.openat(walk.there, name, sys.O_RDONLY | sys.O_DIRECTORY | sys.O_NOFOLLOW | sys.O_CLOEXEC)
+        if copied < 0:
+            _close(child)
+            return -1
+    if _push(walk, child, copied) < 0:
+        _close(child)
+        _close(copied)
         return -1
-    while result == 0:
-        entry = sys.readdir(listing)
-        if entry == NULL:
-            break
-        if _is_dot(entry.d_name):
-            continue
-        below = _join(path, entry.d_name)
-        result = -1 if below == NULL else _copy_entry(source, target, root, entry.d_name, below, walk)
-        sys.free(below)
-    _closedir(listing)
-    return result
+    return _list(walk)
 
 
-cdef int _copy_entry(int source, int target, int root, const char* name, const char* path, Walk* walk) noexcept nogil:
+cdef int _pass_by(Walk* walk, const char* name) noexcept nogil:
+    """Something is mounted there."""
     cdef sys.stat_t info
+    if walk.job == REMOVE:
+        sys.errno = sys.EBUSY
+        return -1
+    if walk.job == USAGE:
+        return 0
+    if sys.fstatat(walk.here, name, &info, sys.AT_SYMLINK_NOFOLLOW) < 0:
+        return -1
+    return _dress(walk, name, &info)
+
+
+cdef int _leave(Walk* walk) noexcept nogil:
+    """Back to the directory above, when this one is done."""
+    cdef Level* level = &walk.levels[walk.depth - 1]
+    cdef Level* above = &walk.levels[walk.depth - 2]
+    cdef int up, up_there = -1
+    walk.path[level.path_length] = 0
+    if walk.job == COPY and _attributes(walk.here, walk.there, &level.info) < 0:
+        return -1
+    up = _up(walk.here, &above.info)
+    if up >= 0 and walk.job == COPY:
+        up_there = _up(walk.there, &above.copied)
+    if up < 0 or (walk.job == COPY and up_there < 0):
+        _close(up)
+        return -1
+    _close(walk.here)
+    _close(walk.there)
+    walk.here, walk.there = up, up_there
+    sys.free(level.names)
+    walk.depth -= 1
+    return 0 if walk.job != REMOVE else _remove_emptied(walk, above)
+
+
+cdef int _remove_emptied(Walk* walk, Level* above) noexcept nogil:
+    """The name that was entered last is the last part of the path."""
+    cdef char* name = walk.path + above.path_length
+    if name[0] == b"/":
+        name += 1
+    if sys.unlinkat(walk.here, name, sys.AT_REMOVEDIR) == 0 or sys.errno == sys.ENOENT:
+        return 0
+    if sys.errno == sys.ENOTEMPTY and walk.patience > 0:  # someone added to it, or the listing missed some
+        walk.patience -= 1
+        above.at -= sys.strlen(name) + 1
+        return 0
+    return -1
+
+
+cdef int _up(int here, sys.stat_t* expected) noexcept nogil:
+    cdef sys.stat_t info
+    cdef int up = sys.openat(here, b"..", sys.O_RDONLY | sys.O_DIRECTORY | sys.O_CLOEXEC)
+    if up < 0:
+        return -1
+    if sys.fstat(up, &info) < 0:
+        _close(up)
+        return -1
+    if info.st_dev != expected.st_dev or info.st_ino != expected.st_ino:
+        _close(up)
+        sys.errno = sys.ESTALE  # someone moved the directory while we were in it
+        return -1
+    return up
+
+
+cdef int _list(Walk* walk) noexcept nogil:
+    """Visit every entry of the directory that the walk is in."""
+    cdef entry_t* entry
+    cdef long got, at
+    while True:
+        got = retried(sys.SYS_getdents64, walk.here, <long>walk.listing, LISTING, 0, 0)
+        if got <= 0:
+            sys.errno = -got
+            return 0 if got == 0 or -got == sys.ENOENT else -1
+        at = 0
+        while at < got:
+            entry = <entry_t*>(walk.listing + at)
+            at += entry.length
+            if not _is_dot(entry.name) and _visit(walk, entry.name, entry.type) < 0:
+                return -1
+
+
+cdef int _visit(Walk* walk, const char* name, unsigned char type) noexcept nogil:
+    """One entry. A directory is noted, to be entered later."""
+    cdef sys.stat_t info
+    if _name(walk, name) < 0:
+        return -1
+    if walk.job == REMOVE:
+        return _remove(walk, name, type)
+    if sys.fstatat(walk.here, name, &info, sys.AT_SYMLINK_NOFOLLOW) < 0:
+        return 0 if sys.errno == sys.ENOENT and walk.job == USAGE else -1  # removed while we walk
+    if walk.job == COPY:
+        return _copy(walk, name, &info)
+    if sys.S_ISDIR(info.st_mode):
+        _count(walk, &info)
+        return _note(walk, name)
+    if info.st_nlink > 1:
+        if _met(&walk.links, &info) != NULL:
+            return 0
+        if _remember(&walk.links, &info, NULL) < 0:
+            return -1
+    _count(walk, &info)
+    return 0
+
+
+cdef void _count(Walk* walk, sys.stat_t* info) noexcept nogil:
+    walk.bytes_ += info.st_blocks * 512
+    walk.inodes += 1
+
+
+cdef int _remove(Walk* walk, const char* name, unsigned char type) noexcept nogil:
+    cdef sys.stat_t info
+    cdef int number
+    if type == sys.DT_DIR:
+        return _note(walk, name)
+    if sys.unlinkat(walk.here, name, 0) == 0 or sys.errno == sys.ENOENT:
+        return 0
+    number = sys.errno
+    if number == sys.EPERM:  # what unlink(2) says of directories in POSIX
+        if sys.fstatat(walk.here, name, &info, sys.AT_SYMLINK_NOFOLLOW) == 0 and sys.S_ISDIR(info.st_mode):
+            number = sys.EISDIR
+    sys.errno = number
+    return _note(walk, name) if number == sys.EISDIR else -1
+
+
+# Copies
+
+cdef int _copy(Walk* walk, const char* name, sys.stat_t* info) noexcept nogil:
     cdef char* first
-    if sys.fstatat(source, name, &info, sys.AT_SYMLINK_NOFOLLOW) < 0:
-        return -1
     if info.st_nlink > 1 and not sys.S_ISDIR(info.st_mode):
-        first = _met(&walk.links, info.st_ino)
+        first = _met(&walk.links, info)
         if first != NULL:
-            return sys.linkat(root, first, target, name, 0)
-        if _remember(&walk.links, info.st_ino, path) < 0:
+            if sys.linkat(walk.target, first, walk.there, name, 0) == 0:
+                return 0
+            if sys.errno not in (sys.EMLINK, sys.ENAMETOOLONG):
+                return -1
+            # the filesystem or the way there is at its limit: a file of its own
+        elif _remember(&walk.links, info, walk.path) < 0:
             return -1
     if sys.S_ISDIR(info.st_mode):
-        return _copy_directory(source, target, root, name, path, &info, walk)
+        return -1 if sys.mkdirat(walk.there, name, 0o700) < 0 else _note(walk, name)
     if sys.S_ISREG(info.st_mode):
-        return _copy_file(source, target, name, &info)
+        return _copy_file(walk, name)
     if sys.S_ISLNK(info.st_mode):
-        if _copy_link(source, target, name) < 0:
+        if _copy_link(walk, name) < 0:
             return -1
-    elif sys.mknodat(target, name, info.st_mode, info.st_rdev) < 0:
+    elif sys.mknodat(walk.there, name, info.st_mode, info.st_rdev) < 0:
         return -1
-    return _dress(source, target, name, &info)
+    return _dress(walk, name, info)
 
 
-cdef int _copy_directory(int source, int target, int root, const char* name, const char* path, sys.stat_t* info,
-                         Walk* walk) noexcept nogil:
-    cdef int here, there, result = -1
-    if sys.mkdirat(target, name, 0o700) < 0:
-        return -1
-    here = _open(source, name)
-    there = _open(target, name)
-    if here >= 0 and there >= 0:
-        result = 0 if info.st_dev != walk.device else _copy(here, there, root, path, walk)
-        if result == 0:
-            result = _attributes(here, there, info)
-    _close(here)
-    _close(there)
-    return result
-
-
-cdef int _copy_file(int source, int target, const char* name, sys.stat_t* info) noexcept nogil:
+cdef int _copy_file(Walk* walk, const char* name) noexcept nogil:
+    cdef sys.stat_t info
     cdef int there = -1, result = -1
-    cdef int here = sys.openat(source, name, sys.O_RDONLY | sys.O_NOFOLLOW | sys.O_CLOEXEC)
-    if here >= 0:
-        there = sys.openat(target, name, sys.O_WRONLY | sys.O_CREAT | sys.O_EXCL | sys.O_CLOEXEC, 0o600)
+    # O_NONBLOCK: should a fifo have taken the file's place, that would wait for its writer
+    cdef int here = sys.openat(walk.here, name, sys.O_RDONLY | sys.O_NOFOLLOW | sys.O_NONBLOCK | sys.O_CLOEXEC)
+    if here >= 0 and sys.fstat(here, &info) == 0:
+        there = sys.openat(walk.there, name, sys.O_WRONLY | sys.O_CREAT | sys.O_EXCL | sys.O_CLOEXEC, 0o600)
     if there >= 0:
-        result = _copy_bytes(here, there, info.st_size)
+        result = _copy_bytes(walk, here, there, &info)
         if result == 0:
-            result = _attributes(here, there, info)
+            result = _attributes(here, there, &info)
     _close(there)
     _close(here)
     return result
 
 
-cdef int _copy_bytes(int here, int there, long long size) noexcept nogil:
-    """By copy_file_range(2), which shares blocks where it can; by reading and writing where it cannot."""
-    cdef char buffer[65536]
-    cdef ssize_t got, put, done
-    cdef long long left = size
+cdef int _copy_bytes(Walk* walk, int here, int there, sys.stat_t* info) noexcept nogil:
+    """All at once by sharing blocks; else what is between holes."""
+    cdef long long at = 0, end
+    if info.st_size == 0:
+        return 0
+    if not walk.cannot_share:
+        if sys.ioctl(there, sys.FICLONE, here) == 0:
+            return 0
+        walk.cannot_share = sys.errno in (sys.EOPNOTSUPP, sys.ENOTTY, sys.EXDEV)
+    if info.st_blocks * 512 >= info.st_size:
+        return _copy_range(walk, here, there, 0, info.st_size)
+    if sys.ftruncate(there, info.st_size) < 0:
+        return -1
+    while at < info.st_size:
+        at = sys.lseek(here, at, sys.SEEK_DATA)
+        if at < 0:
+            return 0 if sys.errno == sys.ENXIO else -1  # no data from here to the end
+        end = sys.lseek(here, at, sys.SEEK_HOLE)
+        if end < 0:
+            return 0 if sys.errno == sys.ENXIO else -1  # it became shorter
+        if end > info.st_size:
+            end = info.st_size
+        if at < end and _copy_range(walk, here, there, at, end - at) < 0:
+            return -1
+        at = end
+    return 0
+
+
+cdef int _copy_range(Walk* walk, int here, int there, long long at, long long left) noexcept nogil:
+    """By copy_file_range(2); by reading and writing where it cannot."""
+    cdef sys.off_t source_at = at, target_at = at
+    cdef ssize_t got
     while left > 0:
-        got = sys.copy_file_range(here, NULL, there, NULL, left, 0)
+        got = sys.copy_file_range(here, &source_at, there, &target_at, left, 0)
         if got > 0:
             left -= got
         elif got == 0:
@@ -205,135 +389,251 @@ cdef int _copy_bytes(int here, int there, long long size) noexcept nogil:
             break
         elif sys.errno != sys.EINTR:
             return -1
+    at = source_at
     while left > 0:
-        got = sys.read(here, buffer, sizeof(buffer))
-        if got < 0 and sys.errno == sys.EINTR:
-            continue
+        got = _copy_block(walk, here, there, at, left)
         if got <= 0:
             return <int>got
-        done = 0
-        while done < got:
-            put = sys.write(there, buffer + done, got - done)
-            if put < 0 and sys.errno != sys.EINTR:
-                return -1
-            done += put if put > 0 else 0
+        at += got
         left -= got
     return 0
 
 
-cdef int _copy_link(int source, int target, const char* name) noexcept nogil:
-    cdef char text[4097]
-    cdef ssize_t size = sys.readlinkat(source, name, text, 4096)
+cdef ssize_t _copy_block(Walk* walk, int here, int there, long long at, long long left) noexcept nogil:
+    cdef ssize_t got, put, done = 0
+    if walk.block == NULL:
+        walk.block = <char*>sys.malloc(BLOCK)
+        if walk.block == NULL:
+            return -1
+    while True:
+        got = sys.pread(here, walk.block, left if left < BLOCK else BLOCK, at)
+        if got >= 0 or sys.errno != sys.EINTR:
+            break
+    while done < got:
+        put = sys.pwrite(there, walk.block + done, got - done, at + done)
+        if put < 0 and sys.errno != sys.EINTR:
+            return -1
+        done += put if put > 0 else 0
+    return got
+
+
+cdef int _copy_link(Walk* walk, const char* name) noexcept nogil:
+    cdef char link[4097]  # PATH_MAX, and the NUL that readlink(2) does not write
+    cdef ssize_t size = sys.readlinkat(walk.here, name, link, 4096)
     if size < 0:
         return -1
-    text[size] = 0
-    return sys.symlinkat(text, target, name)
+    link[size] = 0
+    return sys.symlinkat(link, walk.there, name)
 
 
 cdef int _attributes(int here, int there, sys.stat_t* info) noexcept nogil:
-    """Owner, mode (after the owner, which clears setuid), extended attributes and times, by descriptors."""
+    """Owner, mode (after the owner, whose change clears setuid), extended attributes and times, by descriptors."""
     cdef sys.timespec times[2]
     if sys.fchownat(there, b"", info.st_uid, info.st_gid, sys.AT_EMPTY_PATH) < 0:
         return -1
-    if sys.fchmod(there, info.st_mode & 0o7777) < 0 or _xattrs(here, there) < 0:
+    if sys.fchmod(there, info.st_mode & 0o7777) < 0 or _xattrs(here, NULL, there, NULL) < 0:
         return -1
     times[0], times[1] = info.st_atim, info.st_mtim
     return sys.futimens(there, times)
 
 
-cdef int _dress(int source, int target, const char* name, sys.stat_t* info) noexcept nogil:
-    """Owner, mode and times of what cannot be opened: links, devices, fifos."""
+cdef int _dress(Walk* walk, const char* name, sys.stat_t* info) noexcept nogil:
+    """The same of what cannot be opened: links, devices, fifos, sockets, directories under a mount."""
     cdef sys.timespec times[2]
-    if sys.fchownat(target, name, info.st_uid, info.st_gid, sys.AT_SYMLINK_NOFOLLOW) < 0:
+    cdef char source[300]  # "/proc/self/fd/", a number, "/", NAME_MAX
+    cdef char copied[300]
+    if sys.fchownat(walk.there, name, info.st_uid, info.st_gid, sys.AT_SYMLINK_NOFOLLOW) < 0:
         return -1
-    if not sys.S_ISLNK(info.st_mode) and sys.fchmodat(target, name, info.st_mode & 0o7777, 0) < 0:
+    if not sys.S_ISLNK(info.st_mode) and sys.fchmodat(walk.there, name, info.st_mode & 0o7777, 0) < 0:
+        return -1
+    sys.snprintf(source, sizeof(source), b"/proc/self/fd/%d/%s", walk.here, name)
+    sys.snprintf(copied, sizeof(copied), b"/proc/self/fd/%d/%s", walk.there, name)
+    if _xattrs(-1, source, -1, copied) < 0:
         return -1
     times[0], times[1] = info.st_atim, info.st_mtim
-    return sys.utimensat(target, name, times, sys.AT_SYMLINK_NOFOLLOW)
+    return sys.utimensat(walk.there, name, times, sys.AT_SYMLINK_NOFOLLOW)
 
 
-cdef int _xattrs(int here, int there) noexcept nogil:
-    """Those that the target's filesystem takes."""
-    cdef ssize_t size = sys.flistxattr(here, NULL, 0)
-    cdef ssize_t length, at = 0
+cdef int _xattrs(int here, const char* source, int there, const char* copied) noexcept nogil:
+    """Extended attributes that the target's filesystem takes; by descriptors, or by paths where these are given."""
+    cdef ssize_t size = _xattr_names(here, source, NULL, 0)
     cdef char* names
     cdef char* value
-    if size <= 0:
-        return 0 if size == 0 or sys.errno in (sys.ENOTSUP, sys.ENODATA) else -1
+    cdef int result = -1
+    if size == 0 or (size < 0 and sys.errno in (sys.ENOTSUP, sys.ENODATA)):
+        return 0
+    if size < 0:
+        return -1
     names = <char*>sys.malloc(size)
-    value = <char*>sys.malloc(65536)
-    if names == NULL or value == NULL:
-        at = -1
-    else:
-        size = sys.flistxattr(here, names, size)
-    while 0 <= at < size:
-        length = sys.fgetxattr(here, names + at, value, 65536)
-        if length >= 0 and sys.fsetxattr(there, names + at, value, length, 0) < 0:
-            if sys.errno not in (sys.ENOTSUP, sys.EPERM):
-                at = -1
-                break
-        at += sys.strlen(names + at) + 1
+    value = <char*>sys.malloc(XATTR_MAX)
+    if names != NULL and value != NULL:
+        size = _xattr_names(here, source, names, size)
+        if size >= 0:
+            result = _copy_xattrs(here, source, there, copied, names, size, value)
     sys.free(names)
     sys.free(value)
-    return -1 if at < 0 else 0
+    return result
 
 
-cdef int _remove(int folder, const char* name, unsigned long device) noexcept nogil:
-    cdef sys.dirent* entry
-    cdef sys.stat_t info
-    cdef sys.DIR* listing
-    cdef int child, result = 0
-    if sys.unlinkat(folder, name, 0) == 0:
+cdef ssize_t _xattr_names(int fd, const char* path, char* names, size_t room) noexcept nogil:
+    return sys.flistxattr(fd, names, room) if path == NULL else sys.llistxattr(path, names, room)
+
+
+cdef int _copy_xattrs(int here, const char* source, int there, const char* copied, const char* names, size_t size,
+                      char* value) noexcept nogil:
+    cdef const char* name
+    cdef ssize_t length
+    cdef size_t at = 0
+    cdef int put
+    while at < size:
+        name = names + at
+        at += sys.strlen(name) + 1
+        if source == NULL:
+            length = sys.fgetxattr(here, name, value, XATTR_MAX)
+        else:
+            length = sys.lgetxattr(source, name, value, XATTR_MAX)
+        if length < 0:
+            if sys.errno in (sys.ENODATA, sys.ENOTSUP):
+                continue
+            return -1
+        if copied == NULL:
+            put = sys.fsetxattr(there, name, value, length, 0)
+        else:
+            put = sys.lsetxattr(copied, name, value, length, 0)
+        if put < 0 and sys.errno not in (sys.ENOTSUP, sys.EPERM):
+            return -1
+    return 0
+
+
+# The way
+
+cdef int _begin(Walk* walk, int job, int root, int target) noexcept nogil:
+    """The walk stands in `root` (in descriptors of its own) with nothing visited yet."""
+    cdef int here, there = -1
+    sys.memset(walk, 0, sizeof(Walk))
+    walk.job, walk.here, walk.there, walk.target, walk.patience = job, -1, -1, target, PATIENCE
+    walk.listing = <char*>sys.malloc(LISTING)
+    if walk.listing == NULL:
+        return -1
+    here = sys.openat(root, b".", sys.O_RDONLY | sys.O_DIRECTORY | sys.O_CLOEXEC)
+    if here < 0:
+        return -1
+    if job == COPY:
+        there = sys.openat(target, b".", sys.O_RDONLY | sys.O_DIRECTORY | sys.O_CLOEXEC)
+        if there < 0:
+            _close(here)
+            return -1
+    if _push(walk, here, there) < 0:
+        _close(here)
+        _close(there)
+        return -1
+    return 0
+
+
+cdef void _end(Walk* walk) noexcept nogil:
+    cdef size_t at
+    _close(walk.here)
+    _close(walk.there)
+    for at in range(walk.depth):
+        sys.free(walk.levels[at].names)
+    for at in range(walk.links.size):
+        sys.free(walk.links.slots[at].path)
+    sys.free(walk.links.slots)
+    sys.free(walk.levels)
+    sys.free(walk.path)
+    sys.free(walk.listing)
+    sys.free(walk.block)
+
+
+cdef int _push(Walk* walk, int here, int there) noexcept nogil:
+    """Stand in the directory `here`, and its copy `there`, whose name is the path's last part; on failure they are
+    still the caller's."""
+    cdef Level* levels
+    cdef Level* level
+    cdef size_t room
+    if walk.depth == walk.room:
+        room = walk.room * 2 if walk.room else 32
+        levels = <Level*>sys.realloc(walk.levels, room * sizeof(Level))
+        if levels == NULL:
+            return -1
+        walk.levels, walk.room = levels, room
+    level = &walk.levels[walk.depth]
+    sys.memset(level, 0, sizeof(Level))
+    level.path_length = walk.path_size
+    if sys.fstat(here, &level.info) < 0 or (there >= 0 and sys.fstat(there, &level.copied) < 0):
+        return -1
+    _close(walk.here)
+    _close(walk.there)
+    walk.here, walk.there = here, there
+    walk.depth += 1
+    return 0
+
+
+cdef int _note(Walk* walk, const char* name) noexcept nogil:
+    """`name` is a directory, to be entered when this one is read."""
+    cdef Level* level = &walk.levels[walk.depth - 1]
+    cdef size_t length = sys.strlen(name) + 1
+    if _grow(&level.names, &level.room, level.size + length) < 0:
+        return -1
+    sys.memcpy(level.names + level.size, name, length)
+    level.size += length
+    return 0
+
+
+cdef int _name(Walk* walk, const char* name) noexcept nogil:
+    """The path is now that of `name` in the directory where the walk is."""
+    cdef size_t at = walk.levels[walk.depth - 1].path_length, length = sys.strlen(name) + 1
+    if _grow(&walk.path, &walk.path_room, at + length + 1) < 0:
+        return -1
+    if at:
+        walk.path[at] = b"/"
+        at += 1
+    sys.memcpy(walk.path + at, name, length)
+    walk.path_size = at + length - 1
+    return 0
+
+
+cdef int _grow(char** at, size_t* room, size_t needed) noexcept nogil:
+    cdef char* grown
+    cdef size_t size = room[0] if room[0] else 256
+    if needed <= room[0]:
         return 0
-    if sys.errno not in (sys.EISDIR, sys.EPERM):
+    while size < needed:
+        size *= 2
+    grown = <char*>sys.realloc(at[0], size)
+    if grown == NULL:
         return -1
-    child = _open(folder, name)
-    if child < 0:
-        return -1
-    if sys.fstat(child, &info) < 0 or info.st_dev != device:
-        sys.errno = sys.EBUSY
-        _close(child)
-        return -1
-    listing = _list(child)
-    if listing == NULL:
-        result = -1
-    while result == 0:
-        entry = sys.readdir(listing)
-        if entry == NULL:
-            break
-        if not _is_dot(entry.d_name):
-            result = _remove(child, entry.d_name, device)
-            if result < 0 and sys.errno == sys.ENOENT:
-                result = 0
-    if listing != NULL:
-        _closedir(listing)
-    _close(child)
-    return result if result < 0 else sys.unlinkat(folder, name, sys.AT_REMOVEDIR)
+    at[0], room[0] = grown, size
+    return 0
 
 
-cdef void _count(Walk* walk, sys.stat_t* info) noexcept nogil:
-    walk.bytes_ += info.st_blocks * 512
-    walk.inodes += 1
+cdef int _open(Walk* walk, const char* name) noexcept nogil:
+    """Of a directory in the one where the walk is; EXDEV when something is mounted on it."""
+    cdef open_how how
+    cdef sys.stat_t info
+    cdef long result
+    cdef int fd
+    how.flags = sys.O_RDONLY | sys.O_DIRECTORY | sys.O_NOFOLLOW | sys.O_CLOEXEC
+    how.mode, how.resolve = 0, RESOLVE
+    if not walk.descends_only:
+        while True:
+            result = retried(sys.SYS_openat2, walk.here, <long>name, <long>&how, sizeof(how), 0)
+            if result != -sys.EAGAIN:
+                break
+        if result != -sys.ENOSYS:
+            sys.errno = <int>-result if result < 0 else 0
+            return <int>result if result >= 0 else -1
+        walk.descends_only = True
+    fd = sys.openat(walk.here, name, <int>how.flags)
+    if fd >= 0 and (sys.fstat(fd, &info) < 0 or info.st_dev != walk.levels[0].info.st_dev):
+        _close(fd)
+        sys.errno = sys.EXDEV
+        return -1
+    return fd
 
 
 cdef bint _is_dot(const char* name) noexcept nogil:
     return name[0] == b"." and (name[1] == 0 or (name[1] == b"." and name[2] == 0))
-
-
-cdef int _open(int folder, const char* name) noexcept nogil:
-    return sys.openat(folder, name, sys.O_RDONLY | sys.O_DIRECTORY | sys.O_NOFOLLOW | sys.O_CLOEXEC)
-
-
-cdef sys.DIR* _list(int folder) noexcept nogil:
-    """A listing over a descriptor of its own, from the start."""
-    cdef int fd = sys.openat(folder, b".", sys.O_RDONLY | sys.O_DIRECTORY | sys.O_CLOEXEC)
-    cdef sys.DIR* listing
-    if fd < 0:
-        return NULL
-    listing = sys.fdopendir(fd)
-    if listing == NULL:
-        _close(fd)
-    return listing
 
 
 cdef void _close(int fd) noexcept nogil:
@@ -344,81 +644,56 @@ cdef void _close(int fd) noexcept nogil:
     sys.errno = number
 
 
-cdef void _closedir(sys.DIR* listing) noexcept nogil:
-    cdef int number = sys.errno
-    sys.closedir(listing)
-    sys.errno = number
-
-
-cdef char* _join(const char* path, const char* name) noexcept nogil:
-    cdef size_t length = sys.strlen(path), more = sys.strlen(name)
-    cdef char* joined = <char*>sys.malloc(length + more + 2)
-    if joined == NULL:
-        return NULL
-    sys.memcpy(joined, path, length)
-    if length:
-        joined[length] = b"/"
-        length += 1
-    sys.memcpy(joined + length, name, more + 1)
-    return joined
-
-
-cdef void _begin(Walk* walk) noexcept nogil:
-    sys.memset(walk, 0, sizeof(Walk))
-
-
-cdef void _end(Walk* walk) noexcept nogil:
-    cdef size_t slot
-    if walk.links.paths != NULL:
-        for slot in range(walk.links.size):
-            sys.free(walk.links.paths[slot])
-    sys.free(walk.links.paths)
-    sys.free(walk.links.inodes)
-
+# Hard links
 
 cdef char NOWHERE = 0
 
 
-cdef char* _met(Links* links, unsigned long inode) noexcept nogil:
-    """Where `inode` was copied to ("" when only counted); NULL when it was not met."""
-    cdef size_t slot
+cdef char* _met(Links* links, sys.stat_t* info) noexcept nogil:
+    """Where the inode was copied to ("" when only counted); NULL when it was not met."""
+    cdef Link* slot
     if links.size == 0:
         return NULL
-    slot = inode * 0x9E3779B97F4A7C15UL % links.size
-    while links.inodes[slot] != 0:
-        if links.inodes[slot] == inode:
-            return links.paths[slot] if links.paths[slot] != NULL else &NOWHERE
-        slot = (slot + 1) % links.size
-    return NULL
+    slot = _slot(links, info.st_dev, info.st_ino)
+    if slot.inode == 0:
+        return NULL
+    return slot.path if slot.path != NULL else &NOWHERE
 
 
-cdef int _remember(Links* links, unsigned long inode, const char* path) noexcept nogil:
-    cdef Links grown
-    cdef size_t slot
-    if links.used * 2 >= links.size:
-        grown.size = 64 if links.size == 0 else links.size * 2
-        grown.used = 0
-        grown.inodes = <unsigned long*>sys.calloc(grown.size, sizeof(unsigned long))
-        grown.paths = <char**>sys.calloc(grown.size, sizeof(char*))
-        if grown.inodes == NULL or grown.paths == NULL:
-            sys.free(grown.inodes)
-            sys.free(grown.paths)
-            sys.errno = sys.ENOMEM
+cdef int _remember(Links* links, sys.stat_t* info, const char* path) noexcept nogil:
+    cdef Link* slot
+    cdef char* copied = NULL
+    if links.used * 2 >= links.size and _rehash(links) < 0:
+        return -1
+    if path != NULL:
+        copied = <char*>sys.malloc(sys.strlen(path) + 1)
+        if copied == NULL:
             return -1
-        for slot in range(links.size):
-            if links.inodes[slot] != 0:
-                _place(&grown, links.inodes[slot], links.paths[slot])
-        sys.free(links.inodes)
-        sys.free(links.paths)
-        links[0] = grown
-    _place(links, inode, NULL if path == NULL else _join(b"", path))
+        sys.memcpy(copied, path, sys.strlen(path) + 1)
+    slot = _slot(links, info.st_dev, info.st_ino)
+    slot.device, slot.inode, slot.path = info.st_dev, info.st_ino, copied
+    links.used += 1
     return 0
 
 
-cdef void _place(Links* links, unsigned long inode, char* path) noexcept nogil:
-    cdef size_t slot = inode * 0x9E3779B97F4A7C15UL % links.size
-    while links.inodes[slot] != 0:
-        slot = (slot + 1) % links.size
-    links.inodes[slot] = inode
-    links.paths[slot] = path
-    links.used += 1
+cdef int _rehash(Links* links) noexcept nogil:
+    cdef Links grown
+    cdef size_t at
+    grown.size, grown.used = 64 if links.size == 0 else links.size * 2, links.used
+    grown.slots = <Link*>sys.calloc(grown.size, sizeof(Link))
+    if grown.slots == NULL:
+        return -1
+    for at in range(links.size):
+        if links.slots[at].inode:
+            _slot(&grown, links.slots[at].device, links.slots[at].inode)[0] = links.slots[at]
+    sys.free(links.slots)
+    links[0] = grown
+    return 0
+
+
+cdef Link* _slot(Links* links, unsigned long device, unsigned long inode) noexcept nogil:
+    """The inode's, or the empty one where it belongs."""
+    cdef size_t at = ((inode ^ device << 20) * 0x9E3779B97F4A7C15UL >> 20) % links.size
+    while links.slots[at].inode and (links.slots[at].inode != inode or links.slots[at].device != device):
+        at = (at + 1) % links.size
+    return &links.slots[at]

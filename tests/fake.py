@@ -1,11 +1,13 @@
 """A registry that does as it is told: images made by hand, tokens, lies, breaks. On 127.0.0.1 only."""
 
 import base64
+import contextlib
 import gzip
 import hashlib
 import http.server
 import io
 import json
+import socket
 import tarfile
 import threading
 from urllib.parse import parse_qs, urlsplit
@@ -85,8 +87,7 @@ class Fake:
         class Handler(_Handler):
             registry = fake
 
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = False
+        self._server = _Server(("127.0.0.1", 0), Handler)
         self.host = f"127.0.0.1:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever, name="fake-registry")
         self._thread.start()
@@ -95,8 +96,23 @@ class Fake:
     def __exit__(self, *exc):
         self.gate.set()
         self._server.shutdown()
+        for connection in self._server.connections:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)  # a client that keeps one open shall not keep us
         self._server.server_close()
         self._thread.join()
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    daemon_threads = False
+
+    def __init__(self, address, handler):
+        super().__init__(address, handler)
+        self.connections = []
+
+    def process_request(self, request, client_address):
+        self.connections.append(request)
+        super().process_request(request, client_address)
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):

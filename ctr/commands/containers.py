@@ -38,8 +38,7 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, client: Client, out: Out) -> int:
-    args.do(args, client, out)
-    return 0
+    return args.do(args, client, out) or 0
 
 
 def _create(args: argparse.Namespace, client: Client, out: Out) -> None:
@@ -71,19 +70,25 @@ def _shown(record: Container) -> dict[str, object]:
     return {**fields, "spec": msgspec.Raw(record.spec)}
 
 
-def _rm(args: argparse.Namespace, client: Client, out: Out) -> None:
-    for id in args.ids:
-        try:
-            process = client.tasks.get(tasks.GetRequest(container_id=id))
-        except errors.NotFound:
-            process = None
-        if process is not None:
-            if process.status not in (Status.STOPPED, Status.CREATED):
-                raise errors.FailedPrecondition(
-                    f"removing container {id}: its task is {process.status.name.lower()}; kill it first"
-                )
-            client.tasks.delete(tasks.DeleteRequest(container_id=id))
+def _rm(args: argparse.Namespace, client: Client, out: Out) -> int:
+    def remove(id: str) -> None:
+        _end_task(client, id)
         container.remove(client, id, args.keep_snapshot)
+
+    return output.each(args.ids, remove)
+
+
+def _end_task(client: Client, id: str) -> None:
+    """Delete the container's task, if it has one that does not run."""
+    try:
+        process = client.tasks.get(tasks.GetRequest(container_id=id))
+    except errors.NotFound:
+        return
+    if process.status not in (Status.STOPPED, Status.CREATED):
+        raise errors.FailedPrecondition(
+            f"removing container {id}: its task is {process.status.name.lower()}; kill it first"
+        )
+    client.tasks.delete(tasks.DeleteRequest(container_id=id))
 
 
 def _label(args: argparse.Namespace, client: Client, out: Out) -> None:

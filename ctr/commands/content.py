@@ -7,7 +7,6 @@ import sys
 from ctr import output
 from ctr.output import Out
 from daemon.client.client import Client
-from spec import errors
 from spec.api import content as api
 
 CHUNK = 1 << 20
@@ -51,12 +50,8 @@ def _get(args: argparse.Namespace, client: Client, out: Out) -> None:
 
 
 def _rm(args: argparse.Namespace, client: Client, out: Out) -> int:
-    code = 0
-    for digest in args.digests:
-        try:
-            client.content.delete(api.DeleteRequest(digest=digest))
-            out.line(digest)
-        except errors.Error as exc:
-            print(f"ctr: {exc.message}", file=sys.stderr)
-            code = 1
-    return code
+    def remove(digest: str) -> None:
+        client.content.delete(api.DeleteRequest(digest=digest))
+        out.line(digest)
+
+    return output.each(args.digests, remove)

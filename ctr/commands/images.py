@@ -3,7 +3,6 @@
 import argparse
 import getpass
 import os
-import sys
 from collections.abc import Callable
 
 from ctr import image, output, progress
@@ -100,15 +99,11 @@ def _or_dash(work: Callable[[], str]) -> str:
 
 
 def _rm(args: argparse.Namespace, client: Client, out: Out) -> int:
-    code = 0
-    for name in args.names:
-        try:
-            client.images.delete(api.DeleteRequest(name=name, sync=args.sync and name == args.names[-1]))
-            out.line(name)
-        except errors.Error as exc:
-            print(f"ctr: {exc.message}", file=sys.stderr)
-            code = 1
-    return code
+    def remove(name: str) -> None:
+        client.images.delete(api.DeleteRequest(name=name, sync=args.sync and name == args.names[-1]))
+        out.line(name)
+
+    return output.each(args.names, remove)
 
 
 def _tag(args: argparse.Namespace, client: Client, out: Out) -> None:

@@ -28,8 +28,7 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, client: Client, out: Out) -> int:
-    args.do(args, client, out)
-    return 0
+    return args.do(args, client, out) or 0
 
 
 def _create(args: argparse.Namespace, client: Client, out: Out) -> None:
@@ -43,10 +42,12 @@ def _ls(args: argparse.Namespace, client: Client, out: Out) -> None:
     out.table(("NAME", "LABELS"), rows, found, [row.name for row in found])
 
 
-def _rm(args: argparse.Namespace, client: Client, out: Out) -> None:
-    for name in args.names:
+def _rm(args: argparse.Namespace, client: Client, out: Out) -> int:
+    def remove(name: str) -> None:
         client.namespaces.delete(api.DeleteRequest(name=name))
         out.line(name)
+
+    return output.each(args.names, remove)
 
 
 def _label(args: argparse.Namespace, client: Client, out: Out) -> None:

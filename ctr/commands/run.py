@@ -31,7 +31,7 @@ def run(args: argparse.Namespace, client: Client, out: Out) -> int:
         stdio, fds = process.streams(args, args.tty)
         request = tasks.CreateRequest(container_id=args.id, rootfs=mounts, stdio=stdio)
         pid = client.tasks.create(request, fds=fds).pid
-        undo.callback(_end, client, args.id)
+        undo.callback(process.abandon, client, args.id)
         if args.pid_file:
             with open(args.pid_file, "w") as file:
                 file.write(str(pid))
@@ -45,12 +45,3 @@ def run(args: argparse.Namespace, client: Client, out: Out) -> int:
     if args.rm:
         container.remove(client, args.id)
     return code
-
-
-def _end(client: Client, id: str) -> None:
-    """Take back a task that did not come to run."""
-    with contextlib.suppress(errors.Error):
-        client.tasks.kill(tasks.KillRequest(container_id=id, signal=9))
-        client.tasks.wait(tasks.WaitRequest(container_id=id))
-    with contextlib.suppress(errors.NotFound):
-        client.tasks.delete(tasks.DeleteRequest(container_id=id))

@@ -32,8 +32,7 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, client: Client, out: Out) -> int:
-    args.do(args, client, out)
-    return 0
+    return args.do(args, client, out) or 0
 
 
 def _found(args: argparse.Namespace, client: Client, filters: Sequence[str] = ()) -> list[SnapshotInfo]:
@@ -58,9 +57,11 @@ def _tree(args: argparse.Namespace, client: Client, out: Out) -> None:
         rows += [(child, depth + 1) for child in reversed(children.get(name, []))]
 
 
-def _rm(args: argparse.Namespace, client: Client, out: Out) -> None:
-    for key in args.keys:
+def _rm(args: argparse.Namespace, client: Client, out: Out) -> int:
+    def remove(key: str) -> None:
         client.snapshots.remove(api.RemoveRequest(snapshotter=args.snapshotter, key=key))
+
+    return output.each(args.keys, remove)
 
 
 def _info(args: argparse.Namespace, client: Client, out: Out) -> None:

@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import signal
-import sys
 
 from msgspec.structs import replace
 
@@ -73,14 +72,18 @@ def _start(args: argparse.Namespace, client: Client, out: Out) -> int:
     terminal = spec.process is not None and spec.process.terminal
     stdio, fds = process.streams(args, terminal)
     pid = client.tasks.create(api.CreateRequest(container_id=args.id, stdio=stdio), fds=fds).pid
-    if args.pid_file:
-        with open(args.pid_file, "w") as file:
-            file.write(str(pid))
-    if args.detach:
-        client.tasks.start(api.StartRequest(container_id=args.id))
-        return 0
-    code = process.follow(client, args.id, "", terminal)
-    client.tasks.delete(api.DeleteRequest(container_id=args.id))
+    with contextlib.ExitStack() as undo:
+        undo.callback(process.abandon, client, args.id)
+        if args.pid_file:
+            with open(args.pid_file, "w") as file:
+                file.write(str(pid))
+        code = 0
+        if args.detach:
+            client.tasks.start(api.StartRequest(container_id=args.id))
+        else:
+            code = process.follow(client, args.id, "", terminal)
+            client.tasks.delete(api.DeleteRequest(container_id=args.id))
+        undo.pop_all()
     return code
 
 
@@ -113,15 +116,19 @@ def _exec(args: argparse.Namespace, client: Client, out: Out) -> int:
     stdio, fds = process.streams(args, args.tty)
     request = api.ExecRequest(container_id=args.id, exec_id=args.exec_id, spec=document, stdio=stdio)
     client.tasks.exec(request, fds=fds)
-    forget = api.DeleteProcessRequest(container_id=args.id, exec_id=args.exec_id)
-    if args.detach:
+    with contextlib.ExitStack() as undo:
+        undo.callback(_forget, client, args.id, args.exec_id)
+        if not args.detach:
+            return process.follow(client, args.id, args.exec_id, args.tty)
         client.tasks.start(api.StartRequest(container_id=args.id, exec_id=args.exec_id))
-        return 0
-    try:
-        return process.follow(client, args.id, args.exec_id, args.tty)
-    finally:
-        with contextlib.suppress(errors.NotFound, errors.FailedPrecondition):
-            client.tasks.delete_process(forget)
+        undo.pop_all()
+    return 0
+
+
+def _forget(client: Client, id: str, exec_id: str) -> None:
+    """An exec'd process that has ended, or was never started; one that runs on keeps its id."""
+    with contextlib.suppress(errors.NotFound, errors.FailedPrecondition):
+        client.tasks.delete_process(api.DeleteProcessRequest(container_id=id, exec_id=exec_id))
 
 
 def _kill(args: argparse.Namespace, client: Client, out: Out) -> None:
@@ -147,16 +154,11 @@ def _signal(text: str) -> int:
 
 
 def _rm(args: argparse.Namespace, client: Client, out: Out) -> int:
-    """Every one, whatever becomes of the others; the last code that is not 0, and with --force only whether all went."""
-    code = 0
-    for id in args.ids:
-        try:
-            status = _delete(client, id, args.exec_id, args.force)
-            code = code if args.force else status or code
-        except errors.Error as exc:
-            print(f"ctr: {exc.message}", file=sys.stderr)
-            code = 1
-    return code
+    """1 when any could not be deleted; else the last exit code that is not 0, and 0 with --force."""
+    codes: list[int] = []
+    failed = output.each(args.ids, lambda id: codes.append(_delete(client, id, args.exec_id, args.force)))
+    ended = [code for code in codes if code and not args.force]
+    return failed or (ended[-1] if ended else 0)
 
 
 def _delete(client: Client, id: str, exec_id: str, force: bool) -> int:

@@ -5,16 +5,18 @@ belongs together; name the image last. What an interrupted pull has fetched is f
 """
 
 from collections.abc import Sequence
-from concurrent.futures import Executor, Future
+from concurrent.futures import CancelledError, Executor, Future, wait
+from contextvars import copy_context
 from dataclasses import dataclass, field
 
 from daemon.flows.progress import Report
 from daemon.flows.unpack import Unpacker
+from daemon.kit.cancel import Token
 from daemon.kit.keylock import Once
 from spec import errors, names, platforms
 from spec.oci import graph
 from spec.oci.image import Descriptor, Manifest
-from spec.ports import BlobWriter, Cancel, ContentStore, Fetcher, ImageStore, ProgressSink, Resolver, Source
+from spec.ports import BlobWriter, ContentStore, Fetcher, ImageStore, ProgressSink, Resolver, Source
 from spec.records import ContentInfo, Labels
 from spec.reference import Reference
 
@@ -35,7 +37,7 @@ class Pull:
 
     `pool` runs downloads, as many at once as it has threads; `once` is shared by all pulls, so that a blob wanted twice
     comes once; `scope` is the namespace. Each of `matchers` chooses one of an index's manifests (none: all are wanted);
-    `wanted` names the platforms in errors.
+    `wanted` names the platforms in errors. A pull that fails closes its `resolver`, so that nothing it began runs on.
     """
 
     reference: Reference
@@ -50,26 +52,28 @@ class Pull:
     once: "Once[None]"
     scope: str
     sink: ProgressSink
-    cancel: Cancel
+    cancel: Token
     labels: Labels = field(default_factory=dict)
 
     def run(self) -> Descriptor:
         """What the image now points at."""
-        report = Report(self.sink)
+        report = Report(self.sink, self.name)
         text = str(self.reference)
-        report.tell(f"Resolving from {text}", text)
+        report.tell(f"Resolving from {text}")
+        self.cancel.check()
         target = self.resolver.resolve(text)
-        report.tell(f"Pulling from {text}", text, digest=target.digest)
-        fetch = Fetch(self, self.resolver.fetcher(text), report)
+        report.tell(f"Pulling from {text}", target.digest)
+        fetch = Fetch(self, self.resolver.fetcher(text), report, self.cancel.child())
         manifests = fetch.manifests(target)
         if not manifests:
             raise errors.InvalidArgument(f"pulling {text}: it has no manifest")
         for manifest in manifests:
             self._take(manifest, fetch, report)
         fetch.label_index(target)
+        self.cancel.check()
         self.images.put_image(self.name, target, self.labels)
-        report.tell("saved", self.name, digest=target.digest)
-        report.tell(f"Completed pull from {text}", text)
+        report.tell("saved", target.digest)
+        report.tell(f"Completed pull from {text}", target.digest)
         return target
 
     def _take(self, descriptor: Descriptor, fetch: "Fetch", report: Report) -> None:
@@ -88,28 +92,65 @@ class Pull:
             _check(descriptor, document, len(config.rootfs.diff_ids))
         else:
             fetch.blob(document.config)
-        downloads = fetch.start(document.layers)
-        try:
+        with Downloads(fetch, self.resolver, document.layers) as downloads:
             for unpacker in unpackers:
                 assert config is not None
                 chain_id = unpacker.unpack(
-                    document.layers, config.rootfs.diff_ids, lambda layer: _arrive(downloads[layer.digest]), report,
-                    self.cancel,
-                )  # fmt: skip
+                    document.layers, config.rootfs.diff_ids, downloads.arrive, report, fetch.cancel
+                )
                 fetch.label(document.config, {f"{names.GC_REF_SNAPSHOT}.{unpacker.name}": chain_id})
-            for download in downloads.values():
-                _arrive(download)
-        finally:
-            for download in downloads.values():
-                download.cancel()
+            for layer in document.layers:
+                downloads.arrive(layer)
         if config is not None:
             for layer, diff_id in zip(document.layers, config.rootfs.diff_ids, strict=True):
                 fetch.label(layer, {names.UNCOMPRESSED: diff_id})
         fetch.label(descriptor, graph.child_labels(descriptor, [document.config, *document.layers]))
 
 
-def _arrive(download: "Future[None]") -> None:
-    download.result()
+class Downloads:
+    """Layers that come side by side. A context manager: the first that fails ends them all, and none outlives it."""
+
+    def __init__(self, fetch: "Fetch", resolver: Resolver, layers: Sequence[Descriptor]) -> None:
+        self._fetch = fetch
+        self._resolver = resolver
+        self._layers = layers
+        self._running: dict[str, Future[None]] = {}
+        self._failures: list[BaseException] = []
+
+    def arrive(self, layer: Descriptor) -> None:
+        """Wait for it."""
+        try:
+            self._running[layer.digest].result()
+        except CancelledError:
+            raise errors.Canceled(f"fetching {layer.digest}: it was not begun") from None
+
+    def __enter__(self) -> "Downloads":
+        for layer in self._layers:
+            if layer.digest not in self._running:
+                download = self._fetch.start(layer)
+                self._running[layer.digest] = download
+                download.add_done_callback(self._ended)
+        return self
+
+    def __exit__(self, kind: object, raised: BaseException | None, trace: object) -> None:
+        if raised is None:
+            return
+        self._end()
+        wait(self._running.values())
+        if self._failures and isinstance(raised, errors.Canceled):
+            raise self._failures[0]  # what the rest was cancelled for
+
+    def _ended(self, download: "Future[None]") -> None:
+        failure = None if download.cancelled() else download.exception()
+        if failure is not None and not isinstance(failure, errors.Canceled):
+            self._failures.append(failure)
+            self._end()
+
+    def _end(self) -> None:
+        self._fetch.cancel.cancel("another part of the pull failed")
+        for download in self._running.copy().values():
+            download.cancel()
+        self._resolver.close()  # wakes those that wait for bytes
 
 
 def _check(descriptor: Descriptor, document: Manifest, diff_ids: int) -> None:
@@ -127,8 +168,9 @@ def _check(descriptor: Descriptor, document: Manifest, diff_ids: int) -> None:
 class Fetch:
     """Blobs of one pull into the content store."""
 
-    def __init__(self, pull: Pull, fetcher: Fetcher, report: Report) -> None:
+    def __init__(self, pull: Pull, fetcher: Fetcher, report: Report, cancel: Token) -> None:
         self._pull = pull
+        self.cancel = cancel
         self._fetcher = fetcher
         self._report = report
 
@@ -163,17 +205,13 @@ class Fetch:
         with self._pull.content.reader(descriptor.digest) as reader:
             return reader.pread(graph.MAX_DOCUMENT + 1, 0)
 
-    def start(self, descriptors: Sequence[Descriptor]) -> "dict[str, Future[None]]":
-        """Fetch side by side; a Future a digest."""
-        downloads: dict[str, Future[None]] = {}
-        for descriptor in descriptors:
-            if descriptor.digest not in downloads:
-                downloads[descriptor.digest] = self._pull.pool.submit(self.blob, descriptor)
-        return downloads
+    def start(self, descriptor: Descriptor) -> "Future[None]":
+        """Fetch it on a thread of the pool."""
+        return self._pull.pool.submit(copy_context().run, self.blob, descriptor)
 
     def blob(self, descriptor: Descriptor) -> None:
         """Have it in the store, verified; whoever else fetches it is waited for."""
-        self._pull.once.do(f"{self._pull.scope}/{descriptor.digest}", lambda: self._blob(descriptor), self._pull.cancel)
+        self._pull.once.do(f"{self._pull.scope}/{descriptor.digest}", lambda: self._blob(descriptor), self.cancel)
 
     def label(self, descriptor: Descriptor, labels: Labels) -> None:
         """Add labels, if they are not there."""
@@ -199,11 +237,11 @@ class Fetch:
 
     def _blob(self, descriptor: Descriptor) -> None:
         ref = f"{_kind(descriptor)}-{descriptor.digest}"
-        self._pull.cancel.check()
+        self.cancel.check()
         try:
             writer = self._pull.content.writer(ref, descriptor.size, descriptor.digest)
         except errors.AlreadyExists:
-            self._report.tell("already exists", ref, descriptor.size, descriptor.size)
+            self._report.tell_part("already exists", ref, descriptor.size, descriptor.size)
             return
         with writer:
             self._download(descriptor, ref, writer)
@@ -217,7 +255,7 @@ class Fetch:
                 raise errors.FailedPrecondition(
                     f"fetching {descriptor.digest} of {self._pull.reference}: {exc.message}"
                 ) from exc
-        self._report.tell("complete", ref, descriptor.size, descriptor.size)
+        self._report.tell_part("complete", ref, descriptor.size, descriptor.size)
 
     def _download(self, descriptor: Descriptor, ref: str, writer: BlobWriter) -> None:
         """What is missing of it; an ingest that is longer than the blob starts again."""
@@ -235,7 +273,7 @@ class Fetch:
 
     def _copy(self, source: Source, descriptor: Descriptor, ref: str, writer: BlobWriter, offset: int) -> None:
         while data := source.read(CHUNK):
-            self._pull.cancel.check()
+            self.cancel.check()
             offset += len(data)
             if offset > descriptor.size:
                 writer.truncate()
@@ -243,7 +281,8 @@ class Fetch:
                     f"fetching {descriptor.digest} of {self._pull.reference}: it is longer than {descriptor.size} bytes"
                 )
             writer.write(data)
-            self._report.tell("downloading", ref, offset, descriptor.size)
+            self._report.tell_part("downloading", ref, offset, descriptor.size)
+        self.cancel.check()
         if offset < descriptor.size:
             raise errors.DataLoss(
                 f"fetching {descriptor.digest} of {self._pull.reference}: it ended after {offset} of"

@@ -12,6 +12,8 @@ from spec import digest as digests
 from spec import errors, names
 from spec.oci.image import Descriptor
 from spec.ports import Applier, Cancel, Snapshotter
+from spec.records import Labels
+from spec.types import Usage
 
 _sequence = itertools.count()
 
@@ -58,9 +60,11 @@ class Unpacker:
         if self.done([step.chain_id]):
             return
         name = f"layer-{step.layer.digest}"
-        report.tell("extracting", name, total=step.layer.size)
+        report.tell_part("extracting", name, total=step.layer.size)
         key = f"extract-{time.time_ns()}-{next(_sequence)} {step.chain_id}"
-        labels = {names.DIFF_ID: step.diff_id, names.PARENT_CHAIN_ID: step.parent} if step.parent else {}
+        labels = {names.DIFF_ID: step.diff_id}
+        if step.parent:
+            labels[names.PARENT_CHAIN_ID] = step.parent
         mounts = self._snapshotter.prepare(key, step.parent, labels)
         try:
             applied = self._applier.apply(step.layer, mounts, cancel)
@@ -69,17 +73,17 @@ class Unpacker:
                     f"unpacking layer {step.layer.digest}: its diff id is {applied.descriptor.digest},"
                     f" the image's config says {step.diff_id}"
                 )
-            self._commit(step, key)
+            self._commit(step, key, labels, applied.usage)
         except BaseException:
             with contextlib.suppress(errors.Error):
                 self._snapshotter.remove(key)
             raise
-        report.tell("extracted", name, step.layer.size, step.layer.size)
+        report.tell_part("extracted", name, step.layer.size, step.layer.size)
 
-    def _commit(self, step: "_Step", key: str) -> None:
-        """Somebody else's equal snapshot, by another way, is as good."""
+    def _commit(self, step: "_Step", key: str, labels: Labels, usage: Usage) -> None:
+        """Somebody else's equal snapshot, by another way, is as good. A snapshot's labels are those of its commit."""
         try:
-            self._snapshotter.commit(step.chain_id, key)
+            self._snapshotter.commit(step.chain_id, key, labels, usage if usage.inodes > 0 else None)
         except errors.AlreadyExists:
             self._snapshotter.remove(key)
 

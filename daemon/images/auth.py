@@ -5,13 +5,13 @@ address of this machine or link for a registry that is elsewhere.
 """
 
 import base64
-import ipaddress
 import threading
 import time
 from collections.abc import Callable, Mapping
 from urllib.parse import urlencode, urlsplit
 
-from daemon.images.transport import Answer, status_error
+from daemon.images.hosts import is_inward
+from daemon.images.transport import Answer, body_of, status_error
 from spec import errors
 from spec.base import Record
 from spec.oci import distribution
@@ -79,8 +79,7 @@ class Authorizer:
         if answer.status != 200:
             error = status_error(answer, "GET", realm, f"{doing}: asking for a token")
             raise errors.Unauthenticated(error.message) if answer.status in (400, 401, 403) else error
-        token = distribution.token(answer.read(MAX_BODY) or b"")
-        answer.release_conn()
+        token = distribution.token(body_of(answer, MAX_BODY, f"{doing}: asking for a token"))
         life = max(token.expires_in or DEFAULT_S, EARLY_S + 1)
         return f"Bearer {token.value}", time.monotonic() + life - EARLY_S
 
@@ -111,14 +110,5 @@ class Authorizer:
             raise errors.Unauthenticated(f"{doing}: the token server {realm[:100]!r} is no http address")
         if own.scheme == "https" and other.scheme == "http":
             raise errors.Unauthenticated(f"{doing}: the token server {realm[:100]!r} is less safe than the registry")
-        if other.hostname != own.hostname and _is_inward(other.hostname):
-            raise errors.Unauthenticated(f"{doing}: the token server {realm[:100]!r} is an address of this network")
-
-
-def _is_inward(hostname: str) -> bool:
-    """Loopback, link-local, private or unspecified, as a literal address or localhost."""
-    try:
-        address = ipaddress.ip_address(hostname)
-    except ValueError:
-        return hostname == "localhost"
-    return address.is_loopback or address.is_link_local or address.is_private or address.is_unspecified
+        if other.hostname != own.hostname and is_inward(other.hostname):
+            raise errors.Unauthenticated(f"{doing}: the token server {realm[:100]!r} is on this machine or link")

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol
+from urllib.parse import urlsplit
 
 import urllib3
 
 from daemon.images import transport
-from daemon.images.hosts import Host
-from daemon.images.transport import Answer
+from daemon.images.hosts import Host, is_inward
+from daemon.images.transport import Answer, Transport
 from spec import digest as digests
 from spec import errors
 from spec.oci import distribution, graph
@@ -27,12 +28,32 @@ class Asking(Protocol):
     def url(self, path: str) -> str: ...
 
 
+class Elsewhere:
+    """The place that a foreign layer's url names; asked without any credentials."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        self.host = Host(base=f"{parts.scheme}://{parts.netloc}")
+        self._url = url
+        self._transport = Transport(self.host)
+
+    def request(self, method: str, path: str, scope: str, doing: str, headers: Mapping[str, str] = {}) -> Answer:
+        return self._transport.request(method, self._url, headers)
+
+    def url(self, path: str) -> str:
+        return self._url
+
+    def close(self) -> None:
+        self._transport.close()
+
+
 class RegistryFetcher:
-    """A ports.Fetcher over the hosts of one registry, tried in order."""
+    """A ports.Fetcher over the hosts of one registry, tried in order. `close` ends what goes elsewhere."""
 
     def __init__(self, sessions: Sequence[Asking], ref: Reference) -> None:
         self._sessions = sessions
         self._ref = ref
+        self._elsewhere: list[Elsewhere] = []
 
     def fetch(self, descriptor: Descriptor, offset: int = 0) -> "Embedded | Download":
         digests.check(descriptor.digest)
@@ -40,17 +61,44 @@ class RegistryFetcher:
             return Embedded(descriptor.data[offset:])
         doing = f"fetching {descriptor.digest} of {self._ref}"
         failure: errors.Error = errors.FailedPrecondition(f"{doing}: no host is configured that may be asked")
-        for session in self._sessions:
+        for session in (*self._foreign(descriptor), *self._sessions):
             try:
                 return Download(session, self._path(descriptor), self._ref, offset, doing)
-            except (errors.NotFound, errors.Unavailable) as exc:
-                failure = exc
+            except errors.Canceled:
+                raise
+            except errors.Error as exc:
+                failure = exc  # the registry's own host comes last and has the last word
         raise failure
+
+    def close(self) -> None:
+        for elsewhere in self._elsewhere:
+            elsewhere.close()
+
+    def _foreign(self, descriptor: Descriptor) -> list[Elsewhere]:
+        """Only layers that may not be redistributed are looked for outside of the registry: an image must not make the
+        daemon ask whomever it names, least of all on this machine."""
+        if graph.is_distributable(descriptor.media_type):
+            return []
+        own = urlsplit(f"//{self._ref.host}").hostname
+        found = [Elsewhere(url) for url in descriptor.urls if _may_ask(url, own)]
+        self._elsewhere += found
+        return found
 
     def _path(self, descriptor: Descriptor) -> str:
         if graph.is_manifest(descriptor.media_type) or graph.is_index(descriptor.media_type):
             return distribution.manifest_path(self._ref.repository, descriptor.digest)
         return distribution.blob_path(self._ref.repository, descriptor.digest)
+
+
+def _may_ask(url: str, own: str | None) -> bool:
+    try:
+        parts = urlsplit(url)
+        port_is_good = parts.port != 0
+    except ValueError:
+        return False
+    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc or not port_is_good:
+        return False
+    return parts.hostname == own or not is_inward(parts.hostname)
 
 
 class Embedded:
@@ -76,18 +124,18 @@ class Download:
         self._scope = distribution.pull_scope(ref.repository)
         self._offset = offset
         self._doing = doing
-        self._answer = self._connect()
         self._stumbles = 0
+        self._answer = self._connect()
 
     def read(self, size: int, /) -> bytes:
         while True:
             try:
                 data = self._answer.read(size) or b""
             except (urllib3.exceptions.HTTPError, OSError) as exc:
+                self._answer.close()
                 self._stumbles += 1
                 if self._stumbles > RECONNECTS:
                     raise errors.Unavailable(f"{self._doing}: the connection breaks at byte {self._offset}") from exc
-                self._answer.close()
                 self._answer = self._connect()
                 continue
             if data:
@@ -99,20 +147,29 @@ class Download:
         self._answer.close()
 
     def _connect(self) -> Answer:
-        headers = {"Accept": f"{distribution.ACCEPT}", "Accept-Encoding": "identity"}
+        headers = {"Accept": distribution.ACCEPT, "Accept-Encoding": "identity"}
         if self._offset:
             headers["Range"] = f"bytes={self._offset}-"
         answer = self._session.request("GET", self._path, self._scope, self._doing, headers)
-        if answer.status == 206 and self._offset:
-            first = distribution.content_range(answer.headers.get("Content-Range", "")).first
-            if first != self._offset:
-                answer.close()
-                raise errors.DataLoss(f"{self._doing}: asked from byte {self._offset}, it came from {first}")
-        elif answer.status == 200:
-            self._discard(answer)
-        else:
+        if answer.status not in (200, 206) or (answer.status == 206 and not self._offset):
             raise transport.status_error(answer, "GET", self._session.url(self._path), self._doing)
+        try:
+            if answer.status == 206:
+                self._check_range(answer)
+            else:
+                self._discard(answer)
+        except (urllib3.exceptions.HTTPError, OSError) as exc:
+            answer.close()
+            raise errors.Unavailable(f"{self._doing}: the connection breaks before byte {self._offset}") from exc
+        except errors.Error:
+            answer.close()
+            raise
         return answer
+
+    def _check_range(self, answer: Answer) -> None:
+        first = distribution.content_range(answer.headers.get("Content-Range", "")).first
+        if first != self._offset:
+            raise errors.DataLoss(f"{self._doing}: asked from byte {self._offset}, it came from {first}")
 
     def _discard(self, answer: Answer) -> None:
         """A server that knows no ranges sends it all again."""

@@ -6,6 +6,7 @@ order in which they are tried, the registry's own server last.
 
 import ipaddress
 import os
+import socket
 import tomllib
 from collections.abc import Sequence
 from urllib.parse import urlsplit
@@ -43,7 +44,7 @@ class _Entry(msgspec.Struct, forbid_unknown_fields=True):
 
     capabilities: Sequence[str] = CAPABILITIES
     ca: str | Sequence[str] = ()
-    client: str | Sequence[str] | Sequence[Sequence[str]] = ()
+    client: str | Sequence[str | Sequence[str]] = ()
     skip_verify: bool = False
     header: dict[str, str | Sequence[str]] = {}
     override_path: bool = False
@@ -85,6 +86,24 @@ def is_local(host: str) -> bool:
         return ipaddress.ip_address(name).is_loopback
     except ValueError:
         return False
+
+
+def is_inward(hostname: str) -> bool:
+    """Whether it is this machine's or this link's, however it is written: loopback, link-local or unspecified.
+
+    The resolver takes every form of inet_aton(3): 127.1, 2130706433, 0x7f.1.
+    """
+    name = hostname.rstrip(".").partition("%")[0].lower()
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    address: ipaddress.IPv4Address | ipaddress.IPv6Address
+    try:
+        address = ipaddress.IPv6Address(name) if ":" in name else ipaddress.IPv4Address(socket.inet_aton(name))
+    except (OSError, ValueError):
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    address = mapped or address
+    return address.is_loopback or address.is_link_local or address.is_unspecified
 
 
 def _default(registry: str, plain_http: bool, skip_verify: bool) -> Host:
@@ -135,7 +154,7 @@ def _listed(value: str | Sequence[str]) -> Sequence[str]:
     return [value] if isinstance(value, str) else value
 
 
-def _pairs(client: str | Sequence[str] | Sequence[Sequence[str]], directory: str) -> list[tuple[str, str]]:
+def _pairs(client: str | Sequence[str | Sequence[str]], directory: str) -> list[tuple[str, str]]:
     """Certificate and key; one file may hold both."""
     entries = [client] if isinstance(client, str) else client
     pairs = []

@@ -1,5 +1,6 @@
 """References to descriptors: asks the hosts of a registry, one after the other."""
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 
 from daemon.images import hosts, transport
@@ -54,8 +55,10 @@ class Session:
                 return answer
             if attempt == CHALLENGES:
                 raise transport.status_error(answer, method, url, doing)
-            header = self._authorizer.challenged(answer, scope, doing)
-            answer.close()
+            try:
+                header = self._authorizer.challenged(answer, scope, doing)
+            finally:
+                answer.close()
         raise AssertionError("unreachable")
 
     def url(self, path: str) -> str:
@@ -68,7 +71,10 @@ class Session:
 
 
 class RegistryResolver:
-    """A ports.Resolver for one image. The credentials are for its registry; mirrors are asked without them."""
+    """A ports.Resolver for one image. The credentials are for its registry; mirrors are asked without them.
+
+    `close`, from any thread, also ends what is under way, with Canceled.
+    """
 
     def __init__(
         self,
@@ -84,36 +90,53 @@ class RegistryResolver:
         self._skip_verify = skip_verify
         self._credentials = Credentials(username=username, secret=secret)
         self._lookup = lookup
+        self._lock = threading.Lock()
+        self._closed = False
         self._sessions: dict[str, list[Session]] = {}
+        self._fetchers: list[RegistryFetcher] = []
 
     def resolve(self, ref: str) -> Descriptor:
         parsed = reference.parse(ref)
         doing = f"resolving {ref}"
-        failures: list[errors.Error] = []
+        failure: errors.Error = errors.FailedPrecondition(f"{doing}: no host is configured that may be asked")
         for session in self._having(parsed, "pull" if parsed.digest else "resolve"):
             try:
                 return _resolve(session, parsed, doing)
-            except (errors.NotFound, errors.Unavailable) as exc:
-                failures.append(exc)
-        raise _worst(failures, doing)
+            except errors.Canceled:
+                raise
+            except errors.Error as exc:
+                failure = exc  # the registry's own host comes last and has the last word
+        if failure.message.startswith(doing):
+            raise failure
+        raise type(failure)(f"{doing}: {failure.message}") from failure
 
     def fetcher(self, ref: str) -> RegistryFetcher:
         parsed = reference.parse(ref)
-        return RegistryFetcher(self._having(parsed, "pull"), parsed)
+        made = RegistryFetcher(self._having(parsed, "pull"), parsed)
+        with self._lock:
+            self._fetchers.append(made)
+        return made
 
     def close(self) -> None:
-        for sessions in self._sessions.values():
-            for session in sessions:
-                session.close()
-        self._sessions.clear()
+        with self._lock:
+            self._closed = True
+            sessions = [session for sessions in self._sessions.values() for session in sessions]
+            fetchers = list(self._fetchers)
+        for session in sessions:
+            session.close()
+        for fetcher in fetchers:
+            fetcher.close()
 
     def _having(self, ref: Reference, capability: str) -> Sequence[Session]:
-        if ref.host not in self._sessions:
-            found = self._lookup(ref.host, self._hosts_dir, self._plain_http, self._skip_verify)
-            self._sessions[ref.host] = [
-                Session(host, Credentials() if host.mirror else self._credentials, ref.host) for host in found
-            ]
-        return [session for session in self._sessions[ref.host] if capability in session.host.capabilities]
+        with self._lock:
+            if self._closed:
+                raise errors.Canceled(f"asking {ref.host}: its connections were closed")
+            if ref.host not in self._sessions:
+                found = self._lookup(ref.host, self._hosts_dir, self._plain_http, self._skip_verify)
+                self._sessions[ref.host] = [
+                    Session(host, Credentials() if host.mirror else self._credentials, ref.host) for host in found
+                ]
+            return [session for session in self._sessions[ref.host] if capability in session.host.capabilities]
 
 
 def _resolve(session: Session, ref: Reference, doing: str) -> Descriptor:
@@ -125,8 +148,7 @@ def _resolve(session: Session, ref: Reference, doing: str) -> Descriptor:
     length = answer.headers.get("Content-Length", "")
     media_type = answer.headers.get("Content-Type", "").partition(";")[0].strip()
     status = answer.status
-    answer.read()
-    answer.release_conn()
+    transport.body_of(answer, 1, doing)
     if status == 200 and digest and media_type and length.isdigit() and int(length):
         digests.check(digest)
         return _descriptor(media_type, digest, int(length), doing)
@@ -139,8 +161,7 @@ def _by_body(session: Session, ref: Reference, path: str, scope: str, doing: str
     answer = session.request("GET", path, scope, doing, {"Accept": distribution.ACCEPT})
     if answer.status != 200:
         raise transport.status_error(answer, "GET", session.url(path), doing)
-    body = answer.read(distribution.MAX_MANIFEST + 1) or b""
-    answer.close()
+    body = transport.body_of(answer, distribution.MAX_MANIFEST + 1, doing)
     digest = digests.of(body, digests.split(ref.digest)[0] if ref.digest else digests.CANONICAL)
     if ref.digest and digest != ref.digest:
         raise errors.FailedPrecondition(f"{doing}: what {session.host.name} sent is {digest}")
@@ -152,14 +173,3 @@ def _descriptor(media_type: str, digest: str, size: int, doing: str) -> Descript
     if size > distribution.MAX_MANIFEST:
         raise errors.InvalidArgument(f"{doing}: its manifest has {size} bytes, more than {distribution.MAX_MANIFEST}")
     return Descriptor(media_type=media_type, digest=digest, size=size)
-
-
-def _worst(failures: Sequence[errors.Error], doing: str) -> errors.Error:
-    """What to tell of several hosts' failures: that one knew it not, rather than that another was away."""
-    for failure in failures:
-        if isinstance(failure, errors.NotFound):
-            return failure
-    if failures:
-        text = failures[-1].message
-        return type(failures[-1])(text if text.startswith(doing) else f"{doing}: {text}")
-    return errors.FailedPrecondition(f"{doing}: no host is configured that may be asked")

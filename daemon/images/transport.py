@@ -4,9 +4,11 @@ A redirect to another origin takes no credentials, cookies or host's own headers
 docker's alike).
 """
 
+import contextlib
 import ssl
-import time
-from collections.abc import Mapping
+import threading
+import weakref
+from collections.abc import Mapping, Set
 from urllib.parse import urljoin, urlsplit
 
 import urllib3
@@ -17,12 +19,14 @@ from spec import errors
 from spec.oci import distribution
 
 CONNECT_S = 30.0
-READ_S = 60.0  # without a byte
+HEADER_S = 30.0  # until an answer begins
+READ_S = 60.0  # without a byte of its body
 MAX_REDIRECTS = 10
 ATTEMPTS = 5
 PATIENCE_S = 30.0  # the longest Retry-After that is waited for
 TRANSIENT = (408, 429, 500, 502, 503, 504)
 PRIVATE = frozenset({"authorization", "cookie", "proxy-authorization"})
+OF_A_BODY = frozenset({"content-type", "content-length"})
 USER_AGENT = "holdd"
 
 _PORTS = {"http": 80, "https": 443}
@@ -31,16 +35,22 @@ Answer = urllib3.BaseHTTPResponse
 
 
 class Transport:
-    """Requests to one host. `close` it."""
+    """Requests to one host, and on its behalf to others. From any thread.
+
+    `close` it: that also wakes whoever sleeps, reads or starts a request, with Canceled.
+    """
 
     def __init__(self, host: Host) -> None:
         self.host = host
         self.base = host.base
+        self._closed = threading.Event()
+        self._lock = threading.Lock()
+        self._answers: weakref.WeakSet[Answer] = weakref.WeakSet()
         self._pools = urllib3.PoolManager(
             num_pools=8,
             maxsize=16,
             block=False,
-            timeout=Timeout(connect=CONNECT_S, read=READ_S),
+            timeout=Timeout(connect=CONNECT_S, read=HEADER_S),
             retries=False,
             ssl_context=_context(host),
         )
@@ -48,11 +58,14 @@ class Transport:
     def request(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None) -> Answer:
         """The final answer, whatever its status; its body is for the caller to read and close.
 
-        Unavailable when the host cannot be reached. Retries what may pass.
+        Unavailable when the host cannot be reached. Retries what may pass. The host's own headers go to its own origin
+        only: a token server is another.
         """
-        given = {"User-Agent": USER_AGENT, **self.host.headers, **headers}
+        own = self.host.headers if _origin(url) == _origin(self.base) else {}
+        given = {"User-Agent": USER_AGENT, **own, **headers}
         for attempt in range(ATTEMPTS):
             last = attempt == ATTEMPTS - 1
+            self._check()
             try:
                 answer = self._follow(method, url, given, body)
             except urllib3.exceptions.SSLError as exc:
@@ -60,43 +73,95 @@ class Transport:
             except (urllib3.exceptions.HTTPError, OSError) as exc:
                 if last or isinstance(exc, urllib3.exceptions.NewConnectionError):
                     raise errors.Unavailable(f"{method} {distribution.redacted(url)}: {_cause(exc)}") from exc
-                time.sleep(0.05 * 2**attempt)
+                self._rest(0.05 * 2**attempt)
                 continue
             if answer.status not in TRANSIENT or last:
                 return answer
             patience = _patience(answer, attempt)
             answer.close()
-            time.sleep(patience)
+            self._rest(patience)
         raise AssertionError("unreachable")
 
     def close(self) -> None:
+        self._closed.set()
+        with self._lock:
+            answers = list(self._answers)
+        for answer in answers:
+            with contextlib.suppress(ValueError, RuntimeError, OSError):  # it is done, or was never begun
+                answer.shutdown()
+        keys = self._pools.pools.keys()
+        for key in keys:
+            pool = self._pools.pools.get(key)
+            if pool is not None:
+                pool.close()  # clearing alone leaves idle connections open for as long as anyone holds an answer
         self._pools.clear()
+
+    def _check(self) -> None:
+        if self._closed.is_set():
+            raise errors.Canceled(f"asking {self.host.name}: its connections were closed")
+
+    def _rest(self, seconds: float) -> None:
+        self._closed.wait(seconds)
+        self._check()
+
+    def _send(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> Answer:
+        """One request, whose answer `close` can interrupt."""
+        answer = self._pools.request(
+            method, url, headers=dict(headers), body=body, redirect=False, preload_content=False, retries=False,
+            decode_content=False,
+        )  # fmt: skip
+        sock = getattr(answer.connection, "sock", None)
+        if sock is not None:
+            sock.settimeout(READ_S)
+        with self._lock:
+            self._answers.add(answer)
+        if self._closed.is_set():
+            answer.close()
+            self._check()
+        return answer
 
     def _follow(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> Answer:
         origin = _origin(url)
         for _ in range(MAX_REDIRECTS + 1):
-            answer = self._pools.request(
-                method, url, headers=dict(headers), body=body, redirect=False, preload_content=False, retries=False,
-                decode_content=False,
-            )  # fmt: skip
+            answer = self._send(method, url, headers, body)
             location = answer.headers.get("Location")
             if answer.status not in (301, 302, 303, 307, 308) or not location:
                 return answer
             answer.close()
             url = urljoin(url, location)
+            if answer.status <= 303 and method == "POST":  # RFC 9110, 15.4
+                method, body = "GET", None
+                headers = _without(headers, OF_A_BODY)
             if urlsplit(url).scheme not in _PORTS:
                 raise errors.InvalidArgument(f"{method} {distribution.redacted(url)}: a redirect to no http address")
             if urlsplit(url).scheme == "http" and origin[0] == "https":
                 raise errors.PermissionDenied(f"{method} {distribution.redacted(url)}: a redirect from https to http")
             if _origin(url) != origin:
-                own = {name.lower() for name in self.host.headers} | PRIVATE
-                headers = {name: value for name, value in headers.items() if name.lower() not in own}
+                if body is not None:
+                    raise errors.PermissionDenied(f"{method} {distribution.redacted(url)}: what is sent is not for it")
+                headers = _without(headers, PRIVATE | {name.lower() for name in self.host.headers})
         raise errors.Unavailable(f"{method} {distribution.redacted(url)}: more than {MAX_REDIRECTS} redirects")
+
+
+def body_of(answer: Answer, limit: int, doing: str) -> bytes:
+    """Up to `limit` bytes of a body; then the answer is closed. Unavailable when the connection breaks."""
+    body = b""
+    try:
+        while len(body) < limit and (data := answer.read(limit - len(body))):
+            body += data  # the first read of a body that was cut short is but short; the next one fails
+        return body
+    except (urllib3.exceptions.HTTPError, OSError) as exc:
+        raise errors.Unavailable(f"{doing}: the connection breaks: {_cause(exc)}") from exc
+    finally:
+        answer.close()
 
 
 def status_error(answer: Answer, method: str, url: str, doing: str) -> errors.Error:
     """A status that is no success, as an error in the registry's words. Releases the answer."""
-    said = distribution.problems(answer.read(distribution.MAX_ERROR_BODY) or b"") if method != "HEAD" else ""
+    said = ""
+    if method != "HEAD":
+        with contextlib.suppress(errors.Unavailable):  # the status says enough
+            said = distribution.problems(body_of(answer, distribution.MAX_ERROR_BODY, doing))
     answer.close()
     text = f"{doing}: {method} {distribution.redacted(url)}: status {answer.status}{': ' + said if said else ''}"
     if answer.status == 404:
@@ -108,6 +173,10 @@ def status_error(answer: Answer, method: str, url: str, doing: str) -> errors.Er
     if answer.status == 429 or answer.status >= 500:
         return errors.Unavailable(text)
     return errors.Unknown(text)
+
+
+def _without(headers: Mapping[str, str], names: Set[str]) -> dict[str, str]:
+    return {name: value for name, value in headers.items() if name.lower() not in names}
 
 
 def _origin(url: str) -> tuple[str, str, int]:
@@ -143,5 +212,5 @@ def _patience(answer: Answer, attempt: int) -> float:
 def _cause(exc: Exception) -> str:
     """The innermost reason, in a few words."""
     reason = exc.args[-1] if exc.args else exc
-    text = str(getattr(reason, "reason", None) or reason)
-    return text[:300]
+    inner = getattr(reason, "reason", None)  # of an ssl error it is but a symbol
+    return str(inner if isinstance(inner, Exception) else reason)[:300]

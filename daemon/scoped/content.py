@@ -68,7 +68,11 @@ class ScopedContent:
         shared = self._shared(expected, total)
         if shared is not None:
             return _SharedWriter(self, ref, shared)
-        return _ScopedWriter(self, ref, self._raw.writer(self._raw_ref(ref), total, expected))
+        try:
+            raw = self._raw.writer(self._raw_ref(ref), total, expected)
+        except errors.AlreadyExists:  # one of another size, which is damaged or not what is meant: the commit decides
+            raw = self._raw.writer(self._raw_ref(ref), total)
+        return _ScopedWriter(self, ref, raw, expected)
 
     def status(self, ref: str) -> IngestStatus:
         status = self._raw.status(self._raw_ref(ref))
@@ -128,10 +132,11 @@ class ScopedContent:
 class _ScopedWriter:
     """A raw writer whose commit also makes the namespace's record."""
 
-    def __init__(self, content: ScopedContent, ref: str, raw: BlobWriter) -> None:
+    def __init__(self, content: ScopedContent, ref: str, raw: BlobWriter, expected: str) -> None:
         self._content = content
         self._ref = ref
         self._raw = raw
+        self._expected = expected
 
     def write(self, data: bytes | bytearray | memoryview, /) -> int:
         return self._raw.write(data)
@@ -146,6 +151,8 @@ class _ScopedWriter:
         self._raw.truncate()
 
     def commit(self, size: int = 0, expected: str = "", labels: Labels | None = None) -> str:
+        check_labels(labels or {})  # while the ingest is there to be tried again
+        expected = expected or self._expected
         digest = self._raw.digest()
         length = self._raw.status().offset
         try:

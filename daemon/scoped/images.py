@@ -10,6 +10,7 @@ from daemon.metadata.store import Commit, Store, Txn
 from daemon.metadata.tables import IMAGES
 from spec import digest as digests
 from spec import errors, masks
+from spec.base import Event
 from spec.events import ImageCreate, ImageDelete, ImageUpdate
 from spec.filters import fields_of, matcher
 from spec.names import check_labels
@@ -47,8 +48,11 @@ class ScopedImages:
         _check(image)
         now = epoch_ns or time.time_ns()
         image = replace(image, created_at_ns=now, updated_at_ns=now)
-        event = ImageCreate(name=image.name, labels=image.labels)
-        return self._commit(lambda txn: IMAGES.create(txn, image, self._namespace, image.name), "create", event)
+        return self._commit(
+            lambda txn: IMAGES.create(txn, image, self._namespace, image.name),
+            "create",
+            lambda made: ImageCreate(name=made.name, labels=made.labels),
+        )
 
     def update(self, image: Image, fields: Sequence[str] = (), epoch_ns: int = 0) -> Commit[Image]:
         fields = [_on_target(field) for field in fields]
@@ -61,7 +65,7 @@ class ScopedImages:
                 txn, replace(merged, updated_at_ns=epoch_ns or time.time_ns()), self._namespace, image.name
             )
 
-        return self._commit(change, "update", ImageUpdate(name=image.name, labels=image.labels))
+        return self._commit(change, "update", lambda made: ImageUpdate(name=made.name, labels=made.labels))
 
     def delete(self, name: str, target: Descriptor | None = None) -> Commit[Image]:
         def change(txn: Txn) -> Image:
@@ -70,7 +74,7 @@ class ScopedImages:
                 raise errors.NotFound(f"image {name} in namespace {self._namespace} is not {target.digest}")
             return IMAGES.delete(txn, self._namespace, name)
 
-        return self._commit(change, "delete", ImageDelete(name=name))
+        return self._commit(change, "delete", lambda gone: ImageDelete(name=gone.name))
 
     def put_image(self, name: str, target: Descriptor, labels: Labels) -> None:
         """Create the image, or point the one there is at `target`; its other labels stay."""
@@ -80,18 +84,16 @@ class ScopedImages:
         except errors.AlreadyExists:
             self.update(image, ["target", *(f"labels.{key}" for key in labels)]).result()
 
-    def _commit(
-        self, change: Callable[[Txn], Image], verb: str, event: ImageCreate | ImageUpdate | ImageDelete
-    ) -> Commit[Image]:
-        commit = self._store.update(change)
-        commit.add_done_callback(lambda done: self._publish(done, verb, event))
-        return commit
+    def _commit(self, change: Callable[[Txn], Image], verb: str, event: Callable[[Image], Event]) -> Commit[Image]:
+        """Its event, made of what was committed, is published once that is durable."""
 
-    def _publish(
-        self, done: Future[Image], verb: str, event: ImageCreate | ImageUpdate | ImageDelete
-    ) -> None:
-        if done.exception() is None:
-            self._publisher.publish(self._namespace, f"/images/{verb}", event)
+        def publish(done: Future[Image]) -> None:
+            if done.exception() is None:
+                self._publisher.publish(self._namespace, f"/images/{verb}", event(done.result()))
+
+        commit = self._store.update(change)
+        commit.add_done_callback(publish)
+        return commit
 
 
 def _check(image: Image) -> None:

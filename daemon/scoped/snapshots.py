@@ -4,6 +4,7 @@ The snapshotter holds the truth, labels and all; only names change on the way: `
 there.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 
 from msgspec.structs import replace
@@ -108,7 +109,8 @@ class _Words:
 
     def __exit__(self, kind: object, exc: BaseException | None, trace: object) -> None:
         if isinstance(exc, errors.Error):
-            text = exc.message.replace(self._prefix, "")
+            # Only where a name begins: elsewhere it is a part of one, or of a path.
+            text = re.sub(rf"(?<![\w./:@-]){re.escape(self._prefix)}", "", exc.message)
             raise type(exc)(text if text.startswith(self._doing) else f"{self._doing}: {text}") from exc
 
 

@@ -1,6 +1,7 @@
 """Transfer: whole journeys as one call, with progress as its stream."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Protocol
 
@@ -15,6 +16,7 @@ from spec import errors, platforms, reference
 from spec.api import transfer as api
 from spec.oci.image import Descriptor
 from spec.ports import Applier, ContentStore, Resolver, Snapshotter
+from spec.records import Image
 from spec.types import Progress
 
 
@@ -51,24 +53,35 @@ class Transfer:
             async for progress in self._pull(source, destination):
                 yield progress
         elif isinstance(source, api.ImageStore) and isinstance(destination, api.ImageStore):
-            images = self._house.images(context.namespace())
-            await hop(self._journeys, images.put_image, destination.name, images.get(source.name).target, {})
-            yield Progress(event="saved", name=destination.name)
+            yield await self._tag(source, destination)
         else:
             raise errors.Unimplemented(
                 f"transferring from {type(source).__name__} to {type(destination).__name__} is not offered"
             )
+
+    async def _tag(self, source: api.ImageStore, destination: api.ImageStore) -> Progress:
+        """One more name. AlreadyExists, unless it is forced to point elsewhere."""
+        images = self._house.images(context.namespace())
+        target = images.get(source.name).target
+        if destination.force:
+            await hop(self._journeys, images.put_image, destination.name, target, destination.labels)
+        else:
+            await images.create(Image(name=destination.name, target=target, labels=destination.labels))
+        return Progress(event="saved", name=destination.name, descriptor=target.digest)
 
     async def _pull(self, source: api.Registry, destination: api.ImageStore) -> AsyncIterator[Progress]:
         loop = asyncio.get_running_loop()
         queue: asyncio.Queue[Progress | None] = asyncio.Queue()
         token = Token()
 
+        resolver = await hop(self._journeys, self._house.resolver, source)
+
         def sink(progress: Progress) -> None:
-            loop.call_soon_threadsafe(queue.put_nowait, progress)
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens
+                loop.call_soon_threadsafe(queue.put_nowait, progress)
 
         work = asyncio.ensure_future(
-            hop(self._journeys, self._run, context.namespace(), source, destination, sink, token)
+            hop(self._journeys, self._run, context.namespace(), source, destination, resolver, sink, token)
         )
         work.add_done_callback(lambda _: queue.put_nowait(None))
         try:
@@ -77,6 +90,7 @@ class Transfer:
             await work
         finally:
             token.cancel("the caller gave up")
+            resolver.close()  # wakes whoever waits for a registry
             await asyncio.wait([work])
 
     def _run(
@@ -84,10 +98,10 @@ class Transfer:
         namespace: str,
         source: api.Registry,
         destination: api.ImageStore,
+        resolver: Resolver,
         sink: Callable[[Progress], None],
         token: Token,
     ) -> Descriptor:
-        resolver = self._house.resolver(source)
         try:
             return Pull(
                 reference=reference.parse(source.reference),

@@ -31,13 +31,17 @@ class Unpack(Record, frozen=True):
 
 
 class ImageStore(Record, frozen=True, tag="image_store"):
-    """A name among the images. `platforms` chooses what is kept of an index; none means the host's."""
+    """A name among the images. `platforms` chooses what is kept of an index; none means the host's.
+
+    From one image store to another, a name that is taken is AlreadyExists, unless `force` points it elsewhere.
+    """
 
     name: str
     labels: dict[str, str] = {}
     platforms: Sequence[str] = ()
     all_platforms: bool = False
     unpacks: Sequence[Unpack] = ()
+    force: bool = False
 
 
 class TransferRequest(Request, frozen=True):

@@ -139,7 +139,7 @@ def test_an_image_that_is_not_there(daemon, fake):
 
 
 def test_a_registry_that_is_not_there(daemon):
-    with pytest.raises(errors.Unavailable, match="127.0.0.1:1"):
+    with pytest.raises(errors.Unavailable, match=r"127\.0\.0\.1:1"):
         pull(daemon, "127.0.0.1:1/a:1")
     nothing_made(daemon)
 
@@ -199,7 +199,7 @@ def test_neither_manifest_nor_index(daemon, fake):
 
 def test_a_media_type_that_is_not_supported(daemon, fake):
     fake.image("1", FILES, layer_type="application/vnd.example.squashfs")
-    with pytest.raises(errors.Unimplemented, match="application/vnd.example.squashfs"):
+    with pytest.raises(errors.Unimplemented, match=r"application/vnd\.example\.squashfs"):
         pull(daemon, f"{fake.host}/a:1")
     nothing_made(daemon)
 
@@ -286,8 +286,6 @@ def test_images_that_skopeo_copied(daemon, tmp_path):
     """From one registry to another, as Docker's own formats."""
     with Registry(tmp_path / "one") as one, Registry(tmp_path / "two") as two:
         make_image(tmp_path, one, "team/app:1")
-
-
         argv = ["skopeo", "--insecure-policy", "copy", "--quiet", "--format", "v2s2", "--src-tls-verify=false"]
         argv += ["--dest-tls-verify=false", f"docker://{one.host}/team/app:1", f"docker://{two.host}/copy:1"]
         subprocess.run(argv, check=True, capture_output=True)

@@ -1,0 +1,132 @@
+"""Redirects, retries, and what goes to whom."""
+
+import threading
+import time
+
+import pytest
+
+from daemon.images.hosts import Host
+from daemon.images.transport import Transport, body_of
+from spec import errors
+from tests.answers import Answers, Reply
+
+
+@pytest.fixture
+def one():
+    with Answers() as server:
+        yield server
+
+
+@pytest.fixture
+def two():
+    with Answers() as server:
+        yield server
+
+
+def transport_to(server, **host):
+    return Transport(Host(base=f"{server.url}/v2", **host))
+
+
+def asked(transport, method, url, headers=None, body=None):
+    answer = transport.request(method, url, headers or {}, body)
+    try:
+        return answer.status, answer.read()
+    finally:
+        answer.close()
+        transport.close()
+
+
+def test_a_redirect_to_another_origin_takes_nothing_private_along(one, two):
+    one.replies["/a"] = [Reply(307, headers={"Location": f"{two.url}/b"})]
+    two.replies["/b"] = [Reply(200, b"yes")]
+    transport = transport_to(one, headers={"X-Own": "secret"})
+    headers = {"Authorization": "Bearer x", "Cookie": "c", "Accept": "a/b"}
+    assert asked(transport, "GET", f"{one.url}/a", headers) == (200, b"yes")
+    assert one.requests[0].headers["X-Own"] == "secret"
+    assert one.requests[0].headers["Authorization"] == "Bearer x"
+    assert not {"Authorization", "Cookie", "X-Own"} & set(two.requests[0].headers)
+    assert two.requests[0].headers["Accept"] == "a/b"
+
+
+@pytest.mark.parametrize("status", [307, 308])
+def test_a_body_never_crosses_origins(one, two, status):
+    one.replies["/a"] = [Reply(status, headers={"Location": f"{two.url}/b"})]
+    with pytest.raises(errors.PermissionDenied):
+        asked(transport_to(one), "POST", f"{one.url}/a", body=b"refresh_token=secret")
+    assert not two.requests
+
+
+@pytest.mark.parametrize("status", [301, 302, 303])
+def test_a_post_goes_on_as_a_get_without_its_body(one, two, status):
+    one.replies["/a"] = [Reply(status, headers={"Location": f"{two.url}/b"})]
+    two.replies["/b"] = [Reply(200)]
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    assert asked(transport_to(one), "POST", f"{one.url}/a", headers, b"secret")[0] == 200
+    (request,) = two.requests
+    assert (request.method, request.body) == ("GET", b"")
+    assert "Content-Type" not in request.headers
+
+
+def test_a_body_stays_on_its_own_origin(one):
+    one.replies["/a"] = [Reply(307, headers={"Location": "/b"})]
+    one.replies["/b"] = [Reply(200)]
+    assert asked(transport_to(one), "POST", f"{one.url}/a", body=b"x")[0] == 200
+    assert [(request.method, request.body) for request in one.requests] == [("POST", b"x"), ("POST", b"x")]
+
+
+def test_the_hosts_own_headers_are_for_its_origin_only(one, two):
+    two.replies["/token"] = [Reply(200)]
+    transport = transport_to(one, headers={"Authorization": "Basic secret"})
+    assert asked(transport, "GET", f"{two.url}/token")[0] == 200
+    assert "Authorization" not in two.requests[0].headers
+
+
+def test_redirects_end(one):
+    one.replies["/a"] = [Reply(302, headers={"Location": "/a"})] * 20
+    with pytest.raises(errors.Unavailable, match="redirects"):
+        asked(transport_to(one), "GET", f"{one.url}/a")
+
+
+def test_a_redirect_to_no_http_address(one):
+    one.replies["/a"] = [Reply(302, headers={"Location": "file:///etc/passwd"})]
+    with pytest.raises(errors.InvalidArgument):
+        asked(transport_to(one), "GET", f"{one.url}/a")
+
+
+def test_what_may_pass_is_tried_again(one):
+    one.replies["/a"] = [Reply(503, headers={"Retry-After": "0"}), Reply(200, b"now")]
+    assert asked(transport_to(one), "GET", f"{one.url}/a") == (200, b"now")
+
+
+def test_close_wakes_who_waits_for_a_retry(one):
+    one.replies["/a"] = [Reply(503, headers={"Retry-After": "30"})] * 9
+    transport = transport_to(one)
+    with pytest.raises(errors.Canceled):
+        closed_when(lambda: one.requests, transport, lambda: transport.request("GET", f"{one.url}/a", {}))
+
+
+def test_close_wakes_who_reads(one):
+    one.replies["/a"] = [Reply(200, b"half", promised=1000, hold=True)]
+    transport = transport_to(one)
+    answer = transport.request("GET", f"{one.url}/a", {})
+    with pytest.raises(errors.Unavailable, match="the connection breaks"):
+        closed_when(lambda: True, transport, lambda: body_of(answer, 1000, "reading"))
+    with pytest.raises(errors.Canceled):
+        transport.request("GET", f"{one.url}/a", {})
+
+
+def closed_when(ready, transport, work):
+    """Do `work`; another closes `transport` as soon as `ready`."""
+
+    def closes():
+        deadline = time.monotonic() + 20
+        while not ready() and time.monotonic() < deadline:
+            time.sleep(0.005)
+        transport.close()
+
+    closer = threading.Thread(target=closes, name="closer")
+    closer.start()
+    try:
+        return work()
+    finally:
+        closer.join()

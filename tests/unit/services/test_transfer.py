@@ -1,0 +1,72 @@
+"""Transfers within the image store: one more name."""
+
+import asyncio
+
+import pytest
+
+from daemon.events.exchange import Exchange
+from daemon.kit import context
+from daemon.kit.threads import Pool
+from daemon.metadata.store import Store
+from daemon.scoped.images import ScopedImages
+from daemon.services.transfer import Transfer
+from spec import errors
+from spec.api.transfer import ImageStore, Registry, TransferRequest
+from spec.oci.image import Descriptor
+from spec.records import Image
+
+ONE = Descriptor(media_type="a/b", digest="sha256:" + "1" * 64, size=1)
+TWO = Descriptor(media_type="a/b", digest="sha256:" + "2" * 64, size=2)
+
+
+class House:
+    def __init__(self, store):
+        self._store = store
+
+    def images(self, namespace):
+        return ScopedImages(self._store, Exchange(), namespace)
+
+
+@pytest.fixture
+def images(tmp_path):
+    store = Store(str(tmp_path), sync=False)
+    made = ScopedImages(store, Exchange(), "ns")
+    for name, target in (("one", ONE), ("two", TWO)):
+        made.create(Image(name=name, target=target)).result()
+    yield made
+    store.close()
+
+
+def transfer(images, source, destination):
+    async def main():
+        service = Transfer(House(images._store), pool, pool)
+        request = TransferRequest(source=source, destination=destination)
+        return [progress async for progress in service.transfer(request)]
+
+    with context.using(namespace="ns"), Pool("journeys", 1) as pool:
+        return asyncio.run(main())
+
+
+def test_a_new_name(images):
+    (told,) = transfer(images, ImageStore(name="one"), ImageStore(name="three", labels={"a": "b"}))
+    assert (told.event, told.name, told.descriptor) == ("saved", "three", ONE.digest)
+    assert images.get("three").target == ONE
+    assert images.get("three").labels == {"a": "b"}
+
+
+def test_a_name_that_is_taken_stays_unless_forced(images):
+    with pytest.raises(errors.AlreadyExists):
+        transfer(images, ImageStore(name="one"), ImageStore(name="two"))
+    assert images.get("two").target == TWO
+    transfer(images, ImageStore(name="one"), ImageStore(name="two", force=True))
+    assert images.get("two").target == ONE
+
+
+def test_a_source_that_is_not_there(images):
+    with pytest.raises(errors.NotFound, match="nosuch"):
+        transfer(images, ImageStore(name="nosuch"), ImageStore(name="three"))
+
+
+def test_a_journey_that_is_not_offered(images):
+    with pytest.raises(errors.Unimplemented, match="ImageStore to Registry"):
+        transfer(images, ImageStore(name="one"), Registry(reference="example.org/a:1"))
