@@ -4,6 +4,7 @@ import importlib
 import inspect
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -44,7 +45,7 @@ class Plugins:
                 continue
             try:
                 made[row.id] = self._make(row, partial(make, row))
-            except (errors.Error, OSError, ImportError) as exc:
+            except (errors.Error, OSError, ImportError, AttributeError) as exc:
                 log.warning("plugin %s is off: %s", row.uri, exc)
                 self._note(row, "skip" if isinstance(exc, errors.Unimplemented) else "error", str(exc))
         return made
@@ -59,12 +60,14 @@ class Plugins:
         return list(self._infos.values())
 
     def close(self) -> None:
-        """Close what has a `close`, last made first. One that must be awaited is the lifecycle's to close."""
-        for component in reversed(self._made):
-            close = getattr(component, "close", None)
-            if close is not None and not inspect.iscoroutinefunction(close):
-                close()
-        self._made.clear()
+        """Close what has a `close`, last made first, whatever another's raises. One that must be awaited is the
+        lifecycle's to close."""
+        with ExitStack() as stack:
+            for component in self._made:
+                close = getattr(component, "close", None)
+                if close is not None and not inspect.iscoroutinefunction(close):
+                    stack.callback(close)
+            self._made.clear()
 
     def _make(self, row: Row, make: Callable[[Any], Any]) -> Any:
         component = make(_load(row))

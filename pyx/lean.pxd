@@ -9,8 +9,8 @@ from libc.stdint cimport int64_t, uint64_t, uint8_t, uintptr_t
 from pyx.sys cimport (
     AT_BASE, close, dup2, errno, F_DUPFD_CLOEXEC, F_SETFD, fcntl, FD_CLOEXEC, getauxval, MADV_DONTNEED, madvise,
     memcpy, memset, munmap, O_CLOEXEC, O_RDONLY, O_RDWR, O_WRONLY, open, read, recvmsg, SANITIZED, SIG_BLOCK,
-    SIG_DFL, SIG_IGN, sigaction, sigaction_t, SIGCHLD, sigfillset, sigprocmask, sigset_t, strlen, SYS_close_range,
-    syscall, write,
+    SIG_IGN, sigaction, sigaction_t, SIGCHLD, sigfillset, sigprocmask, sigset_t, strlen, SYS_close_range,
+    SYS_rt_sigaction, syscall, write,
 )
 
 cdef enum:
@@ -179,13 +179,14 @@ cdef inline void reset_signals() noexcept nogil:
     """Block all signals, so that none is acted on, and have none of Python's handlers."""
     cdef sigset_t every
     cdef sigaction_t plain
+    cdef uint64_t default[4]  # the kernel's struct sigaction, all zeros: SIG_DFL, no flags, nothing masked
     cdef int number
     sigfillset(&every)
     sigprocmask(SIG_BLOCK, &every, NULL)
+    memset(default, 0, sizeof(default))
+    for number in range(1, 65):  # by the kernel's call: libc refuses 32 and 33, which its posix_spawn leaves ignored
+        syscall(SYS_rt_sigaction, number, default, NULL, sizeof(uint64_t))
     memset(&plain, 0, sizeof(plain))
-    plain.sa_handler = SIG_DFL
-    for number in range(1, 65):
-        sigaction(number, &plain, NULL)
     plain.sa_handler = SIG_IGN
     sigaction(SIGCHLD, &plain, NULL)  # the kernel reaps shims
 

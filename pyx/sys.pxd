@@ -211,7 +211,7 @@ cdef extern from "<sys/stat.h>" nogil:
 
 cdef extern from "<sys/syscall.h>" nogil:
     const long SYS_clone, SYS_close_range, SYS_fsconfig, SYS_fsmount, SYS_fsopen, SYS_mount_setattr, SYS_move_mount
-    const long SYS_getdents64, SYS_open_tree, SYS_openat2, SYS_renameat2
+    const long SYS_getdents64, SYS_open_tree, SYS_openat2, SYS_renameat2, SYS_rt_sigaction
 
 cdef extern from "<sys/un.h>" nogil:
     struct sockaddr_un:

@@ -199,6 +199,8 @@ def _run(txn: Txn, batch: list[Job]) -> tuple[list[Outcome], tuple[Job, Exceptio
         txn.dirty = False
         try:
             outcomes.append((commit, change(txn), None))
+        except lmdb.BadValsizeError as exc:  # a key that is empty or too long: this change's own fault
+            return [], (job, errors.InvalidArgument(f"writing metadata: {exc}"))
         except lmdb.Error:
             raise
         except Exception as exc:  # the caller's error, whatever it is, travels to the caller

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import ExitStack
 from itertools import islice
 
 from daemon.kit import context
@@ -68,15 +69,14 @@ class Content:
             return
         # What a commit says of the blob is for the commit to check: it must not start the ingest again.
         said = (0, "") if first.action == "commit" else (first.total, first.expected)
-        writer = await hop(self._pool, content.writer, first.ref, *said)
-        try:
+        with ExitStack() as held:
+            # Entered on the thread: the writer is closed even if the call ends while it is being opened.
+            writer = await hop(self._pool, lambda: held.enter_context(content.writer(first.ref, *said)))
             reply = await hop(self._pool, _write, writer, first)
             yield reply
             while reply.action != "commit" and (request := await anext(requests, None)) is not None:
                 reply = await hop(self._pool, _write, writer, request)
                 yield reply
-        finally:
-            writer.close()
 
     async def abort(self, request: api.AbortRequest) -> Empty:
         await hop(self._pool, self._content().abort, request.ref)

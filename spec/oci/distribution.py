@@ -17,8 +17,10 @@ MAX_HEADERS = 64 << 10  # bytes of all headers of an answer
 ACCEPT = ", ".join((image.DOCKER_MANIFEST, image.DOCKER_INDEX, image.OCI_MANIFEST, image.OCI_INDEX, "*/*"))
 
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-_SCHEME = re.compile(rf"\s*({_TOKEN})(?:\s+|\s*$)", re.ASCII)
-_PARAMETER = re.compile(rf'\s*({_TOKEN})\s*=\s*(?:"((?:[^"\\]|\\.)*)"|({_TOKEN}))\s*(,|$)', re.ASCII)
+_SCHEME = re.compile(rf"[\s,]*({_TOKEN})(?=[\s,]|$)", re.ASCII)
+# Some servers leave an address unquoted, which the grammar does not allow.
+_PARAMETER = re.compile(rf'[\s,]*({_TOKEN})\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"=]+))\s*(?=,|$)', re.ASCII)
+_TOKEN68 = re.compile(r"\s+[A-Za-z0-9._~+/-]+=*\s*(?=,|$)", re.ASCII)
 _RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", re.ASCII)
 _CODE = re.compile(r"[A-Z0-9_]{1,64}", re.ASCII)
 
@@ -31,16 +33,16 @@ class Challenge(Record, frozen=True):
 
 
 class Token(Record, frozen=True):
-    """A token server's answer. `expires_in` is in seconds, 0: not said."""
+    """A token server's answer, which may say null for what it does not give. `expires_in` is in seconds, 0: not said."""
 
-    token: str = ""
-    access_token: str = ""
-    refresh_token: str = ""
+    token: str | None = ""
+    access_token: str | None = ""
+    refresh_token: str | None = ""
     expires_in: int = 0
 
     @property
     def value(self) -> str:
-        return self.token or self.access_token
+        return self.token or self.access_token or ""
 
 
 class Problem(Doc, frozen=True):
@@ -82,22 +84,29 @@ def challenges(headers: Sequence[str]) -> list[Challenge]:
     for header in headers:
         position = 0
         while (scheme := _SCHEME.match(header, position)) is not None:
-            position = scheme.end()
-            parameters: dict[str, str] = {}
-            while (parameter := _PARAMETER.match(header, position)) is not None:
-                name, quoted, plain, _ = parameter.groups()
-                parameters[name.lower()] = plain if quoted is None else re.sub(r"\\(.)", r"\1", quoted)
-                position = parameter.end()
+            parameters, position = _parameters(header, scheme.end())
             found.append(Challenge(scheme=scheme[1].lower(), parameters=parameters))
     return found
+
+
+def _parameters(header: str, position: int) -> tuple[dict[str, str], int]:
+    """What follows a scheme, and where it ends: parameters, one token68 (of no use here), or nothing."""
+    parameters: dict[str, str] = {}
+    while (parameter := _PARAMETER.match(header, position)) is not None:
+        name, quoted, plain = parameter.groups()
+        parameters[name.lower()] = plain if quoted is None else re.sub(r"\\(.)", r"\1", quoted)
+        position = parameter.end()
+    if not parameters and (opaque := _TOKEN68.match(header, position)) is not None:
+        position = opaque.end()
+    return parameters, position
 
 
 def content_range(header: str) -> ContentRange:
     """DataLoss for a header that is not one, or says less than nothing."""
     match = _RANGE.fullmatch(header.strip())
-    if match is None or int(match[2]) < int(match[1]):
+    total = -1 if match is None or match[3] == "*" else int(match[3])
+    if match is None or int(match[2]) < int(match[1]) or 0 <= total <= int(match[2]):
         raise errors.DataLoss(f"content-range {header[:100]!r} is malformed")
-    total = -1 if match[3] == "*" else int(match[3])
     return ContentRange(first=int(match[1]), last=int(match[2]), total=total)
 
 

@@ -21,14 +21,29 @@ from tests.daemon import BIN, Daemon
 from tests.registry import Registry, make_image
 
 WAIT_S = 30.0
-SHELL = ("sh", "-c", 'trap : INT; echo ready; while read -r line; do eval "$line"; done')  # one without a line editor
+NAMESPACE = f"ctr-{os.getpid()}"  # cgroups bear its name: another run beside this one has another
+SHELL = (
+    "sh",
+    "-c",
+    'echo ready; while read -r line; do eval "$line"; done',
+)  # one without a line editor
+
+
+class Own(Daemon):
+    """One that works in our namespace."""
+
+    def ctr(self, *args, namespace=NAMESPACE, **options):
+        return super().ctr(*args, namespace=namespace, **options)
+
+    def client(self, namespace=NAMESPACE):
+        return super().client(namespace)
 
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory):
     """A daemon that has pulled one image; its `ref` is the image's name."""
     directory = tmp_path_factory.mktemp("ctr")
-    with Registry(directory / "registry") as registry, Daemon(directory) as daemon:
+    with Registry(directory / "registry") as registry, Own(directory) as daemon:
         make_image(directory, registry, "busybox:1", layers=[{"etc/extra": b"extra\n"}])
         daemon.ref = f"{registry.host}/busybox:1"
         daemon.pulled = daemon.ctr("images", "pull", "--plain-http", daemon.ref).stdout
@@ -58,7 +73,7 @@ def run(shared, id, *args, flags=(), **options):
 
 
 def argv(shared, *args):
-    return [BIN / "ctr", "--address", shared.address, *args]
+    return [BIN / "ctr", "--address", shared.address, "--namespace", NAMESPACE, *args]
 
 
 def until(told, what):
@@ -517,7 +532,10 @@ def test_a_terminal(shared):
         os.killpg(terminal.process.pid, signal.SIGWINCH)
         terminal.type("while [ \"$(stty size)\" != '40 101' ]; do sleep 0.01; done; echo resi''zed\n")
         terminal.expect("resized\r\n")
-        terminal.type("sleep 100; echo inter''rupted\n\x03")
+        terminal.type("trap stop=1 INT; echo loo''ping; while [ ! $stop ]; do sleep 0.02; done; echo stop''ped\n")
+        terminal.expect("looping\r\n")
+        terminal.type("\x03")
+        terminal.expect("stopped\r\n")
         terminal.type("echo still ali''ve\n")
         terminal.expect("still alive\r\n")
         assert not terminal.restored()
@@ -781,7 +799,7 @@ def test_events_of_a_run_in_order(shared):
         "/containers/delete",
         "/snapshot/remove",
     ]
-    assert {event["namespace"] for event in mine} == {"default"}
+    assert {event["namespace"] for event in mine} == {NAMESPACE}
     assert [event["timestamp"] for event in mine] == sorted(event["timestamp"] for event in mine)
 
 

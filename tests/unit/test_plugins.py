@@ -48,12 +48,47 @@ def test_all_are_closed_last_made_first():
 
         def close(self):
             closed.append(self.name)
+            if self.name == "b":
+                raise OSError("closing b")
+
+    class Awaited:
+        async def close(self):
+            raise AssertionError("the lifecycle's to close")
 
     plugins = Plugins(TABLE)
-    for name in ("a", "b"):
-        plugins.one("t", "good", lambda cls, name=name: Component(name))
+    for made in (Component("a"), Component("b"), Awaited(), object(), Component("c")):
+        plugins.one("t", "good", lambda cls, made=made: made)
+    with pytest.raises(OSError, match="closing b"):
+        plugins.close()
+    assert closed == ["c", "b", "a"]
     plugins.close()
-    assert closed == ["b", "a"]
+    assert closed == ["c", "b", "a"]
+
+
+def test_what_a_row_says_of_itself():
+    row = Row("t", "good", "daemon.kit.dictkv:DictKV")
+    plugins = Plugins([row])
+    assert plugins.infos() == []
+    assert plugins.later("t", "good")().__name__ == "DictKV"
+    (info,) = plugins.infos()
+    assert (info.type, info.id, info.status, info.requires) == ("t", "good", "ok", row.requires)
+
+
+def test_one_that_is_not_offered_here_is_skipped_not_broken():
+    def unoffered(row, cls):
+        raise errors.Unimplemented("no aufs in this kernel")
+
+    plugins = Plugins(TABLE[:1])
+    assert plugins.every("t", unoffered) == {}
+    assert [(info.status, info.init_error) for info in plugins.infos()] == [("skip", "no aufs in this kernel")]
+
+
+def test_the_start_ends_with_one_it_cannot_do_without():
+    def broken(cls):
+        raise errors.DataLoss("metadata are damaged")
+
+    with pytest.raises(errors.DataLoss):
+        Plugins(TABLE).one("t", "good", broken)
 
 
 def test_every_builtin_can_be_loaded():

@@ -118,3 +118,56 @@ def test_one_who_is_too_slow_is_told_and_let_go(monkeypatch):
         assert len(seen) == 10
 
     run(main())
+
+
+def test_one_who_is_too_slow_costs_the_others_nothing(monkeypatch):
+    monkeypatch.setattr(exchange, "QUEUE_LENGTH", 10)
+
+    async def main():
+        events = Exchange()
+        slow, quick = events.subscribe(), events.subscribe()
+        firsts = [asyncio.ensure_future(anext(stream)) for stream in (slow, quick)]
+        await asyncio.sleep(0)
+        events.publish("ns", "/tasks/start", TaskStart(container_id="0"))
+        await asyncio.gather(*firsts)
+        for number in range(1, 30):
+            events.publish("ns", "/tasks/start", TaskStart(container_id=str(number)))
+            found = await anext(quick)
+            assert msgspec.msgpack.decode(found.event)["container_id"] == str(number)
+        with pytest.raises(errors.ResourceExhausted):
+            await drained(slow, [])
+        await quick.aclose()
+
+    run(main())
+
+
+def test_one_who_leaves_gets_nothing_more():
+    async def main():
+        events = Exchange()
+        stays, leaves = events.subscribe(), events.subscribe()
+        firsts = [asyncio.ensure_future(anext(stream)) for stream in (stays, leaves)]
+        await asyncio.sleep(0)
+        firsts[1].cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await firsts[1]
+        events.publish("ns", "/tasks/start", TaskStart(container_id="c"))
+        assert (await firsts[0]).topic == "/tasks/start"
+        with pytest.raises(StopAsyncIteration):
+            await anext(leaves)
+        await stays.aclose()
+        events.publish("ns", "/tasks/start", TaskStart(container_id="nobody listens"))
+
+    run(main())
+
+
+def test_a_subscriber_is_woken_by_a_thread_while_its_loop_sleeps():
+    async def main():
+        events = Exchange()
+        waiting = asyncio.ensure_future(collected(events, 1))
+        await asyncio.sleep(0)
+        publish = threading.Thread(target=events.emit, args=("ns", TaskStart(container_id="c")))
+        publish.start()
+        assert (await waiting)[0].topic == "/tasks/start"
+        publish.join()
+
+    run(main())

@@ -152,3 +152,14 @@ def test_kvs_of_different_names_share_nothing(store):
     assert two.update(lambda txn: txn.delete(b"k")) is True
     with two.view() as view:
         assert view.get(b"k") is None
+
+
+def test_a_key_that_is_too_long_fails_its_own_change_only(store):
+    gate = threading.Event()
+    store.update(lambda txn: gate.wait(10))  # so that the next two share one batch
+    bad = store.update(lambda txn: txn.put(b"k" * 600, b"1"))
+    good = store.update(lambda txn: txn.put(b"good", b"1"))
+    gate.set()
+    good.result(10)
+    with pytest.raises(errors.InvalidArgument):
+        bad.result(10)
