@@ -33,7 +33,7 @@ class Challenge(Record, frozen=True):
 
 
 class Token(Record, frozen=True):
-    """A token server's answer, which may say null for what it does not give. `expires_in` is in seconds, 0: not said."""
+    """A token server's answer; it may say null for what it does not give. `expires_in` is in seconds, 0: not said."""
 
     token: str | None = ""
     access_token: str | None = ""
