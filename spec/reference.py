@@ -11,6 +11,7 @@ from spec.base import Record
 
 MAX_NAME = 255
 MAX_TAG = 128
+MAX_PORT = 65535
 _MAX_TEXT = MAX_NAME + MAX_TAG + 140
 
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
@@ -51,6 +52,8 @@ def parse(text: str) -> Reference:
     host, slash, rest = text.partition("/")
     if not slash or not _HOST.fullmatch(host):
         raise _bad(text, "it must begin with a registry's host, as in docker.io/library/busybox:latest")
+    if (port := host.rpartition("]")[2].partition(":")[2]) and int(port) > MAX_PORT:
+        raise _bad(text, f"{port} is no port")
     rest, _, digest = rest.partition("@")
     repository, _, tag = rest.partition(":")
     if digest or text.endswith("@"):

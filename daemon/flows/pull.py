@@ -21,6 +21,7 @@ from spec.records import ContentInfo, Labels
 from spec.reference import Reference
 
 CHUNK = 1 << 20
+MAX_INDEXES = 64  # of one image, below one another and side by side
 
 
 @dataclass(frozen=True)
@@ -173,6 +174,7 @@ class Fetch:
         self.cancel = cancel
         self._fetcher = fetcher
         self._report = report
+        self._seen: set[str] = set()  # indexes: one may be met on more than one way
 
     def manifests(self, target: Descriptor) -> list[Descriptor]:
         """The manifests that are wanted: of an index those the platforms choose, each one's best."""
@@ -183,6 +185,11 @@ class Fetch:
                 f"pulling {self._pull.reference}: {target.digest} is {target.media_type!r},"
                 " neither a manifest nor an index"
             )
+        if target.digest in self._seen:
+            return []
+        if len(self._seen) == MAX_INDEXES:
+            raise errors.InvalidArgument(f"pulling {self._pull.reference}: it has more than {MAX_INDEXES} indexes")
+        self._seen.add(target.digest)
         index = graph.index(target, self.document(target))
         chosen: dict[str, Descriptor] = {}
         for matcher in self._pull.matchers:

@@ -47,9 +47,8 @@ class Authorizer:
         token, until = self._tokens.get(scope, ("", 0.0))
         return token if token and time.monotonic() < until else self._basic
 
-    def challenged(self, answer: Answer, scope: str, doing: str) -> str:
-        """A header that answers a 401. Unauthenticated when there is none, or it was refused."""
-        used = self.header(scope)
+    def challenged(self, answer: Answer, scope: str, doing: str, used: str) -> str:
+        """A header that answers a 401 to a request with `used`. Unauthenticated without one, or when it was refused."""
         offers = {c.scheme: c for c in distribution.challenges(answer.headers.getlist("WWW-Authenticate"))}
         if "bearer" in offers:
             with self._lock:
@@ -57,7 +56,7 @@ class Authorizer:
                     self._tokens[scope] = self._fetch(offers["bearer"], scope, doing)
                 return self.header(scope)
         if "basic" in offers and self._credentials.username:
-            if self._basic:
+            if used and used == self._basic:
                 raise errors.Unauthenticated(f"{doing}: the user name or password was refused")
             pair = f"{self._credentials.username}:{self._credentials.secret}".encode()
             self._basic = f"Basic {base64.b64encode(pair).decode()}"
@@ -105,7 +104,11 @@ class Authorizer:
         return self._send("POST", realm, headers, urlencode(form).encode())
 
     def _check_realm(self, realm: str, doing: str) -> None:
-        own, other = urlsplit(self._base), urlsplit(realm)
+        own = urlsplit(self._base)
+        try:
+            other = urlsplit(realm)
+        except ValueError as exc:
+            raise errors.Unauthenticated(f"{doing}: the token server {realm[:100]!r} is no http address") from exc
         if other.scheme not in ("http", "https") or not other.hostname:
             raise errors.Unauthenticated(f"{doing}: the token server {realm[:100]!r} is no http address")
         if own.scheme == "https" and other.scheme == "http":

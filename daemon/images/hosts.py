@@ -18,6 +18,7 @@ from spec.base import Record
 
 CAPABILITIES = ("pull", "resolve", "push", "referrers")
 HUB = "registry-1.docker.io"
+ALIASES = {"docker.io": HUB}
 
 
 class Host(Record, frozen=True):
@@ -72,8 +73,10 @@ def lookup(registry: str, hosts_dir: str = "", plain_http: bool = False, skip_ve
         return [default]
     except (tomllib.TOMLDecodeError, msgspec.ValidationError, errors.InvalidArgument) as exc:
         raise errors.InvalidArgument(f"reading {path}: {exc}") from exc
+    own = msgspec.structs.replace(own, skip_verify=own.skip_verify or skip_verify)
     if not said.server:
-        own = msgspec.structs.replace(own, base=default.base, fallback=default.fallback)
+        verify = own.skip_verify or default.skip_verify
+        own = msgspec.structs.replace(own, base=default.base, fallback=default.fallback, skip_verify=verify)
     return [*mirrors, own]
 
 
@@ -108,7 +111,7 @@ def is_inward(hostname: str) -> bool:
 
 def _default(registry: str, plain_http: bool, skip_verify: bool) -> Host:
     """https; on this machine http is tried where https is not spoken, unless the port says which it is."""
-    server = HUB if registry == "docker.io" else registry
+    server = ALIASES.get(registry, registry)
     port = urlsplit(f"//{registry}").port
     plain = f"http://{server}/v2"
     local = is_local(registry)

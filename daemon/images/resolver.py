@@ -1,5 +1,6 @@
 """References to descriptors: asks the hosts of a registry, one after the other."""
 
+import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 
@@ -15,6 +16,7 @@ from spec.oci.image import Descriptor
 from spec.reference import Reference
 
 CHALLENGES = 2  # 401s that are answered for one request
+LENGTH = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
 
 
 class Session:
@@ -56,7 +58,7 @@ class Session:
             if attempt == CHALLENGES:
                 raise transport.status_error(answer, method, url, doing)
             try:
-                header = self._authorizer.challenged(answer, scope, doing)
+                header = self._authorizer.challenged(answer, scope, doing, header)
             finally:
                 answer.close()
         raise AssertionError("unreachable")
@@ -127,15 +129,17 @@ class RegistryResolver:
         for fetcher in fetchers:
             fetcher.close()
 
+    def _for(self, host: Host, registry: str) -> Credentials:
+        """The credentials, for the registry itself; nobody else's host sees them, whatever the configuration says."""
+        return self._credentials if host.name in (registry, hosts.ALIASES.get(registry)) else Credentials()
+
     def _having(self, ref: Reference, capability: str) -> Sequence[Session]:
         with self._lock:
             if self._closed:
                 raise errors.Canceled(f"asking {ref.host}: its connections were closed")
             if ref.host not in self._sessions:
                 found = self._lookup(ref.host, self._hosts_dir, self._plain_http, self._skip_verify)
-                self._sessions[ref.host] = [
-                    Session(host, Credentials() if host.mirror else self._credentials, ref.host) for host in found
-                ]
+                self._sessions[ref.host] = [Session(host, self._for(host, ref.host), ref.host) for host in found]
             return [session for session in self._sessions[ref.host] if capability in session.host.capabilities]
 
 
@@ -149,7 +153,7 @@ def _resolve(session: Session, ref: Reference, doing: str) -> Descriptor:
     media_type = answer.headers.get("Content-Type", "").partition(";")[0].strip()
     status = answer.status
     transport.body_of(answer, 1, doing)
-    if status == 200 and digest and media_type and length.isdigit() and int(length):
+    if status == 200 and digest and media_type and LENGTH.fullmatch(length):
         digests.check(digest)
         return _descriptor(media_type, digest, int(length), doing)
     if status == 404:

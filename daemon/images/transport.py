@@ -29,7 +29,12 @@ PRIVATE = frozenset({"authorization", "cookie", "proxy-authorization"})
 OF_A_BODY = frozenset({"content-type", "content-length"})
 USER_AGENT = "holdd"
 
+UNREACHABLE = (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError)
+
 _PORTS = {"http": 80, "https": 443}
+
+# Whoever wants no verification has said so; one warning a request would but fill the log.
+urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
 
 Answer = urllib3.BaseHTTPResponse
 
@@ -46,14 +51,9 @@ class Transport:
         self._closed = threading.Event()
         self._lock = threading.Lock()
         self._answers: weakref.WeakSet[Answer] = weakref.WeakSet()
-        self._pools = urllib3.PoolManager(
-            num_pools=8,
-            maxsize=16,
-            block=False,
-            timeout=Timeout(connect=CONNECT_S, read=HEADER_S),
-            retries=False,
-            ssl_context=_context(host),
-        )
+        self._own = {_origin(base) for base in (host.base, host.fallback) if base}
+        self._pools = _pools(_context(host))
+        self._others = _pools(ssl.create_default_context())  # trust in the host is trust in nobody else
 
     def request(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None) -> Answer:
         """The final answer, whatever its status; its body is for the caller to read and close.
@@ -61,7 +61,7 @@ class Transport:
         Unavailable when the host cannot be reached. Retries what may pass. The host's own headers go to its own origin
         only: a token server is another.
         """
-        own = self.host.headers if _origin(url) == _origin(self.base) else {}
+        own = self.host.headers if _origin(url) in self._own else {}
         given = {"User-Agent": USER_AGENT, **own, **headers}
         for attempt in range(ATTEMPTS):
             last = attempt == ATTEMPTS - 1
@@ -71,7 +71,7 @@ class Transport:
             except urllib3.exceptions.SSLError as exc:
                 raise errors.Unavailable(f"{method} {distribution.redacted(url)}: {_cause(exc)}") from exc
             except (urllib3.exceptions.HTTPError, OSError) as exc:
-                if last or isinstance(exc, urllib3.exceptions.NewConnectionError):
+                if last or isinstance(exc, UNREACHABLE):
                     raise errors.Unavailable(f"{method} {distribution.redacted(url)}: {_cause(exc)}") from exc
                 self._rest(0.05 * 2**attempt)
                 continue
@@ -89,12 +89,12 @@ class Transport:
         for answer in answers:
             with contextlib.suppress(ValueError, RuntimeError, OSError):  # it is done, or was never begun
                 answer.shutdown()
-        keys = self._pools.pools.keys()
-        for key in keys:
-            pool = self._pools.pools.get(key)
-            if pool is not None:
-                pool.close()  # clearing alone leaves idle connections open for as long as anyone holds an answer
-        self._pools.clear()
+        for pools in (self._pools, self._others):
+            for key in pools.pools.keys():  # noqa: SIM118 it is no dict
+                pool = pools.pools.get(key)
+                if pool is not None:
+                    pool.close()  # clearing alone leaves idle connections open for as long as anyone holds an answer
+            pools.clear()
 
     def _check(self) -> None:
         if self._closed.is_set():
@@ -106,7 +106,8 @@ class Transport:
 
     def _send(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> Answer:
         """One request, whose answer `close` can interrupt."""
-        answer = self._pools.request(
+        pools = self._pools if _origin(url) in self._own else self._others
+        answer = pools.request(
             method, url, headers=dict(headers), body=body, redirect=False, preload_content=False, retries=False,
             decode_content=False,
         )  # fmt: skip
@@ -128,7 +129,7 @@ class Transport:
             if answer.status not in (301, 302, 303, 307, 308) or not location:
                 return answer
             answer.close()
-            url = urljoin(url, location)
+            url = _joined(url, location)
             if answer.status <= 303 and method == "POST":  # RFC 9110, 15.4
                 method, body = "GET", None
                 headers = _without(headers, OF_A_BODY)
@@ -179,9 +180,23 @@ def _without(headers: Mapping[str, str], names: Set[str]) -> dict[str, str]:
     return {name: value for name, value in headers.items() if name.lower() not in names}
 
 
-def _origin(url: str) -> tuple[str, str, int]:
-    parts = urlsplit(url)
+def _pools(context: ssl.SSLContext) -> urllib3.PoolManager:
+    timeout = Timeout(connect=CONNECT_S, read=HEADER_S)
+    return urllib3.PoolManager(
+        num_pools=8, maxsize=16, block=False, timeout=timeout, retries=False, ssl_context=context
+    )
+
+
+def _joined(url: str, location: str) -> str:
     try:
+        return urljoin(url, location)
+    except ValueError as exc:
+        raise errors.InvalidArgument(f"{distribution.redacted(url)}: a redirect to a malformed address") from exc
+
+
+def _origin(url: str) -> tuple[str, str, int]:
+    try:
+        parts = urlsplit(url)
         port = parts.port
     except ValueError as exc:
         raise errors.InvalidArgument(f"{distribution.redacted(url)}: a malformed address") from exc
@@ -206,7 +221,7 @@ def _context(host: Host) -> ssl.SSLContext:
 def _patience(answer: Answer, attempt: int) -> float:
     """Seconds until the next attempt: the server's word, within reason, or twice as long each time."""
     said = answer.headers.get("Retry-After", "")
-    return min(float(said), PATIENCE_S) if said.isdigit() else 0.1 * 2.0**attempt
+    return min(float(said[:9]), PATIENCE_S) if said.isascii() and said.isdecimal() else 0.1 * 2.0**attempt
 
 
 def _cause(exc: Exception) -> str:

@@ -58,3 +58,11 @@ def test_a_file_that_is_wrong_is_named(tmp_path, text):
     directory = written(tmp_path, text)
     with pytest.raises(errors.InvalidArgument, match=r"example\.org/hosts\.toml"):
         hosts.lookup("example.org", directory)
+
+
+def test_skip_verify_counts_with_a_file_too(tmp_path):
+    (tmp_path / "a.example").mkdir()
+    (tmp_path / "a.example/hosts.toml").write_text('[host."https://mirror.example"]\n')
+    mirror, own = hosts.lookup("a.example", str(tmp_path), skip_verify=True)
+    assert not mirror.skip_verify
+    assert own.skip_verify

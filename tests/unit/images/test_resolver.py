@@ -178,3 +178,23 @@ def test_a_closed_resolver_asks_nobody(own, alone):
     alone.close()
     with pytest.raises(errors.Canceled):
         alone.resolve(f"{own.host}/a:1")
+
+
+def test_a_port_that_is_none_is_no_reference():
+    with pytest.raises(errors.InvalidArgument, match="99999"):
+        RegistryResolver().resolve("host.example:99999/a:1")
+
+
+@pytest.mark.parametrize(
+    ("registry", "host", "seen"),
+    [
+        ("docker.io", "registry-1.docker.io", True),
+        ("docker.io", "elsewhere.example", False),
+        ("a.example:5000", "a.example:5000", True),
+        ("a.example:5000", "a.example", False),
+    ],
+)
+def test_credentials_are_for_the_registry_itself(registry, host, seen):
+    resolver = RegistryResolver(username="me", secret="s")
+    assert bool(resolver._for(Host(base=f"https://{host}/v2"), registry).username) is seen
+    resolver.close()

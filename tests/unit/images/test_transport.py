@@ -1,5 +1,8 @@
 """Redirects, retries, and what goes to whom."""
 
+import contextlib
+import socket
+import ssl
 import threading
 import time
 
@@ -9,6 +12,7 @@ from daemon.images.hosts import Host
 from daemon.images.transport import Transport, body_of
 from spec import errors
 from tests.answers import Answers, Reply
+from tests.registry import certificate
 
 
 @pytest.fixture
@@ -130,3 +134,27 @@ def closed_when(ready, transport, work):
         return work()
     finally:
         closer.join()
+
+
+def test_trust_in_a_host_is_trust_in_nobody_else(tmp_path):
+    """A host whose certificate need not be checked has a token server that is not who it says."""
+    paths = certificate(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(paths.certificate, paths.key)
+    heard = []
+
+    def serve(listener):
+        peer, _ = listener.accept()
+        with peer, contextlib.suppress(OSError), context.wrap_socket(peer, server_side=True) as secure:
+            heard.append(secure.recv(1000))
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, args=(listener,))
+        thread.start()
+        transport = Transport(Host(base="https://127.0.0.1:1/v2", skip_verify=True))
+        realm = f"https://127.0.0.1:{listener.getsockname()[1]}/token"
+        with pytest.raises(errors.Unavailable, match=r"(?i)certificate"):
+            transport.request("GET", realm, {"Authorization": "Basic c2VjcmV0"})
+        transport.close()
+        thread.join()
+    assert not any(heard)
