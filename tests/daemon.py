@@ -76,9 +76,13 @@ class Daemon:
     def __exit__(self, *exc):
         if self.process.poll() is not None:
             self.start()
-        for namespace in self.namespaces():
+        namespaces = self.namespaces()
+        for namespace in namespaces:
             self.end_everything(namespace)
         self.stop()
+        for path in (path for namespace in namespaces for path in Path("/sys/fs/cgroup").glob(f"*/{namespace}")):
+            with contextlib.suppress(OSError):  # another daemon's containers may be in it
+                path.rmdir()
         if os.path.ismount(self.state):
             raise AssertionError(f"{self.state} is still mounted: {self.log.read_text()}")
 
