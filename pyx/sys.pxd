@@ -263,6 +263,7 @@ cdef extern from "<dirent.h>" nogil:
     struct dirent:
         unsigned char d_type
         char d_name[256]
+    int dirfd(DIR* folder)
     DIR* fdopendir(int fd)
     dirent* readdir(DIR* folder)
     int closedir(DIR* folder)

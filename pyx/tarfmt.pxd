@@ -49,7 +49,7 @@ cdef inline bint number(const unsigned char* field, int size, long long* value) 
                     return False
         for at in range(size - 8 if size > 8 else 0, size):
             result = result << 8 | (field[at] & 0x7F if size <= 8 and at == 0 and not negative else field[at])
-        if not negative and result >> 63:
+        if (result >> 63 != 0) != negative:
             return False
         value[0] = <long long>result
         return True

@@ -62,6 +62,7 @@ cdef struct Times:       # a directory's, to be set when nothing is written into
     sys.timespec times[2]
 
 cdef struct Names:       # an open-addressed set: what this layer made, as hashes of directories' inodes and names
+    unsigned long seed   # unknown to whoever chose the names: nobody can make them collide
     unsigned long* slots
     size_t size
     size_t used
@@ -132,6 +133,7 @@ cdef class Unpacker:
         if sys.fstat(root_fd, &info) < 0:
             raise OSError(sys.errno, os.strerror(sys.errno))
         self.machine.device = info.st_dev
+        self.machine.made.seed = int.from_bytes(os.urandom(8), "little")
 
     def __dealloc__(self):
         self.close()
@@ -345,8 +347,7 @@ cdef long long _pad(long long size) noexcept nogil:
 cdef void _meta(Machine* m) noexcept nogil:
     """A collected body: GNU's long name or link, or pax records."""
     if m.type == c"x":
-        sys.free(m.pax)
-        m.pax, m.meta = m.meta, NULL
+        m.pax, m.meta = m.meta, m.pax
         m.xattr_count = 0
         _pax(m, m.pax, m.in_meta)
         return
@@ -378,10 +379,9 @@ cdef void _pax(Machine* m, char* at, size_t left) noexcept nogil:
         key = digits + 1
         while key < length and at[key] != c"=":
             key += 1
-        if key >= length - 1 and not (key == length - 1 and at[key] == c"="):
-            if key >= length:
-                _malformed(m, b"a pax record without '='")
-                return
+        if key == length:
+            _malformed(m, b"a pax record without '='")
+            return
         if sys.strlen(at + digits + 1) < key - digits - 1:
             _malformed(m, b"a pax key with a NUL in it")
             return
@@ -753,7 +753,7 @@ cdef void _create(Machine* m, int parent, const char* base, const char* path) no
     if exists and not (m.type == c"5" and sys.S_ISDIR(info.st_mode)):
         if m.type == c"1" and _same_link(m, &info):
             return  # a link to itself: removing it would remove what it is to be
-        if _remove(m, parent, base) < 0:
+        if _remove(m, parent, base, 0) < 0:
             _system(m)
             return
         exists = False
@@ -867,7 +867,7 @@ cdef void _create_node(Machine* m, int parent, const char* base) noexcept nogil:
     if result == 0:
         result = sys.fchownat(parent, base, m.uid, m.gid, sys.AT_SYMLINK_NOFOLLOW)
     if result == 0 and m.type != c"2":
-        result = sys.fchmodat(parent, base, m.mode, 0)
+        result = sys.fchmodat(parent, base, m.mode, sys.AT_SYMLINK_NOFOLLOW)
     if result == 0:
         result = _node_xattrs(m, parent, base)
     if result == 0:
@@ -946,7 +946,7 @@ cdef bint _forgivable(const char* name, bint node) noexcept nogil:
 cdef void _whiteout(Machine* m, int parent, const char* base) noexcept nogil:
     cdef const char* hidden = base + 4
     if sys.strcmp(base, b".wh..wh..opq") == 0:
-        if _prune(m, parent) < 0:
+        if _prune(m, parent, b".", 0) < 0:
             _system(m)
         return
     if hidden[0] == 0 or sys.strcmp(hidden, b".") == 0 or sys.strcmp(hidden, b"..") == 0:
@@ -954,83 +954,99 @@ cdef void _whiteout(Machine* m, int parent, const char* base) noexcept nogil:
         return
     if sys.strncmp(hidden, b".wh.", 4) == 0:
         return  # AUFS's own housekeeping (image spec: whiteouts)
-    if _remove(m, parent, hidden) < 0 and sys.errno != sys.ENOENT:
+    if _hide(m, parent, hidden) < 0 and sys.errno != sys.ENOENT:
         _system(m)
 
 
-cdef int _prune(Machine* m, int folder) noexcept nogil:
-    """Remove what in `folder` this layer has not made: 1 when something is left, 0, or -1."""
-    cdef sys.DIR* listing
-    cdef sys.dirent* entry
+cdef int _hide(Machine* m, int parent, const char* name) noexcept nogil:
+    """Remove `name`, but what this layer has made: a whiteout is for the layers below (image spec: whiteouts)."""
     cdef sys.stat_t info, here
-    cdef int child, kept = 0, below
-    cdef int fd = sys.openat(folder, b".", sys.O_RDONLY | sys.O_DIRECTORY | sys.O_CLOEXEC)
-    if fd < 0:
+    if sys.fstat(parent, &here) < 0 or sys.fstatat(parent, name, &info, sys.AT_SYMLINK_NOFOLLOW) < 0:
         return -1
-    if sys.fstat(fd, &here) < 0 or here.st_dev != m.device:
-        sys.errno = sys.EBUSY
-        _shut(&fd)
-        return -1
-    listing = sys.fdopendir(fd)
+    if not _is_marked(m, here.st_ino, name):
+        return _remove(m, parent, name, 0)
+    return _prune(m, parent, name, 0) if sys.S_ISDIR(info.st_mode) else 0
+
+
+cdef int _prune(Machine* m, int parent, const char* name, int depth) noexcept nogil:
+    """Remove what in the directory `name` this layer has not made: 1 when something is left, 0, or -1."""
+    cdef sys.dirent* entry
+    cdef unsigned long inode
+    cdef int fd, left, kept = 0
+    cdef sys.DIR* listing = _list(m, parent, name, depth, &inode)
     if listing == NULL:
-        _shut(&fd)
         return -1
+    fd = sys.dirfd(listing)
     while kept >= 0:
         entry = sys.readdir(listing)
         if entry == NULL:
             break
-        if sys.strcmp(entry.d_name, b".") == 0 or sys.strcmp(entry.d_name, b"..") == 0:
-            continue
-        if sys.fstatat(folder, entry.d_name, &info, sys.AT_SYMLINK_NOFOLLOW) < 0:
-            kept = -1
-        elif not sys.S_ISDIR(info.st_mode):
-            if _is_marked(m, here.st_ino, entry.d_name):
-                kept = 1
-            elif sys.unlinkat(folder, entry.d_name, 0) < 0:
-                kept = -1
-        else:
-            child = sys.openat(folder, entry.d_name, sys.O_RDONLY | sys.O_DIRECTORY | sys.O_NOFOLLOW | sys.O_CLOEXEC)
-            below = -1 if child < 0 else _prune(m, child)
-            _shut(&child)
-            if below < 0:
-                kept = -1
-            elif below or _is_marked(m, here.st_ino, entry.d_name):
-                kept = 1
-            elif sys.unlinkat(folder, entry.d_name, sys.AT_REMOVEDIR) < 0:
-                kept = -1
+        if sys.strcmp(entry.d_name, b".") != 0 and sys.strcmp(entry.d_name, b"..") != 0:
+            left = _prune_entry(m, fd, inode, entry.d_name, depth)
+            kept = left if left < 0 else kept or left
     _closedir(listing)
     return kept
 
 
-cdef int _remove(Machine* m, int folder, const char* name) noexcept nogil:
+cdef int _prune_entry(Machine* m, int folder, unsigned long inode, const char* name, int depth) noexcept nogil:
+    """The same for one `name` in `folder`, whose inode number is `inode`."""
+    cdef sys.stat_t info
+    cdef bint made = _is_marked(m, inode, name)
+    cdef int left
+    if sys.fstatat(folder, name, &info, sys.AT_SYMLINK_NOFOLLOW) < 0:
+        return -1
+    if not sys.S_ISDIR(info.st_mode):
+        return 1 if made else sys.unlinkat(folder, name, 0)
+    left = _prune(m, folder, name, depth + 1)
+    if left:
+        return left
+    return 1 if made else sys.unlinkat(folder, name, sys.AT_REMOVEDIR)
+
+
+cdef int _remove(Machine* m, int folder, const char* name, int depth) noexcept nogil:
     """Remove the tree `name`; a mount in it is EBUSY."""
     cdef sys.DIR* listing
     cdef sys.dirent* entry
-    cdef sys.stat_t info
-    cdef int child, result = 0
+    cdef unsigned long inode
+    cdef int result = 0
     if sys.unlinkat(folder, name, 0) == 0:
         return 0
     if sys.errno != sys.EISDIR and sys.errno != sys.EPERM:
         return -1
-    child = sys.openat(folder, name, sys.O_RDONLY | sys.O_DIRECTORY | sys.O_NOFOLLOW | sys.O_CLOEXEC)
-    if child < 0:
-        return -1
-    if sys.fstat(child, &info) < 0 or info.st_dev != m.device:
-        sys.errno = sys.EBUSY
-        _shut(&child)
-        return -1
-    listing = sys.fdopendir(child)
+    listing = _list(m, folder, name, depth, &inode)
     if listing == NULL:
-        _shut(&child)
         return -1
     while result == 0:
         entry = sys.readdir(listing)
         if entry == NULL:
             break
         if sys.strcmp(entry.d_name, b".") != 0 and sys.strcmp(entry.d_name, b"..") != 0:
-            result = _remove(m, child, entry.d_name)
+            result = _remove(m, sys.dirfd(listing), entry.d_name, depth + 1)
     _closedir(listing)
     return result if result < 0 else sys.unlinkat(folder, name, sys.AT_REMOVEDIR)
+
+
+cdef sys.DIR* _list(Machine* m, int parent, const char* name, int depth, unsigned long* inode) noexcept nogil:
+    """The directory `name`, to be read, and its inode number; NULL and errno. What is mounted is EBUSY. Every level
+    takes stack and a descriptor, and links let a layer make more levels than a path has: hence a bound."""
+    cdef sys.stat_t info
+    cdef sys.DIR* listing
+    cdef int fd
+    if depth >= DEPTH:
+        _malformed(m, b"a tree to remove that is too deep")
+        return NULL
+    fd = sys.openat(parent, name, sys.O_RDONLY | sys.O_DIRECTORY | sys.O_NOFOLLOW | sys.O_CLOEXEC)
+    if fd < 0:
+        return NULL
+    if sys.fstat(fd, &info) < 0 or info.st_dev != m.device:
+        sys.errno = sys.EBUSY
+        _shut(&fd)
+        return NULL
+    inode[0] = info.st_ino
+    listing = sys.fdopendir(fd)
+    if listing == NULL:
+        _shut(&fd)
+    return listing
 
 
 # What was done.
@@ -1039,14 +1055,16 @@ cdef void _later(Machine* m, int fd, const char* path) noexcept nogil:
     """Note a directory's times, for the end."""
     cdef sys.stat_t info
     cdef Times* grown
+    cdef Times* last
     cdef size_t size = sys.strlen(path) + 1
     if sys.fstat(fd, &info) < 0:
         _system(m)
         return
-    if m.folder_count and m.folders[m.folder_count - 1].inode == info.st_ino:
-        m.folders[m.folder_count - 1].times[0] = m.times[0]
-        m.folders[m.folder_count - 1].times[1] = m.times[1]
-        return
+    if m.folder_count:
+        last = &m.folders[m.folder_count - 1]
+        if last.inode == info.st_ino and sys.strcmp(last.path, path) == 0:
+            last.times[0], last.times[1] = m.times[0], m.times[1]
+            return
     m.noted += size + sizeof(Times)
     if m.noted > NOTES:
         _malformed(m, b"more directories than we keep in mind")
@@ -1102,6 +1120,7 @@ cdef void _mark(Machine* m, int parent, const char* name) noexcept nogil:
         _system(m)
         return
     if m.made.used * 2 >= m.made.size:
+        grown.seed = m.made.seed
         grown.size = m.made.size * 2 if m.made.size else 256
         grown.used = 0
         grown.slots = <unsigned long*>sys.calloc(grown.size, sizeof(unsigned long))
@@ -1114,15 +1133,15 @@ cdef void _mark(Machine* m, int parent, const char* name) noexcept nogil:
                 _put(&grown, m.made.slots[at])
         sys.free(m.made.slots)
         m.made = grown
-    _put(&m.made, _hash(info.st_ino, name))
+    _put(&m.made, _hash(m.made.seed, info.st_ino, name))
 
 
 cdef bint _is_marked(Machine* m, unsigned long folder, const char* name) noexcept nogil:
-    cdef unsigned long key = _hash(folder, name)
+    cdef unsigned long key = _hash(m.made.seed, folder, name)
     cdef size_t at
     if m.made.size == 0:
         return False
-    at = key % m.made.size
+    at = _home(&m.made, key)
     while m.made.slots[at]:
         if m.made.slots[at] == key:
             return True
@@ -1131,7 +1150,7 @@ cdef bint _is_marked(Machine* m, unsigned long folder, const char* name) noexcep
 
 
 cdef void _put(Names* set_, unsigned long key) noexcept nogil:
-    cdef size_t at = key % set_.size
+    cdef size_t at = _home(set_, key)
     while set_.slots[at]:
         if set_.slots[at] == key:
             return
@@ -1140,10 +1159,15 @@ cdef void _put(Names* set_, unsigned long key) noexcept nogil:
     set_.used += 1
 
 
-cdef unsigned long _hash(unsigned long folder, const char* name) noexcept nogil:
+cdef size_t _home(const Names* set_, unsigned long key) noexcept nogil:
+    """The slot where the search for `key` begins: by the product's high bits, the only ones all of the key reaches."""
+    return (key * SPREAD >> 32) % set_.size
+
+
+cdef unsigned long _hash(unsigned long seed, unsigned long folder, const char* name) noexcept nogil:
     """FNV-1a's step over the name, from the directory on; never 0. One collision in 2**64 keeps a file of the image's
     own that should have gone: no harm to anyone."""
-    cdef unsigned long key = folder * SPREAD
+    cdef unsigned long key = (folder ^ seed) * SPREAD
     while name[0]:
         key = (key ^ <unsigned char>name[0]) * FNV
         name += 1

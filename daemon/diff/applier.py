@@ -17,10 +17,11 @@ from spec.types import Mount, Usage
 
 CHUNK = 1 << 20  # bytes of plain tar at once
 
-# What an archive brings about by its entries alone: parents that are files, loops, links to nothing, names too long.
+# What an archive brings about by its entries alone: parents that are files, loops, links to nothing, names, attributes
+# or files too long.
 ITS_OWN_FAULT = frozenset(
     {errno.ENOTDIR, errno.ELOOP, errno.ENOENT, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.EINVAL,
-     errno.ERANGE, errno.EMLINK}
+     errno.ERANGE, errno.EMLINK, errno.E2BIG, errno.EFBIG}
 )  # fmt: skip
 
 
@@ -49,8 +50,8 @@ class ArchiveApplier:
         doing = f"applying layer {layer.digest}"
         with mounting.opened(mounts) as root:
             try:
-                plain = processors.opened(source, layer.media_type, self._bounds)
-                return _unpack(plain, root, cancel)
+                watched = source if cancel is None else _Watched(source, cancel)
+                return _unpack(processors.opened(watched, layer.media_type, self._bounds), root, cancel)
             except Malformed as exc:
                 raise errors.InvalidArgument(f"{doing}: {exc}{_at(exc.entry)}") from exc
             except Truncated as exc:
@@ -91,6 +92,21 @@ class _BlobSource:
 
     def close(self) -> None:
         """The blob is closed by whoever opened it."""
+
+
+class _Watched:
+    """A source that ends with a cancellation, also where nothing comes of what is read."""
+
+    def __init__(self, source: Source, cancel: Cancel) -> None:
+        self._source = source
+        self._cancel = cancel
+
+    def read(self, size: int, /) -> bytes:
+        self._cancel.check()
+        return self._source.read(size)
+
+    def close(self) -> None:
+        self._source.close()
 
 
 def _at(entry: bytes) -> str:

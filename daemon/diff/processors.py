@@ -18,6 +18,8 @@ GZIP_MAGIC = b"\x1f\x8b\x08"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 ZSTD_SKIPPABLE = b"\x2a\x4d\x18"  # behind a byte from 0x50 to 0x5f (RFC 8878, 3.1.2)
 GZIP_WINDOW = 31  # zlib's wbits for a gzip header
+GULP = 64 << 10  # bytes of gzip at once: what is behind a member's end is copied, and members may be of a few bytes
+EMPTIES = 1000  # members or frames in a row that hold nothing: work without end that no bound on the output ends
 
 
 class Bounds(Record, frozen=True):
@@ -94,39 +96,45 @@ class Gunzip:
     def __init__(self, source: Source) -> None:
         self._source = source
         self._inflater = isal_zlib.decompressobj(wbits=GZIP_WINDOW)
-        self._input = b""
+        self._input = memoryview(b"")
+        self._empties = 0
 
     def read(self, size: int, /) -> bytes:
         while True:
             if self._inflater.eof and not self._next_member():
                 return b""
-            if not self._input:
-                self._input = self._source.read(CHUNK)
+            self._fill()
+            gulp = self._input[:GULP]
             try:
-                data: bytes = self._inflater.decompress(self._input, size)
+                data: bytes = self._inflater.decompress(gulp, size)
             except isal_zlib.IsalError as exc:  # type: ignore[misc]  # its stubs take the class for an instance
                 raise errors.DataLoss(f"inflating gzip: {exc}") from exc
-            starved = not self._input
-            self._input = self._inflater.unconsumed_tail
+            left = len(self._inflater.unconsumed_tail) + len(self._inflater.unused_data)
+            self._input = self._input[len(gulp) - left :]
             if data:
+                self._empties = 0
                 return data
-            if starved and not self._inflater.eof:
+            if not gulp and not self._inflater.eof:
                 raise errors.DataLoss("inflating gzip: it ends too early")
 
     def close(self) -> None:
         self._source.close()
 
+    def _fill(self) -> None:
+        if not self._input:
+            self._input = memoryview(self._source.read(CHUNK))
+
     def _next_member(self) -> bool:
         """Whether another one follows; zeros behind the last are padding."""
-        rest = self._inflater.unused_data or self._source.read(CHUNK)
-        rest = rest.lstrip(b"\0")
-        while not rest:
-            rest = self._source.read(CHUNK)
-            if not rest:
-                return False
-            rest = rest.lstrip(b"\0")
+        self._fill()
+        while self._input and not self._input[0]:
+            gulp = self._input[:GULP]
+            self._input = self._input[len(gulp) - len(bytes(gulp).lstrip(b"\0")) :]
+            self._fill()
+        if not self._input:
+            return False
+        self._empties = _another(self._empties)
         self._inflater = isal_zlib.decompressobj(wbits=GZIP_WINDOW)
-        self._input = rest
         return True
 
 
@@ -135,10 +143,12 @@ class Unzstd:
 
     def __init__(self, source: Source) -> None:
         self._source = source
-        self._decoder = ZstdDecompressor().decompressobj(read_across_frames=False)
+        self._context = ZstdDecompressor()
+        self._decoder = self._context.decompressobj(read_across_frames=False)
         self._output = memoryview(b"")
         self._input = memoryview(b"")
         self._inside = True  # of a frame; a layer has at least one
+        self._empties = 0
 
     def read(self, size: int, /) -> bytes:
         if not self._output:
@@ -159,15 +169,17 @@ class Unzstd:
                 self._end()
                 return None
         if self._decoder.eof:
-            self._decoder = ZstdDecompressor().decompressobj(read_across_frames=False)
-        sip, self._input = self._input[:SIP], self._input[SIP:]
+            self._empties = _another(self._empties)
+            self._decoder = self._context.decompressobj(read_across_frames=False)
+        sip = self._input[:SIP]
         try:
             data: bytes = self._decoder.decompress(sip)
         except ZstdError as exc:
             raise errors.DataLoss(f"inflating zstd: {exc}") from exc
         self._inside = not self._decoder.eof
-        if self._decoder.eof:
-            self._input = memoryview(self._decoder.unused_data + bytes(self._input))
+        self._input = self._input[len(sip) - len(self._decoder.unused_data) :]
+        if data:
+            self._empties = 0
         return data
 
     def close(self) -> None:
@@ -176,6 +188,13 @@ class Unzstd:
     def _end(self) -> None:
         if self._inside:
             raise errors.DataLoss("inflating zstd: it ends too early")
+
+
+def _another(empties: int) -> int:
+    """How many members or frames without content there are in a row, with the one that begins."""
+    if empties == EMPTIES:
+        raise errors.ResourceExhausted(f"inflating: more than {EMPTIES} members in a row hold nothing")
+    return empties + 1
 
 
 class Bounded:

@@ -1,5 +1,6 @@
 """Conformance of appliers: layers of every kind onto mounts of every shape."""
 
+import contextlib
 import gzip
 import os
 
@@ -8,15 +9,18 @@ import zstandard
 
 from daemon.content.local import LocalContent
 from daemon.diff.applier import ArchiveApplier
+from daemon.events.exchange import Exchange
 from daemon.kit import mounting
 from daemon.kit.cancel import Token
 from daemon.kit.dictkv import DictKV
+from daemon.metadata.store import Store
+from daemon.scoped.content import ScopedContent
 from daemon.snapshots.native import Native
 from daemon.snapshots.overlay import Overlay
 from spec import digest as digests
 from spec import errors
 from spec.oci.image import OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD, Descriptor
-from tests.tarball import archive, entry, file, folder, hardlink, symlink
+from tests.tarball import archive, entry, file, folder, hardlink, pax, symlink
 
 pytestmark = pytest.mark.root
 
@@ -30,9 +34,14 @@ def snapshotter(request, tmp_path):
     made.close()
 
 
-@pytest.fixture
-def content(tmp_path):
-    return LocalContent(str(tmp_path / "content"))
+@pytest.fixture(params=["local", "scoped"])
+def content(request, tmp_path):
+    raw = LocalContent(str(tmp_path / "content"))
+    if request.param == "local":
+        yield raw
+        return
+    with contextlib.closing(Store(str(tmp_path / "metadata"))) as store:
+        yield ScopedContent(raw, store, Exchange(), "default")
 
 
 def layer(content, plain, media_type=OCI_LAYER_GZIP):
@@ -99,10 +108,12 @@ def test_layers_hide_and_link_what_is_below(content, snapshotter):
         (archive(file("a"), file("a/bad")), errors.InvalidArgument),
         (hardlink("bad", "nosuch"), errors.InvalidArgument),
         (file("bad", b"1" * 1000)[:700], errors.DataLoss),
+        (archive(pax(SCHILY__xattr__user__key=b"v" * 200_000) + file("bad")), errors.InvalidArgument),
+        (archive(file("a", b"1"), symlink("l", "l"), file("l/bad")), errors.InvalidArgument),
     ],
 )
 def test_errors_name_the_layer_and_the_entry(content, snapshotter, plain, kind):
-    with pytest.raises(kind, match=r"sha256:[0-9a-f]{64}.* at '(a/)?bad'"):
+    with pytest.raises(kind, match=r"sha256:[0-9a-f]{64}.* at '([al]/)?bad'"):
         apply(content, snapshotter, plain)
 
 
@@ -127,3 +138,48 @@ def test_cancelled(content, snapshotter):
     token.cancel("enough")
     with pytest.raises(errors.Canceled, match="enough"):
         apply(content, snapshotter, archive(file("f")), cancel=token)
+
+
+def test_cancelled_where_nothing_comes_of_what_is_read(content, snapshotter):
+    class Once:
+        """Cancelled at the second look."""
+
+        looks = 0
+
+        def check(self):
+            self.looks += 1
+            if self.looks > 1:
+                raise errors.Canceled("enough")
+
+    class Padding:
+        """A member, then zeros for ever."""
+
+        head = gzip.compress(archive(file("f")))
+
+        def read(self, size, /):
+            head, self.head = self.head, b""
+            return head or bytes(size)
+
+        def close(self):
+            pass
+
+    descriptor = Descriptor(media_type=OCI_LAYER_GZIP, digest="sha256:" + "0" * 64)
+    with pytest.raises(errors.Canceled, match="enough"):
+        ArchiveApplier(content).apply_stream(Padding(), descriptor, snapshotter.prepare("k"), Once())
+
+
+def test_a_layer_is_no_way_to_make_what_steers_the_overlay(tmp_path, content):
+    """The kernel refuses a whiteout device through the mount; attributes of its own are dropped, not stored."""
+    snapshotter = Overlay(str(tmp_path / "snapshots"), DictKV())
+    try:
+        apply(content, snapshotter, archive(folder("d"), file("d/f", b"1")), name="one")
+        opaque = pax(SCHILY__xattr__trusted__overlay__opaque=b"y", SCHILY__xattr__trusted__overlay__redirect=b"/x")
+        apply(content, snapshotter, archive(opaque + folder("d"), file("d/g")), "one", "two")
+        with mounting.opened(snapshotter.view("inside", "two")) as root:
+            fd = os.open("d", os.O_RDONLY, dir_fd=root)
+            assert sorted(os.listdir(fd)) == ["f", "g"]
+            os.close(fd)
+        with pytest.raises(errors.PermissionDenied, match="at 'd'"):
+            apply(content, snapshotter, archive(entry("d", "3")), "one")
+    finally:
+        snapshotter.close()

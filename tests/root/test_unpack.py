@@ -1,10 +1,12 @@
 """The unpacker against archives that mean harm: whatever they say, what they do stays below the root."""
 
+import contextlib
 import hashlib
 import os
 import random
 import stat
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -214,6 +216,8 @@ def test_whiteouts_of_what_is_no_name(place, name):
 MALFORMED = {
     "size -1": entry("x", size=-1),
     "size 2**63": entry("x", size=1 << 63),
+    "size -2**64+1": sealed(entry("x")[:124] + b"\xff" * 4 + b"\0" * 7 + b"\1" + entry("x")[136:512]),
+    "size in letters": sealed(entry("x")[:124] + b"0000000000z\0" + entry("x")[136:512]),
     "pax length 0": entry("p", "x", b"0 path=a\n"),
     "pax length beyond the body": entry("p", "x", b"99 path=a\n"),
     "pax record without =": entry("p", "x", b"9 pathaaa\n"[:9]),
@@ -325,6 +329,67 @@ def test_attributes(place):
     assert b"\xff\xfe" in os.listdir(os.fsencode(place / "d"))
 
 
+def test_kinds_of_old(place):
+    """V7's files and directories, contiguous files, ustar's prefix."""
+    long_base = "b" * 100
+    prefixed = bytearray(entry(long_base)[:512])
+    prefixed[345:350] = b"p" * 5
+    unpack(place, archive(entry("v7", "\0", b"1"), entry("d/", "\0"), entry("whole", "7", b"2"), sealed(prefixed)))
+    assert (place / "v7").read_bytes() == b"1"
+    assert (place / "d").is_dir()
+    assert (place / "whole").read_bytes() == b"2"
+    assert (place / "ppppp" / long_base).is_file()
+
+
+def test_directories_of_every_spelling(place):
+    names = ("a/b/c", "a/", "./d//e/", "/f/", "g/../h/.")
+    unpack(place, archive(*(folder(name, mode=0o711) for name in names)))
+    made = sorted(str(path.relative_to(place)) for path in place.rglob("*"))
+    assert made == ["a", "a/b", "a/b/c", "d", "d/e", "f", "h"]
+    assert stat.S_IMODE((place / "a").stat().st_mode) == 0o711
+
+
+def test_names_of_255_bytes_and_not_one_more(place):
+    unpack(place, archive(pax(path="n" * 255) + file("x", b"1")))
+    assert (place / ("n" * 255)).read_bytes() == b"1"
+    with pytest.raises(OSError, match="too long"):
+        unpack(place, archive(pax(path="n" * 256) + file("x", b"1")))
+
+
+def test_attributes_on_what_cannot_have_them_are_passed_over(place):
+    mine = pax(SCHILY__xattr__user__key="v")
+    unpack(place, archive(mine + symlink("l", "f"), mine + entry("pipe", "6"), mine + file("f", b"1")))
+    assert os.listxattr(place / "l", follow_symlinks=False) == []
+    assert os.listxattr(place / "pipe") == []
+    assert os.getxattr(place / "f", "user.key") == b"v"
+    unpack(place, archive(file("f", b"1")))
+    assert os.listxattr(place / "f") == []  # an attribute is not the next entry's too
+
+
+def test_a_filesystem_without_attributes(place):
+    subprocess.run(["mount", "-t", "ramfs", "ramfs", place], check=True)
+    try:
+        unpack(place, archive(pax(SCHILY__xattr__user__key="v") + file("f", b"1", mode=0o4755, uid=9)))
+        info = (place / "f").stat()
+        assert (os.listxattr(place / "f"), stat.S_IMODE(info.st_mode), info.st_uid) == ([], 0o4755, 9)
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
+def test_times_of_directories_outlast_what_is_written_into_them(place):
+    unpack(place, archive(folder("d", mtime=5), folder("d/e", mtime=6), file("d/e/f", b"1"), file("d/g"),
+                          symlink("l", "d"), folder("l/h", mtime=7), file("d/h/i"), folder("d", mtime=8)))  # fmt: skip
+    assert [(place / name).stat().st_mtime for name in ("d", "d/e", "d/h")] == [8, 6, 7]
+
+
+def test_times_out_of_this_world(place):
+    far, past = (1 << 62), -(1 << 62)
+    unpack(place, archive(file("far", mtime=far), file("past", mtime=past), pax(mtime="-0.5") + file("half")))
+    assert (place / "far").stat().st_mtime > 1 << 31  # as far as the filesystem goes
+    assert (place / "past").stat().st_mtime < 0
+    assert (place / "half").stat().st_mtime_ns == -500_000_000
+
+
 def test_what_is_there_is_replaced_or_merged(place):
     unpack(place, archive(folder("d", mode=0o700), file("d/keep", b"1"), file("f", b"1"), symlink("s", "f")))
     unpack(place, archive(folder("d", mode=0o755), folder("f"), file("f/in", b"2"), file("s", b"3")))
@@ -362,15 +427,79 @@ def test_an_opaque_marker_spares_what_the_layer_has_itself(place, marker_first):
     assert os.listdir(place / "d/sub") == ["new"]
 
 
+@pytest.mark.parametrize("whiteout_first", [True, False])
+def test_a_whiteout_spares_what_the_layer_has_itself(place, whiteout_first):
+    """Image spec, whiteouts: they apply to the layers below only."""
+    unpack(place, archive(folder("d"), file("d/old", b"1"), file("f", b"1")))
+    own = (folder("d"), file("d/new", b"2"), file("f", b"2"))
+    markers = (file(".wh.d"), file(".wh.f"))
+    unpack(place, archive(*(markers + own if whiteout_first else own + markers)))
+    assert os.listdir(place / "d") == ["new"]
+    assert (place / "f").read_bytes() == b"2"
+
+
+def test_a_tree_too_deep_to_remove_is_refused(place):
+    """By links to links a layer gets far below where its names end; to remove it takes stack and descriptors."""
+    deep = "/".join("d" * 1000)
+    entries, base = [], ""
+    for turn in range(12):
+        entries += [pax(path=f"{base}{deep}/f") + file("x"), pax(linkpath=f"{base}{deep}") + symlink(f"l{turn}", "x")]
+        base = f"l{turn}/"
+    unpack(place, archive(*entries))
+    try:
+        for last in (file(".wh.d"), file("d"), file(".wh..wh..opq")):
+            with pytest.raises(Malformed, match="too deep"):
+                unpack(place, archive(last))
+    finally:
+        _clear(place)
+
+
+def _clear(place):
+    fd = os.open(place, os.O_RDONLY)
+    for name in os.listdir(fd):
+        walk.remove(fd, name)  # deeper than shutil.rmtree can go
+    os.close(fd)
+
+
+def test_nothing_is_followed_that_is_swapped_meanwhile(place, tmp_path):
+    """Whoever could swap an entry for a link while it is made gains no mode, owner, time or attribute outside."""
+    victim = tmp_path / "etc/passwd"
+    (place / "bait").symlink_to(victim)
+    unpack(place, archive(file("f", b"1")))
+    before = victim.stat()
+    done = threading.Event()
+
+    def swap():
+        while not done.is_set():
+            for name in ("pipe", "f", "d", "null"):
+                with contextlib.suppress(OSError):
+                    os.rename(place / "bait", place / name)
+                with contextlib.suppress(OSError):
+                    (place / "bait").symlink_to(victim)
+
+    swapper = threading.Thread(target=swap)
+    swapper.start()
+    mine = pax(SCHILY__xattr__user__key="v")
+    entries = (mine + entry("pipe", "6", mode=0o666, uid=1), mine + file("f", b"2", mode=0o666, uid=1, mtime=9),
+               mine + folder("d", mode=0o777, uid=1), entry("null", "3", major=1, minor=3, mode=0o666))  # fmt: skip
+    try:
+        for turn in range(1000):
+            with contextlib.suppress(OSError):
+                unpack(place, archive(entries[turn % len(entries)]))
+    finally:
+        done.set()
+        swapper.join()
+    after = victim.stat()
+    assert (after.st_mode, after.st_uid, after.st_mtime_ns) == (before.st_mode, before.st_uid, before.st_mtime_ns)
+    assert os.listxattr(victim) == []
+
+
 def test_names_that_need_many_directories_are_cheap(place):
     deep = "/".join(["d"] * 1000)
     began = time.process_time()
     unpack(place, archive(*(pax(path=f"{n}/{deep}/f") + file("x") for n in range(5))))
     assert time.process_time() - began < 30  # a bound on work that was quadratic, not a measurement
-    fd = os.open(place, os.O_RDONLY)
-    for name in os.listdir(fd):
-        walk.remove(fd, name)  # deeper than shutil.rmtree can go
-    os.close(fd)
+    _clear(place)
 
 
 def test_the_same_by_bytes_and_by_any_chunks(place):

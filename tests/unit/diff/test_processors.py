@@ -3,6 +3,7 @@
 import gzip
 import io
 import os
+import random
 import resource
 
 import pytest
@@ -17,7 +18,10 @@ SKIPPABLE = b"\x50\x2a\x4d\x18" + (5).to_bytes(4, "little") + b"hello"
 
 
 def inflated(blob, media_type, bounds=Bounds(), size=10_000):
-    plain = opened(io.BytesIO(blob), media_type, bounds)
+    return drained(opened(io.BytesIO(blob), media_type, bounds), size)
+
+
+def drained(plain, size):
     parts = []
     while data := plain.read(size):
         assert len(data) <= size
@@ -73,6 +77,74 @@ def test_a_bomb_ends_in_flat_memory(compress):
     with pytest.raises(errors.ResourceExhausted):
         inflated(zstandard.compress(bytes(256 << 20)), OCI_LAYER_ZSTD, Bounds(ratio=100, slack=1 << 20))
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400 << 10  # KiB: the bombs' own bytes
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, zstandard.compress])
+def test_cut_off_at_every_byte(compress):
+    plain = b"abc" * 100 + os.urandom(100)
+    blob = compress(plain) + compress(plain)
+    ends = {len(compress(plain)), len(blob)}
+    for cut in range(5, len(blob)):
+        if cut in ends:
+            assert inflated(blob[:cut], DOCKER_LAYER) == plain
+        else:
+            with pytest.raises(errors.DataLoss):
+                inflated(blob[:cut], DOCKER_LAYER)
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, zstandard.ZstdCompressor(write_checksum=True).compress])
+def test_any_byte_changed_is_found_or_harmless(compress):
+    plain = b"abc" * 100 + os.urandom(200)
+    blob = compress(plain)
+    choose = random.Random(1)
+    for _ in range(1000):
+        damaged = bytearray(blob)
+        damaged[choose.randrange(len(blob))] ^= 1 << choose.randrange(8)
+        try:
+            found = inflated(bytes(damaged), OCI_LAYER_GZIP)
+        except errors.DataLoss:
+            continue
+        assert found in (plain, bytes(damaged))  # a header's flags and times; a magic that is none
+
+
+def test_what_is_behind_the_last_member():
+    blob = gzip.compress(DATA)
+    assert inflated(blob + bytes(200_000), OCI_LAYER_GZIP) == DATA
+    assert inflated(blob + bytes(200_000) + blob, OCI_LAYER_GZIP) == DATA * 2
+    for rest in (b"garbage", bytes(10) + b"\x1f\x8b", b"\x1f\x8b\x08"):
+        with pytest.raises(errors.DataLoss):
+            inflated(blob + rest, OCI_LAYER_GZIP)
+
+
+def test_a_member_for_each_file():
+    """As eStargz has them: small ones by the thousand, each with something in it."""
+    parts = [os.urandom(50) for _ in range(5000)]
+    assert inflated(b"".join(map(gzip.compress, parts)), OCI_LAYER_GZIP) == b"".join(parts)
+    assert inflated(b"".join(map(zstandard.compress, parts)), OCI_LAYER_ZSTD) == b"".join(parts)
+
+
+@pytest.mark.parametrize("empty", [gzip.compress(b""), zstandard.compress(b""), SKIPPABLE])
+def test_members_without_end_that_hold_nothing(empty):
+    with pytest.raises(errors.ResourceExhausted, match="hold nothing"):
+        inflated(empty * 10_000, DOCKER_LAYER)
+    last = gzip.compress(DATA) if empty.startswith(b"\x1f") else zstandard.compress(DATA)
+    assert inflated(empty * 900 + last, DOCKER_LAYER) == DATA
+
+
+def test_a_window_larger_than_we_allow():
+    frame = b"\x28\xb5\x2f\xfd" + bytes([0x00, (31 - 10) << 3]) + b"\x01\x00\x00"
+    with pytest.raises(errors.DataLoss, match="memory"):
+        inflated(frame, OCI_LAYER_ZSTD)
+
+
+@pytest.mark.parametrize("size", [1, 3, 100])
+def test_a_source_that_gives_little_at_once(size):
+    class Slow(io.BytesIO):
+        def read(self, most=-1, /):
+            return super().read(min(most, size))
+
+    for blob in (gzip.compress(DATA[:3000]) * 2 + bytes(10), SKIPPABLE + zstandard.compress(DATA[:3000] * 2)):
+        assert drained(opened(Slow(blob), DOCKER_LAYER), 500) == DATA[:3000] * 2
 
 
 def test_what_is_no_layer():
