@@ -1,0 +1,16 @@
+"""Which fields of a record filters may name: one table a kind, for every store that lists it."""
+
+from spec.filters import Fields, fields_of
+from spec.records import ContentInfo, IngestStatus, SnapshotInfo
+
+CONTENT: Fields[ContentInfo] = fields_of({"digest": lambda info: info.digest, "labels": lambda info: info.labels})
+INGEST: Fields[IngestStatus] = fields_of({"ref": lambda status: status.ref})
+# `kind` is view, active or committed.
+SNAPSHOT: Fields[SnapshotInfo] = fields_of(
+    {
+        "kind": lambda info: info.kind.name.lower(),
+        "name": lambda info: info.name,
+        "parent": lambda info: info.parent,
+        "labels": lambda info: info.labels,
+    }
+)
