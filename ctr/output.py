@@ -51,11 +51,6 @@ class Out:
     def line(self, text: str) -> None:
         sys.stdout.write(f"{text}\n")
 
-    def note(self, text: str) -> None:
-        """A word that is no result, unless quiet."""
-        if not self._quiet and not self._json:
-            self.line(text)
-
 
 def each(names: Sequence[str], work: Callable[[str], None]) -> int:
     """Do `work` to every one, whatever becomes of the others; 1 when any failed, and each failure is told."""

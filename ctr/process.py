@@ -50,6 +50,24 @@ def follow(client: Client, id: str, exec_id: str, terminal: bool) -> int:
         return _joined(client, id, exec_id, forwarding)
 
 
+def launch(args: argparse.Namespace, client: Client, pid: int, terminal: bool) -> int:
+    """Start the task that was created, note its pid, and unless detached see it through and delete it; its exit code.
+    A task that does not come so far is taken back."""
+    with contextlib.ExitStack() as undo:
+        undo.callback(abandon, client, args.id)
+        if args.pid_file:
+            with open(args.pid_file, "w") as file:
+                file.write(str(pid))
+        code = 0
+        if args.detach:
+            client.tasks.start(tasks.StartRequest(container_id=args.id))
+        else:
+            code = follow(client, args.id, "", terminal)
+            client.tasks.delete(tasks.DeleteRequest(container_id=args.id))
+        undo.pop_all()
+    return code
+
+
 def attach(client: Client, id: str, exec_id: str) -> int:
     """Join our terminal to that of a process which runs, until it ends; its exit code."""
     with _leaving():

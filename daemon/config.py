@@ -40,7 +40,7 @@ class RuntimeEntry(Section, frozen=True):
     systemd_cgroup: bool = False
     no_pivot: bool = False
     no_new_keyring: bool = False
-    timeout_s: float = 60.0
+    timeout_s: float = 30.0
 
 
 class Registry(Section, frozen=True):

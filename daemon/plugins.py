@@ -29,10 +29,7 @@ class Plugins:
 
     def one(self, type: str, id: str, make: Callable[[Any], Any]) -> Any:
         """Make the component that holdd cannot do without; what fails it ends the start."""
-        row = next(row for row in self._rows if (row.type, row.id) == (type, id))
-        if row.uri in self._disabled:
-            raise errors.InvalidArgument(f"disabled_plugins: holdd cannot do without {row.uri}")
-        return self._make(row, make)
+        return self._make(self._needed(type, id), make)
 
     def every(self, type: str, make: Callable[[Row, Any], Any]) -> dict[str, Any]:
         """Make all components of a type, by id. One that fails is left out, with its error on record."""
@@ -52,7 +49,7 @@ class Plugins:
 
     def later(self, type: str, id: str) -> Callable[[], Any]:
         """The class of a component that is made for each use: imported when the first use comes."""
-        row = next(row for row in self._rows if (row.type, row.id) == (type, id))
+        row = self._needed(type, id)
         self._note(row, "ok", "")
         return partial(_load, row)
 
@@ -68,6 +65,12 @@ class Plugins:
                 if close is not None and not inspect.iscoroutinefunction(close):
                     stack.callback(close)
             self._made.clear()
+
+    def _needed(self, type: str, id: str) -> Row:
+        row = next(row for row in self._rows if (row.type, row.id) == (type, id))
+        if row.uri in self._disabled:
+            raise errors.InvalidArgument(f"disabled_plugins: holdd cannot do without {row.uri}")
+        return row
 
     def _make(self, row: Row, make: Callable[[Any], Any]) -> Any:
         component = make(_load(row))

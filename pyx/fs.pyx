@@ -8,21 +8,12 @@ path below /proc/self/fd).
 from pyx cimport sys
 from pyx.err cimport failed, retried, text
 
-cdef extern from *:
-    """
-    struct pyx_open_how { unsigned long long flags, mode, resolve; };
-    """
-    struct open_how "pyx_open_how":
-        unsigned long long flags
-        unsigned long long mode
-        unsigned long long resolve
-
 # openat2(2)
-RESOLVE_NO_XDEV = 0x01
-RESOLVE_NO_MAGICLINKS = 0x02
-RESOLVE_NO_SYMLINKS = 0x04
-RESOLVE_BENEATH = 0x08
-RESOLVE_IN_ROOT = 0x10
+RESOLVE_NO_XDEV = sys.RESOLVE_NO_XDEV
+RESOLVE_NO_MAGICLINKS = sys.RESOLVE_NO_MAGICLINKS
+RESOLVE_NO_SYMLINKS = sys.RESOLVE_NO_SYMLINKS
+RESOLVE_BENEATH = sys.RESOLVE_BENEATH
+RESOLVE_IN_ROOT = sys.RESOLVE_IN_ROOT
 # rename(2)
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
@@ -34,7 +25,7 @@ def openat2(int folder, path, unsigned long long flags, unsigned long long mode=
     """openat2(2): open `path` below `folder` with restrictions on how it may be resolved; a new descriptor."""
     cdef bytes path_b = text(path)
     cdef const char* path_p = path_b
-    cdef open_how how
+    cdef sys.open_how how
     cdef long result = -sys.EAGAIN
     cdef int _tries
     how.flags, how.mode, how.resolve = flags | sys.O_CLOEXEC, mode, resolve

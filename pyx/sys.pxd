@@ -60,6 +60,13 @@ cdef extern from "<fcntl.h>" nogil:
     const int FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE
     const unsigned int SPLICE_F_NONBLOCK
 
+cdef extern from "<linux/openat2.h>" nogil:
+    struct open_how:
+        unsigned long long flags
+        unsigned long long mode
+        unsigned long long resolve
+    const int RESOLVE_BENEATH, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_NO_XDEV
+
 cdef extern from "<poll.h>" nogil:
     struct pollfd:
         int fd
@@ -212,6 +219,9 @@ cdef extern from "<sys/stat.h>" nogil:
 cdef extern from "<sys/syscall.h>" nogil:
     const long SYS_clone, SYS_close_range, SYS_fsconfig, SYS_fsmount, SYS_fsopen, SYS_mount_setattr, SYS_move_mount
     const long SYS_getdents64, SYS_open_tree, SYS_openat2, SYS_renameat2, SYS_rt_sigaction
+
+cdef extern from "<sys/sysmacros.h>" nogil:
+    unsigned long makedev(unsigned int major, unsigned int minor)
 
 cdef extern from "<sys/un.h>" nogil:
     struct sockaddr_un:

@@ -11,26 +11,17 @@ from pyx cimport tarfmt
 
 cdef extern from *:
     """
-    #include <sys/sysmacros.h>
     #define PYX_UINT32 0xFFFFFFFFLL
     #define PYX_SECONDS 922337203685477579LL
     #define PYX_SPREAD 0x9E3779B97F4A7C15UL
     #define PYX_FNV 0x100000001B3UL
-    struct pyx_unpack_how { unsigned long long flags, mode, resolve; };
     """
-    struct open_how "pyx_unpack_how":
-        unsigned long long flags
-        unsigned long long mode
-        unsigned long long resolve
     const long long UINT32 "PYX_UINT32"      # the highest id, device number
     const long SECONDS "PYX_SECONDS"         # a tenth of the highest time
     const unsigned long SPREAD "PYX_SPREAD"  # 2**64 over the golden ratio: spreads inodes
     const unsigned long FNV "PYX_FNV"        # the prime of FNV-1a, 64 bits
-    unsigned long makedev(unsigned int major, unsigned int minor) nogil
 
 cdef enum:
-    RESOLVE_NO_MAGICLINKS = 0x02
-    RESOLVE_IN_ROOT = 0x10
     PATH = 4096          # bytes of a name or link target, NUL included (PATH_MAX)
     META = 1 << 20       # bytes of a pax or GNU long-name body
     NOTES = 256 << 20    # bytes of directories' names and times kept until the end
@@ -615,10 +606,10 @@ cdef char* _base(char* path) noexcept nogil:
 
 
 cdef int _open_in_root(Machine* m, const char* path, int flags) noexcept nogil:
-    cdef open_how how
+    cdef sys.open_how how
     cdef long fd
     how.flags, how.mode = flags | sys.O_CLOEXEC, 0
-    how.resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
+    how.resolve = sys.RESOLVE_IN_ROOT | sys.RESOLVE_NO_MAGICLINKS
     if path[0] == 0:
         path = b"."
     while True:
@@ -863,7 +854,7 @@ cdef void _create_node(Machine* m, int parent, const char* base) noexcept nogil:
         result = sys.symlinkat(m.link, parent, base)
     else:
         kind = 0o020000 if m.type == c"3" else 0o060000 if m.type == c"4" else 0o010000
-        result = sys.mknodat(parent, base, kind | <unsigned int>m.mode, makedev(m.major, m.minor))
+        result = sys.mknodat(parent, base, kind | <unsigned int>m.mode, sys.makedev(m.major, m.minor))
     if result == 0:
         result = sys.fchownat(parent, base, m.uid, m.gid, sys.AT_SYMLINK_NOFOLLOW)
     if result == 0 and m.type != c"2":

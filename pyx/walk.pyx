@@ -12,14 +12,9 @@ from pyx.err cimport failed, retried, text
 
 cdef extern from *:
     """
-    struct pyx_walk_how { unsigned long long flags, mode, resolve; };
     struct pyx_dirent { unsigned long long inode; long long offset; unsigned short length; unsigned char type;
                         char name[]; };
     """
-    struct open_how "pyx_walk_how":
-        unsigned long long flags
-        unsigned long long mode
-        unsigned long long resolve
     struct entry_t "pyx_dirent":
         unsigned short length
         unsigned char type
@@ -31,7 +26,6 @@ cdef enum:
     BLOCK = 256 << 10              # bytes that are read and written at once where the kernel cannot copy
     XATTR_MAX = 64 << 10           # XATTR_SIZE_MAX
     PATIENCE = 64                  # how often directories that were emptied may be full again
-    RESOLVE = 0x01 | 0x04 | 0x08   # openat2(2): RESOLVE_NO_XDEV | RESOLVE_NO_SYMLINKS | RESOLVE_BENEATH
 
 cdef struct Level:                 # a directory on the way from the root to where the walk is
     char* names                    # of its directories that are still to be entered, each with its NUL
@@ -609,12 +603,13 @@ cdef int _grow(char** at, size_t* room, size_t needed) noexcept nogil:
 
 cdef int _open(Walk* walk, const char* name) noexcept nogil:
     """Of a directory in the one where the walk is; EXDEV when something is mounted on it."""
-    cdef open_how how
+    cdef sys.open_how how
     cdef sys.stat_t info
     cdef long result
     cdef int fd
     how.flags = sys.O_RDONLY | sys.O_DIRECTORY | sys.O_NOFOLLOW | sys.O_CLOEXEC
-    how.mode, how.resolve = 0, RESOLVE
+    how.mode = 0
+    how.resolve = sys.RESOLVE_NO_XDEV | sys.RESOLVE_NO_SYMLINKS | sys.RESOLVE_BENEATH
     if not walk.descends_only:
         while True:
             result = retried(sys.SYS_openat2, walk.here, <long>name, <long>&how, sizeof(how), 0)

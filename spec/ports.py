@@ -296,7 +296,8 @@ class Task(Protocol):
     async def wait(self, exec_id: str = "") -> Exit:
         """When the process has ended. NotFound."""
 
-    async def pids(self) -> list[int]: ...
+    async def pids(self) -> dict[int, str]:
+        """Host pids of all its processes, in order, with the exec id of those that were exec'd by us (else empty)."""
 
     async def pause(self) -> None: ...
 

@@ -31,16 +31,7 @@ def run(args: argparse.Namespace, client: Client, out: Out) -> int:
         stdio, fds = process.streams(args, args.tty)
         request = tasks.CreateRequest(container_id=args.id, rootfs=mounts, stdio=stdio)
         pid = client.tasks.create(request, fds=fds).pid
-        undo.callback(process.abandon, client, args.id)
-        if args.pid_file:
-            with open(args.pid_file, "w") as file:
-                file.write(str(pid))
-        code = 0
-        if args.detach:
-            client.tasks.start(tasks.StartRequest(container_id=args.id))
-        else:
-            code = process.follow(client, args.id, "", args.tty)
-            client.tasks.delete(tasks.DeleteRequest(container_id=args.id))
+        code = process.launch(args, client, pid, args.tty)
         undo.pop_all()
     if args.rm:
         container.remove(client, args.id)

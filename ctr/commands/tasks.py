@@ -72,19 +72,7 @@ def _start(args: argparse.Namespace, client: Client, out: Out) -> int:
     terminal = spec.process is not None and spec.process.terminal
     stdio, fds = process.streams(args, terminal)
     pid = client.tasks.create(api.CreateRequest(container_id=args.id, stdio=stdio), fds=fds).pid
-    with contextlib.ExitStack() as undo:
-        undo.callback(process.abandon, client, args.id)
-        if args.pid_file:
-            with open(args.pid_file, "w") as file:
-                file.write(str(pid))
-        code = 0
-        if args.detach:
-            client.tasks.start(api.StartRequest(container_id=args.id))
-        else:
-            code = process.follow(client, args.id, "", terminal)
-            client.tasks.delete(api.DeleteRequest(container_id=args.id))
-        undo.pop_all()
-    return code
+    return process.launch(args, client, pid, terminal)
 
 
 def _ls(args: argparse.Namespace, client: Client, out: Out) -> None:

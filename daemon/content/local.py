@@ -12,8 +12,8 @@ from daemon.content import ingest
 from daemon.content.ingest import Ingest
 from daemon.kit import atomic
 from spec import digest as digests
-from spec import errors
-from spec.filters import fields_of, matcher
+from spec import errors, filterable
+from spec.filters import matcher
 from spec.records import ContentInfo, IngestStatus
 
 
@@ -41,7 +41,7 @@ class LocalContent:
         raise errors.Unimplemented(f"updating content {info.digest}: this store keeps no labels")
 
     def list(self, filters: Sequence[str] = ()) -> Iterator[ContentInfo]:
-        matches = matcher(filters, _FIELDS)
+        matches = matcher(filters, filterable.CONTENT)
         return filter(matches, self._infos())
 
     def delete(self, digest: str) -> None:
@@ -77,7 +77,7 @@ class LocalContent:
         return status
 
     def statuses(self, filters: Sequence[str] = ()) -> Sequence[IngestStatus]:
-        matches = matcher(filters, _STATUS_FIELDS)
+        matches = matcher(filters, filterable.INGEST)
         base = os.path.join(self._root, "ingest")
         found = (ingest.status_of(os.path.join(base, name)) for name in sorted(os.listdir(base)))
         return [status for status in found if status is not None and matches(status)]
@@ -197,7 +197,3 @@ def _size(path: str) -> int:
         return os.stat(path).st_size
     except FileNotFoundError:
         return -1
-
-
-_FIELDS = fields_of({"digest": lambda info: info.digest, "labels": lambda info: info.labels})
-_STATUS_FIELDS = fields_of({"ref": lambda status: status.ref})

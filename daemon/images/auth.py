@@ -58,8 +58,7 @@ class Authorizer:
         if "basic" in offers and self._credentials.username:
             if used and used == self._basic:
                 raise errors.Unauthenticated(f"{doing}: the user name or password was refused")
-            pair = f"{self._credentials.username}:{self._credentials.secret}".encode()
-            self._basic = f"Basic {base64.b64encode(pair).decode()}"
+            self._basic = self._pair()
             return self._basic
         if "basic" in offers:
             raise errors.Unauthenticated(f"{doing}: the registry asks for a user name and password")
@@ -85,11 +84,15 @@ class Authorizer:
     def _get(self, realm: str, service: str, scope: str) -> Answer:
         headers = {}
         if self._credentials.username:
-            pair = f"{self._credentials.username}:{self._credentials.secret}".encode()
-            headers["Authorization"] = f"Basic {base64.b64encode(pair).decode()}"
+            headers["Authorization"] = self._pair()
         fields = {"service": service, "scope": scope}
         query = urlencode({name: value for name, value in fields.items() if value})
         return self._send("GET", f"{realm}{'&' if '?' in realm else '?'}{query}", headers, None)
+
+    def _pair(self) -> str:
+        """User and password as RFC 7617 has them."""
+        pair = f"{self._credentials.username}:{self._credentials.secret}".encode()
+        return f"Basic {base64.b64encode(pair).decode()}"
 
     def _post(self, realm: str, service: str, scope: str) -> Answer:
         """The OAuth2 way, for a refresh token."""

@@ -6,11 +6,12 @@ from typing import Generic, TypeVar
 import msgspec
 
 from daemon.metadata import buckets
-from daemon.metadata.store import Txn, View
+from daemon.metadata.store import Store, Txn, View
 from spec import errors
 from spec.base import Record, pack
 
 R = TypeVar("R", bound=Record)
+PAGE = 100
 
 
 class Table(Generic[R]):
@@ -56,11 +57,19 @@ class Table(Generic[R]):
         for _, row in view.items(buckets.prefix(namespace, self.kind, *bucket)):
             yield self._decoder.decode(row)
 
-    def page(self, view: View, after: bytes, limit: int, namespace: str, *bucket: str) -> tuple[list[R], bytes]:
-        """Up to `limit` rows behind the mark `after` (b"" at first), and the mark for the next page (b"" at the end).
+    def each(self, store: Store, namespace: str, *bucket: str) -> Iterator[R]:
+        """All rows of a namespace, or of a bucket in it, in order of id, a page at a time: so a long list never holds
+        one read transaction, and sees what changes behind it."""
+        mark = b""
+        while True:
+            with store.view() as view:
+                rows, mark = self.page(view, mark, PAGE, namespace, *bucket)
+            yield from rows
+            if not mark:
+                return
 
-        So a long list never holds one read transaction.
-        """
+    def page(self, view: View, after: bytes, limit: int, namespace: str, *bucket: str) -> tuple[list[R], bytes]:
+        """Up to `limit` rows behind the mark `after` (b"" at first), and the next page's mark (b"" at the end)."""
         prefix = buckets.prefix(namespace, self.kind, *bucket)
         records: list[R] = []
         mark = b""

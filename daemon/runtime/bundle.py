@@ -15,7 +15,6 @@
 import contextlib
 import enum
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ import msgspec
 
 from daemon.kit import mounting
 from daemon.runtime.oci import Launch
+from pyx import walk
 from spec import errors
 from spec.base import Record, to_json
 from spec.records import Exit
@@ -155,8 +155,7 @@ class Bundle:
         """An empty directory of its owner's only, whatever was there."""
         path = self.at(name)
         try:
-            with contextlib.suppress(FileNotFoundError):
-                shutil.rmtree(path)
+            _remove(path)
             os.mkdir(path, 0o700)
         except OSError as exc:
             raise errors.from_os(exc, f"make directory {path}") from exc
@@ -187,6 +186,7 @@ class Bundle:
             if mounting.is_mount(self.at("rootfs")):
                 raise errors.FailedPrecondition(f"remove bundle {self.path}: its rootfs is mounted")
         parent, name = os.path.split(self.path)
+        trash = ""
         try:
             trash = tempfile.mkdtemp(prefix=f".{name}.", dir=parent)
             os.rename(self.path, trash)
@@ -200,9 +200,19 @@ class Bundle:
 def clear(trash: str) -> None:
     """Remove a bundle that was moved out of the way."""
     try:
-        shutil.rmtree(trash)
+        _remove(trash)
     except OSError as exc:
         raise errors.from_os(exc, f"remove bundle {trash}") from exc
+
+
+def _remove(path: str) -> None:
+    """The tree at `path`, if it is there; never through a mount in it."""
+    parent, name = os.path.split(path)
+    folder = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        walk.remove(folder, name)
+    finally:
+        os.close(folder)
 
 
 def bundles(tasks: str) -> tuple[list[str], list[str]]:

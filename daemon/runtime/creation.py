@@ -142,11 +142,10 @@ class Workshop:
     async def _mount(self, order: Order, bundle: Bundle, shim: Shim) -> None:
         """For kernels without detached mounts: by mount(2) in the shim."""
         for step in mounting.plan(order.rootfs):
-            if step.target:
-                raise errors.Unimplemented(f"{order.doing}: mounts within its root filesystem need Linux 5.2")
-            data = ",".join(f"{key}={value}" if value else key for key, value in step.parameters)
+            if step.target or step.loop or step.uid_map:
+                raise errors.Unimplemented(f"{order.doing}: mounting {step} needs Linux 5.2")
             target = bundle.at("rootfs")
-            await shim.mount(step.type, step.source or step.type, target, step.flags, data)
+            await shim.mount(step.type, step.source or step.type, target, step.flags, step.data)
             if step.binds and step.flags & mounting.MS_RDONLY:
                 await shim.mount("", "", target, step.flags | mounting.MS_REMOUNT, "")
 

@@ -365,12 +365,12 @@ class ContainerTask:
     async def wait(self, exec_id: str = "") -> Exit:
         return await self._process(exec_id).wait()
 
-    async def pids(self) -> list[int]:
+    async def pids(self) -> dict[int, str]:
         record = self.init.record
         if self.init.reaped is not None or not living.alive(record.pid, record.started_ticks):
-            return []
-        ours = {process.record.pid for process in self.processes.values() if process.record.pid and not process.reaped}
-        return sorted(ours.union(cgroups.processes(record.pid)))
+            return {}
+        ours = {p.record.pid: p.exec_id for p in self.processes.values() if p.record.pid and not p.reaped}
+        return {pid: ours.get(pid, "") for pid in sorted({*ours, *cgroups.processes(record.pid)})}
 
     async def pause(self) -> None:
         await self._to_end(self._pause())

@@ -3,17 +3,17 @@
 import time
 from collections.abc import Iterator, Sequence
 
+from msgspec.structs import replace
+
 from daemon.metadata.store import Store, Txn
 from daemon.metadata.tables import CONTENT
 from spec import digest as digests
-from spec import errors, masks
+from spec import errors, filterable, masks
 from spec.events import ContentCreate, ContentDelete
-from spec.filters import fields_of, matcher
+from spec.filters import matcher
 from spec.names import check_labels
 from spec.ports import BlobReader, BlobWriter, ContentStore, Publisher
 from spec.records import ContentInfo, IngestStatus, Labels
-
-PAGE = 100
 
 
 class ScopedContent:
@@ -36,19 +36,13 @@ class ScopedContent:
 
         def change(txn: Txn) -> ContentInfo:
             merged = masks.merge(CONTENT.get(txn, self._namespace, info.digest), info, fields, ("labels",))
-            return self._record(txn, merged.digest, merged.size, merged.labels, merged.created_at_ns)
+            return CONTENT.put(txn, replace(merged, updated_at_ns=time.time_ns()), self._namespace, info.digest)
 
         return self._store.update(change).result()
 
     def list(self, filters: Sequence[str] = ()) -> Iterator[ContentInfo]:
-        matches = matcher(filters, _FIELDS)
-        mark = b""
-        while True:
-            with self._store.view() as view:
-                page, mark = CONTENT.page(view, mark, PAGE, self._namespace)
-            yield from filter(matches, page)
-            if not mark:
-                return
+        matches = matcher(filters, filterable.CONTENT)
+        return filter(matches, CONTENT.each(self._store, self._namespace))
 
     def delete(self, digest: str) -> None:
         digests.check(digest)
@@ -76,15 +70,15 @@ class ScopedContent:
 
     def status(self, ref: str) -> IngestStatus:
         status = self._raw.status(self._raw_ref(ref))
-        return _renamed(status, ref)
+        return replace(status, ref=ref)
 
     def statuses(self, filters: Sequence[str] = ()) -> Sequence[IngestStatus]:
-        matches = matcher(filters, _STATUS_FIELDS)
+        matches = matcher(filters, filterable.INGEST)
         prefix = self._raw_ref("")
         return [
             status
             for raw in self._raw.statuses()
-            if raw.ref.startswith(prefix) and matches(status := _renamed(raw, raw.ref[len(prefix) :]))
+            if raw.ref.startswith(prefix) and matches(status := replace(raw, ref=raw.ref[len(prefix) :]))
         ]
 
     def abort(self, ref: str) -> None:
@@ -93,22 +87,10 @@ class ScopedContent:
     def record(self, digest: str, size: int, labels: Labels) -> None:
         """Make a blob that the raw store has one of this namespace."""
         check_labels(labels)
-        try:
-            self._store.update(lambda txn: self._create(txn, digest, size, labels)).result()
-        except errors.AlreadyExists:
-            raise errors.AlreadyExists(f"content {digest} already exists in namespace {self._namespace}") from None
+        now = time.time_ns()
+        info = ContentInfo(digest=digest, size=size, labels=labels, created_at_ns=now, updated_at_ns=now)
+        self._store.update(lambda txn: CONTENT.create(txn, info, self._namespace, digest)).result()
         self._publisher.publish(self._namespace, "/content/create", ContentCreate(digest=digest, size=size))
-
-    def _create(self, txn: Txn, digest: str, size: int, labels: Labels) -> ContentInfo:
-        if CONTENT.find(txn, self._namespace, digest) is not None:
-            raise errors.AlreadyExists(digest)
-        return self._record(txn, digest, size, labels, time.time_ns())
-
-    def _record(self, txn: Txn, digest: str, size: int, labels: Labels, created_at_ns: int) -> ContentInfo:
-        info = ContentInfo(
-            digest=digest, size=size, labels=labels, created_at_ns=created_at_ns, updated_at_ns=time.time_ns()
-        )
-        return CONTENT.put(txn, info, self._namespace, digest)
 
     def _has(self, digest: str) -> bool:
         digests.check(digest)
@@ -142,7 +124,7 @@ class _ScopedWriter:
         return self._raw.write(data)
 
     def status(self) -> IngestStatus:
-        return _renamed(self._raw.status(), self._ref)
+        return replace(self._raw.status(), ref=self._ref)
 
     def digest(self) -> str:
         return self._raw.digest()
@@ -215,18 +197,3 @@ class _SharedWriter:
 
     def __exit__(self, *exc: object) -> None:
         pass
-
-
-def _renamed(status: IngestStatus, ref: str) -> IngestStatus:
-    return IngestStatus(
-        ref=ref,
-        offset=status.offset,
-        total=status.total,
-        expected=status.expected,
-        started_at_ns=status.started_at_ns,
-        updated_at_ns=status.updated_at_ns,
-    )
-
-
-_FIELDS = fields_of({"digest": lambda info: info.digest, "labels": lambda info: info.labels})
-_STATUS_FIELDS = fields_of({"ref": lambda status: status.ref})

@@ -18,7 +18,6 @@ from spec.oci.image import Descriptor
 from spec.ports import Publisher
 from spec.records import Image, Labels
 
-PAGE = 100
 MUTABLE = ("labels", "target", "target.annotations")
 
 
@@ -36,13 +35,7 @@ class ScopedImages:
 
     def list(self, filters: Sequence[str] = ()) -> Iterator[Image]:
         matches = matcher(filters, _FIELDS)
-        mark = b""
-        while True:
-            with self._store.view() as view:
-                page, mark = IMAGES.page(view, mark, PAGE, self._namespace)
-            yield from filter(matches, page)
-            if not mark:
-                return
+        return filter(matches, IMAGES.each(self._store, self._namespace))
 
     def create(self, image: Image, epoch_ns: int = 0) -> Commit[Image]:
         _check(image)

@@ -9,12 +9,12 @@ from collections.abc import Iterator, Sequence
 
 from msgspec.structs import replace
 
-from spec import errors
+from spec import errors, filterable
 from spec.events import SnapshotCommit, SnapshotPrepare, SnapshotRemove
-from spec.filters import fields_of, matcher
+from spec.filters import matcher
 from spec.names import check_labels
 from spec.ports import Publisher, Snapshotter
-from spec.records import Kind, Labels, SnapshotInfo
+from spec.records import Labels, SnapshotInfo
 from spec.types import Mount, Usage
 
 
@@ -71,7 +71,7 @@ class ScopedSnapshots:
             return self._raw.usage(self._whole(key))
 
     def list(self, filters: Sequence[str] = ()) -> Iterator[SnapshotInfo]:
-        matches = matcher(filters, _FIELDS)
+        matches = matcher(filters, filterable.SNAPSHOT)
         mine = (self._stripped(info) for info in self._raw.list() if info.name.startswith(self._prefix))
         return filter(matches, mine)
 
@@ -112,14 +112,3 @@ class _Words:
             # Only where a name begins: elsewhere it is a part of one, or of a path.
             text = re.sub(rf"(?<![\w./:@-]){re.escape(self._prefix)}", "", exc.message)
             raise type(exc)(text if text.startswith(self._doing) else f"{self._doing}: {text}") from exc
-
-
-_KINDS = {Kind.VIEW: "view", Kind.ACTIVE: "active", Kind.COMMITTED: "committed", Kind.UNKNOWN: "unknown"}
-_FIELDS = fields_of(
-    {
-        "kind": lambda info: _KINDS[info.kind],
-        "name": lambda info: info.name,
-        "parent": lambda info: info.parent,
-        "labels": lambda info: info.labels,
-    }
-)

@@ -16,7 +16,6 @@ from spec.names import check_identifier, check_labels
 from spec.ports import Publisher
 from spec.records import Container
 
-PAGE = 100
 MUTABLE = ("labels", "spec", "extensions", "image", "snapshot_key")
 
 
@@ -62,15 +61,7 @@ class Containers:
         return Empty()
 
     def _matching(self, filters_: Sequence[str]) -> Iterator[Container]:
-        matches = filters.matcher(filters_, _FIELDS)
-        namespace = context.namespace()
-        mark = b""
-        while True:
-            with self._store.view() as view:
-                page, mark = CONTAINERS.page(view, mark, PAGE, namespace)
-            yield from filter(matches, page)
-            if not mark:
-                return
+        return filter(filters.matcher(filters_, _FIELDS), CONTAINERS.each(self._store, context.namespace()))
 
 
 def _update(txn: Txn, namespace: str, request: api.UpdateRequest) -> Container:

@@ -78,7 +78,7 @@ class Tasks:
 
     async def list_pids(self, request: api.ListPidsRequest) -> api.ListPidsReply:
         pids = await self._task(request.container_id).pids()
-        return api.ListPidsReply(processes=[api.ProcessInfo(pid=pid) for pid in pids])
+        return api.ListPidsReply(processes=[api.ProcessInfo(pid=pid, exec_id=id) for pid, id in pids.items()])
 
     async def wait(self, request: api.WaitRequest) -> api.WaitReply:
         ended = await self._task(request.container_id).wait(request.exec_id)

@@ -14,9 +14,9 @@ from collections.abc import Iterator, Sequence
 import msgspec
 from msgspec.structs import replace
 
-from spec import errors, masks
+from spec import errors, filterable, masks
 from spec.base import Record, pack
-from spec.filters import fields_of, matcher
+from spec.filters import matcher
 from spec.ports import KV, KVTxn
 from spec.records import Kind, Labels, SnapshotInfo
 from spec.types import Usage
@@ -136,7 +136,7 @@ class Tree:
 
     def list(self, filters: Sequence[str] = ()) -> Iterator[SnapshotInfo]:
         """As of the call; looking at the tree while iterating is fine."""
-        matches = matcher(filters, _FIELDS)
+        matches = matcher(filters, filterable.SNAPSHOT)
         return iter([node.info for node in self.nodes() if matches(node.info)])
 
     def nodes(self) -> Sequence[Node]:
@@ -188,14 +188,3 @@ def _below(view: KVTxn, key: str, parent: str) -> Node | None:
     if node.kind != Kind.COMMITTED:
         raise errors.InvalidArgument(f"parent snapshot {parent} is not committed")
     return node
-
-
-_KINDS = {Kind.VIEW: "view", Kind.ACTIVE: "active", Kind.COMMITTED: "committed", Kind.UNKNOWN: "unknown"}
-_FIELDS = fields_of(
-    {
-        "kind": lambda info: _KINDS[info.kind],
-        "name": lambda info: info.name,
-        "parent": lambda info: info.parent,
-        "labels": lambda info: info.labels,
-    }
-)

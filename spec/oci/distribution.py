@@ -13,7 +13,6 @@ from spec.oci import image
 
 MAX_MANIFEST = 4 << 20  # bytes; what the distribution spec asks registries to take at least
 MAX_ERROR_BODY = 64_000  # bytes of an error's body that are looked at
-MAX_HEADERS = 64 << 10  # bytes of all headers of an answer
 ACCEPT = ", ".join((image.DOCKER_MANIFEST, image.DOCKER_INDEX, image.OCI_MANIFEST, image.OCI_INDEX, "*/*"))
 
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
