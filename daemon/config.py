@@ -2,6 +2,7 @@
 
 import tomllib
 from collections.abc import Mapping
+from typing import Annotated
 
 import msgspec
 from msgspec.structs import replace
@@ -43,6 +44,18 @@ class RuntimeEntry(Section, frozen=True):
     timeout_s: float = 30.0
 
 
+class GC(Section, frozen=True):
+    """When garbage is collected. `pause_threshold` is the share of time it may take (at most 0.5); `deletion_threshold`
+    deletions make a run due at once (0: never); a scheduled run waits for `mutation_threshold` mutations or a deletion.
+    """
+
+    pause_threshold: Annotated[float, msgspec.Meta(ge=0, le=0.5)] = 0.02
+    deletion_threshold: Annotated[int, msgspec.Meta(ge=0)] = 0
+    mutation_threshold: Annotated[int, msgspec.Meta(ge=0)] = 100
+    schedule_delay_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    startup_delay_s: Annotated[float, msgspec.Meta(ge=0)] = 0.1
+
+
 class Registry(Section, frozen=True):
     """`hosts_dir` holds a folder a registry with its hosts.toml, as containerd's certs.d."""
 
@@ -64,6 +77,7 @@ class Config(Section, frozen=True):
     disabled_plugins: tuple[str, ...] = ()
     metadata: Metadata = Metadata()
     content: Content = Content()
+    gc: GC = GC()
     registry: Registry = Registry()
     runtimes: dict[str, RuntimeEntry] = {}
 

@@ -1,6 +1,6 @@
 """Images: names for descriptors, in the namespace of the call."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from daemon.kit import context
 from daemon.scoped.images import ScopedImages
@@ -10,10 +10,11 @@ from spec.records import Image
 
 
 class Images:
-    """`scoped` makes the images of a namespace."""
+    """`scoped` makes the images of a namespace; `collected` waits for a garbage collection."""
 
-    def __init__(self, scoped: Callable[[str], ScopedImages]) -> None:
+    def __init__(self, scoped: Callable[[str], ScopedImages], collected: Callable[[], Awaitable[object]]) -> None:
         self._scoped = scoped
+        self._collected = collected
 
     def get(self, request: api.GetRequest) -> Image:
         return self._images().get(request.name)
@@ -29,6 +30,8 @@ class Images:
 
     async def delete(self, request: api.DeleteRequest) -> Empty:
         await self._images().delete(request.name, request.target)
+        if request.sync:
+            await self._collected()
         return Empty()
 
     def _images(self) -> ScopedImages:

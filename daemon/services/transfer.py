@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import ExitStack
 from typing import Protocol
 
 from daemon.flows.pull import Pull, Target
@@ -12,6 +13,7 @@ from daemon.kit.cancel import Token
 from daemon.kit.keylock import Once
 from daemon.kit.threads import Pool, hop
 from daemon.scoped.images import ScopedImages
+from daemon.scoped.leases import ScopedLeases
 from spec import errors, platforms, reference
 from spec.api import transfer as api
 from spec.oci.image import Descriptor
@@ -35,6 +37,8 @@ class House(Protocol):
     def applier(self, content: ContentStore) -> Applier: ...
 
     def resolver(self, source: api.Registry) -> Resolver: ...
+
+    def leases(self, namespace: str) -> ScopedLeases: ...
 
 
 class Transfer:
@@ -102,7 +106,10 @@ class Transfer:
         sink: Callable[[Progress], None],
         token: Token,
     ) -> Descriptor:
-        try:
+        leases = self._house.leases(namespace)
+        with ExitStack() as stack:
+            stack.callback(resolver.close)
+            stack.enter_context(leases.passing())
             return Pull(
                 reference=reference.parse(source.reference),
                 name=destination.name or source.reference,
@@ -119,8 +126,6 @@ class Transfer:
                 cancel=token,
                 labels=destination.labels,
             ).run()
-        finally:
-            resolver.close()
 
     def _target(self, namespace: str, unpack: api.Unpack) -> Target:
         name = unpack.snapshotter or self._house.default_snapshotter
