@@ -15,7 +15,7 @@ from daemon.kit import mounting
 from daemon.kit.dictkv import DictKV
 from daemon.metadata.kv import BucketKV
 from daemon.metadata.store import Store
-from daemon.snapshots.overlay import Overlay, OverlayConfig
+from daemon.snapshots.overlay import Overlay
 from spec.records import Kind
 
 pytestmark = pytest.mark.root
@@ -76,8 +76,7 @@ def test_deletions_are_whiteouts_in_the_upper(snapshots, mounted):
 
 
 def test_the_kernel_takes_the_options(tmp_path, mounted):
-    config = OverlayConfig(mount_options=("metacopy=on", "redirect_dir=on"))
-    snapshots = Overlay(str(tmp_path / "root"), DictKV(), config)
+    snapshots = Overlay(str(tmp_path / "root"), DictKV(), mount_options=("metacopy=on", "redirect_dir=on"))
     snapshots.prepare("base")
     snapshots.commit("name", "base")
     with mounted(snapshots.prepare("key", "name")) as path:
@@ -87,7 +86,7 @@ def test_the_kernel_takes_the_options(tmp_path, mounted):
 
 
 def test_directories_move_with_redirects(tmp_path, mounted):
-    snapshots = Overlay(str(tmp_path / "root"), DictKV(), OverlayConfig(mount_options=("redirect_dir=on",)))
+    snapshots = Overlay(str(tmp_path / "root"), DictKV(), mount_options=("redirect_dir=on",))
     with mounted(snapshots.prepare("base")) as path:
         (path / "old").mkdir()
         (path / "old/file").write_text("content")
@@ -116,7 +115,8 @@ def test_more_layers_than_a_page_of_options_holds(snapshots, mounted):
     assert os.listdir(upper(mounts)) == ["mine"]
 
 
-def test_the_space_of_what_is_removed_is_free(snapshots, mounted, tmp_path):
+def test_the_space_of_what_is_removed_is_free(mounted, tmp_path):
+    snapshots = Overlay(str(tmp_path / "root"), DictKV(), sync_remove=True)
     with mounted(snapshots.prepare("key")) as path:
         (path / "folder").mkdir()
         (path / "folder/fifo").touch()
