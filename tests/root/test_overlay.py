@@ -142,7 +142,7 @@ def test_owners_are_seen_through_the_maps_of_a_snapshots_labels(snapshots, mount
         assert ((path / "other-0").stat().st_uid, path.stat().st_uid) == (7, 0)
 
 
-def test_volatile_is_mounted_once(snapshots, mounted):
+def test_never_syncing_is_asked_for_by_label(snapshots, mounted):
     snapshots.prepare("base")
     snapshots.commit("name", "base")
     mounts = snapshots.prepare("key", "name", {names.VOLATILE: "true"})
