@@ -53,6 +53,11 @@ class Stack:
             (self.top / name).mkdir(parents=True)
         self._applier = ArchiveApplier(LocalContent(str(self.top / "content"), False))
 
+    @property
+    def height(self):
+        """How many layers it has."""
+        return len(self._layers)
+
     def apply(self, *entries):
         """A layer of these entries."""
         return self.apply_data(archive(*entries))
