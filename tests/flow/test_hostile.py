@@ -76,6 +76,7 @@ def refused(house, fake, layers, bad, kinds):
     left = {info.name: info.kind for info in house.snapshots.list()}
     assert left.keys() <= set(chain[:bad])
     assert set(left.values()) <= {Kind.COMMITTED}
+    house.snapshots.cleanup()
 
 
 def accepted(house, fake, *layers):

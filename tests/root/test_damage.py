@@ -65,19 +65,20 @@ class House:
         self._applier = ArchiveApplier(LocalContent(str(directory / "content")))
         self._thread = ThreadPoolExecutor(1)
 
-    def apply(self, source, key="key"):
+    def apply(self, source, parent=""):
         """Onto a new snapshot `key`, which goes again with an error; the diff id. TimeoutError for one that hangs."""
         descriptor = Descriptor(media_type=OCI_LAYER_GZIP, digest=digests.of(b""))
-        mounts = self.snapshots.prepare(key)
+        mounts = self.snapshots.prepare("key", parent)
         try:
             work = self._thread.submit(self._applier.apply_stream, source, descriptor, mounts)
             return work.result(PATIENCE_S).descriptor.digest
         except BaseException:
-            self.snapshots.remove(key)
+            self.snapshots.remove("key")
             raise
 
     def free(self):
-        """Bytes, once what was removed is."""
+        """Bytes, once what was removed is gone."""
+        self.snapshots.cleanup()
         fd = os.open(self._directory, os.O_RDONLY)
         try:
             fs.syncfs(fd)
@@ -198,8 +199,8 @@ def test_a_disk_that_is_full_in_the_middle_of_a_layer(tmp_path, kind):
         before = house.free()
         for size in range(17 * MIB, 30 * MIB, MIB):
             with pytest.raises(errors.ResourceExhausted):
-                house.apply(fit(size))
+                house.apply(fit(size), "below")
             assert [info.name for info in house.snapshots.list()] == ["below"]
             assert house.free() >= before
-        house.apply(fit(2 * MIB))
+        house.apply(fit(2 * MIB), "below")
         house.snapshots.commit("above", "key")
