@@ -32,6 +32,7 @@ from spec.api.service import Service
 from spec.api.transfer import Registry
 from spec.ports import Applier, ContentStore, Resolver, Snapshotter
 from spec.protocol import SERVICES
+from spec.records import LeaseResource
 from spec.version import REVISION, VERSION
 
 log = logging.getLogger(__name__)
@@ -104,6 +105,7 @@ class System:
                 IngestGarbage(self._content),
             ]
         )
+        self._gc_pool = self._pool("gc", 1)
         self.scheduler = self._plugins.one(builtin.GC, "scheduler", self._make_scheduler)
         self._collector.mutated = self.scheduler.notify
 
@@ -125,7 +127,7 @@ class System:
             "namespaces": (self._store, self._events, self._snapshots_of),
             "images": (self, journeys, self._pool("hash", os.cpu_count() or 1)),
             "containers": (self._store, self._events, self._collector),
-            "leases": (self.leases, self.collected),
+            "leases": (self.leases, self.collected, self.holders),
             "content": (self.content, io),
             "snapshots": (self.snapshotter, io),
             "tasks": (self._store, self.runtime, self.snapshotter),
@@ -177,6 +179,11 @@ class System:
         done: Collected = await self.scheduler.now()
         return done
 
+    async def holders(self, namespace: str, type: str, id: str) -> Sequence[Sequence[LeaseResource]]:
+        """Why a resource stays: a way from each root that keeps it."""
+        ways = await hop(self._gc_pool, self._collector.holders, (type, namespace, id))
+        return [[LeaseResource(id=id, type=kind) for kind, _, id in way] for way in ways]
+
     @property
     def default_snapshotter(self) -> str:
         return self.config.default_snapshotter
@@ -200,7 +207,6 @@ class System:
         self._plugins.close()
 
     def _make_scheduler(self, cls: type[Scheduler]) -> Scheduler:
-        pool = self._pool("gc", 1)
         given = self.config.gc
         thresholds = Thresholds(
             pause=given.pause_threshold,
@@ -209,7 +215,7 @@ class System:
             delay_s=given.schedule_delay_s,
             startup_delay_s=given.startup_delay_s,
         )
-        return cls(lambda: hop(pool, self._collector.collect), thresholds)
+        return cls(lambda: hop(self._gc_pool, self._collector.collect), thresholds)
 
     def _pool(self, name: str, size: int) -> Pool:
         pool = Pool(name, size)

@@ -61,6 +61,13 @@ class Collector:
         """What keeps what, now."""
         return Graph(self._resources(), self._clock())
 
+    def holders(self, node: Node) -> list[list[Node]]:
+        """Why `node` stays: a shortest way from each root that keeps it. NotFound when it is not there."""
+        graph = self.graph()
+        if graph.get(node) is None:
+            raise errors.NotFound(f"{node[0]} {node[2]} not found in namespace {node[1]}")
+        return graph.holders(node)
+
     def collect(self) -> Collected:
         """Remove what no root keeps. Raises when the graph cannot be read: then nothing is removed."""
         with self._one:

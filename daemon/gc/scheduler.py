@@ -91,7 +91,8 @@ class Scheduler:
 
     async def _wait(self) -> None:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._due.wait(), self.interval_s)
+            async with asyncio.timeout(self.interval_s):  # wait_for may lose a cancellation (python/cpython#86296)
+                await self._due.wait()
         self._due.clear()
 
     def _worth(self) -> bool:

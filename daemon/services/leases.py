@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from itertools import islice
 
 from daemon.kit import context
@@ -10,17 +10,26 @@ from daemon.scoped.leases import ScopedLeases
 from spec import errors
 from spec.api import leases as api
 from spec.base import Empty
-from spec.records import Lease
+from spec.records import Lease, LeaseResource
 
 BLOCK = 100  # entries of a list message
 
+Ways = Sequence[Sequence[LeaseResource]]
+
 
 class Leases:
-    """`scoped` makes the leases of a namespace; `collected` waits for a garbage collection."""
+    """`scoped` makes the leases of a namespace; `collected` waits for a garbage collection; `holders` tells why a
+    resource, by namespace, type and id, stays."""
 
-    def __init__(self, scoped: Callable[[str], ScopedLeases], collected: Callable[[], Awaitable[object]]) -> None:
+    def __init__(
+        self,
+        scoped: Callable[[str], ScopedLeases],
+        collected: Callable[[], Awaitable[object]],
+        holders: Callable[[str, str, str], Awaitable[Ways]],
+    ) -> None:
         self._scoped = scoped
         self._collected = collected
+        self._holders = holders
 
     async def create(self, request: api.CreateRequest) -> Lease:
         return await self._leases().create(request.id, request.labels)
@@ -46,6 +55,10 @@ class Leases:
         resources = iter(self._leases().resources(request.id))
         while block := tuple(islice(resources, BLOCK)):
             yield api.ListResourcesReply(resources=block)
+
+    async def holders(self, request: api.HoldersRequest) -> api.HoldersReply:
+        resource = request.resource
+        return api.HoldersReply(ways=await self._holders(context.namespace(), resource.type, resource.id))
 
     async def hold(self, request: api.HoldRequest) -> AsyncIterator[Lease]:
         leases = self._leases()

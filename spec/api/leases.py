@@ -60,6 +60,19 @@ class HoldRequest(Request, frozen=True):
     delete: bool = False
 
 
+class HoldersRequest(Request, frozen=True):
+    """Why a resource stays. Types besides those of a lease's resources: containers, leases."""
+
+    resource: LeaseResource
+
+
+class HoldersReply(Reply, frozen=True):
+    """For each root that keeps it a shortest way: the root first, the resource last. None: the next collection takes
+    it. A resource that is not there is NotFound."""
+
+    ways: Sequence[Sequence[LeaseResource]] = ()
+
+
 class Leases(Service):
     NAME = "holdd.services.leases.v1.Leases"
 
@@ -69,4 +82,5 @@ class Leases(Service):
     add_resource = unary(AddResourceRequest, Empty)
     delete_resource = unary(DeleteResourceRequest, Empty)
     list_resources = server_stream(ListResourcesRequest, ListResourcesReply)
+    holders = unary(HoldersRequest, HoldersReply)
     hold = server_stream(HoldRequest, Lease)
