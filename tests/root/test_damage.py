@@ -14,6 +14,7 @@ import zstandard
 from daemon.content.local import LocalContent
 from daemon.diff.applier import ArchiveApplier
 from daemon.kit.dictkv import DictKV
+from daemon.snapshots.native import Native
 from daemon.snapshots.overlay import Overlay
 from pyx import fs
 from spec import digest as digests
@@ -204,3 +205,12 @@ def test_a_disk_that_is_full_in_the_middle_of_a_layer(tmp_path, kind):
             assert house.free() >= before
         house.apply(fit(2 * MIB), "below")
         house.snapshots.commit("above", "key")
+
+
+def test_a_disk_that_does_not_tell_types_of_files(tmp_path):
+    """ext4 can be made so too; overlay would take its own whiteouts there for files."""
+    with disk(tmp_path, "ext4 without d_type") as directory:
+        with pytest.raises(errors.FailedPrecondition, match="d_type"):
+            Overlay(str(directory / "snapshots"), DictKV())
+        with contextlib.closing(Native(str(directory / "native"), DictKV())) as snapshots:
+            snapshots.prepare("key")
