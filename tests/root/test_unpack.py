@@ -460,13 +460,13 @@ def test_a_tree_deeper_than_any_path_is_removed(place, last):
     """By links to links a layer gets far below where its names end."""
     deep = "/".join("d" * 1000)
     entries, base = [], ""
-    for turn in range(12):
+    for turn in range(3):
         entries += [pax(path=f"{base}{deep}/f") + file("x"), pax(linkpath=f"{base}{deep}") + symlink(f"l{turn}", "x")]
         base = f"l{turn}/"
     unpack(place, archive(*entries))
     unpack(place, archive(last))
     assert not (place / "d").is_dir()
-    assert not any((place / f"l{turn}").exists() for turn in range(12))
+    assert not any((place / f"l{turn}").exists() for turn in range(3))
 
 
 def _clear(place):
