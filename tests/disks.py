@@ -1,45 +1,57 @@
-"""Real filesystems on images behind loop devices, for what depends on the filesystem."""
+"""Filesystems of their own: small ones to be filled or to lack something, larger ones for what depends on the kind."""
 
+import contextlib
 import shutil
 import subprocess
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from daemon.kit import mounting
-from pyx import mount as calls
 from spec.types import Mount
 
-SIZE = 1 << 30  # sparse; mkfs.xfs wants at least 300 MB
+MIB = 1 << 20
+
+# kind: how it is made, on an image behind a loop device
 MAKERS = {
     "ext4": ("mkfs.ext4", "-q", "-F", "-O", "has_journal"),
+    "ext4 without d_type": ("mkfs.ext4", "-q", "-F", "-O", "^filetype"),
     "xfs": ("mkfs.xfs", "-q", "-m", "reflink=1"),
 }
+KINDS = ("tmpfs", "ext4")
+LARGE = ("ext4", "xfs")
 
 
-@contextmanager
-def disk(fstype, directory, *options):
-    """A new filesystem, mounted below `directory` while the block runs; then its loop device is free again."""
-    image, place = directory / f"{fstype}.image", directory / fstype
-    with open(image, "wb") as file:
-        file.truncate(SIZE)
-    subprocess.run([*MAKERS[fstype], *options, image], check=True)
-    place.mkdir()
-    mounting.attach([Mount(type=fstype, source=str(image), options=("loop",))], str(place))
+@contextlib.contextmanager
+def disk(place, kind, size=16 * MIB, *options):
+    """A new filesystem mounted on a new directory below `place`, as long as the block runs."""
+    target = Path(place) / "disk"
+    target.mkdir()
+    image = Path(place) / "disk.img"
+    if kind == "tmpfs":
+        mounts = [Mount(type="tmpfs", source="tmpfs", options=(f"size={size}", *options))]
+    else:
+        image.touch()
+        with image.open("r+b") as file:
+            file.truncate(size)
+        subprocess.run([*MAKERS[kind], image], check=True)
+        mounts = [Mount(type=kind.split()[0], source=str(image), options=("loop", *options))]
+    mounting.attach(mounts, str(target))
     try:
-        yield place
+        yield target
     finally:
-        calls.umount2(str(place))  # not lazily: who still uses it shall be found
-        image.unlink()
+        mounting.detach(str(target))
+        image.unlink(missing_ok=True)
+        target.rmdir()
+
+
+@contextlib.contextmanager
+def every(place):
+    """One of each LARGE kind that can be made here; afterwards their loop devices are free again."""
+    with contextlib.ExitStack() as stack:
+        made = {}
+        for kind in LARGE:
+            if shutil.which(MAKERS[kind][0]):
+                Path(place, kind).mkdir()
+                made[kind] = stack.enter_context(disk(Path(place, kind), kind, 1024 * MIB))
+        yield made
     backing = [path.read_text() for path in Path("/sys/block").glob("loop*/loop/backing_file")]
-    assert not [name for name in backing if str(image) in name]
-
-
-@contextmanager
-def every(directory):
-    """One of each that can be made here, by type."""
-    with ExitStack() as stack:
-        yield {
-            fstype: stack.enter_context(disk(fstype, directory))
-            for fstype, (maker, *_) in MAKERS.items()
-            if shutil.which(maker)
-        }
+    assert not [name for name in backing if str(place) in name]

@@ -295,5 +295,5 @@ def test_inside_a_user_namespace(tmp_path):
 
 
 def test_a_filesystem_that_names_no_types_is_refused(tmp_path):
-    with disk("ext4", tmp_path, "-O", "^filetype") as place, pytest.raises(errors.FailedPrecondition, match="ftype=1"):
+    with disk(tmp_path, "ext4 without d_type") as place, pytest.raises(errors.FailedPrecondition, match="ftype=1"):
         Overlay(str(place / "root"), DictKV())
