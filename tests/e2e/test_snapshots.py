@@ -9,7 +9,6 @@ import pytest
 from spec import digest as digests
 from spec import errors
 from spec.api import content, images, snapshots, transfer
-from spec.records import SnapshotInfo
 from tests.daemon import BIN, Daemon
 from tests.fake import Fake
 from tests.fake import layer as fake_layer
@@ -135,23 +134,6 @@ def test_what_is_not_there(whole, args, said):
     done = whole.ctr("snapshots", *args, check=False)
     assert done.returncode == 1
     assert said in done.stderr
-
-
-def test_the_service_wants_a_snapshotter_and_lists_in_blocks(whole):
-    with whole.client() as client:
-        with pytest.raises(errors.InvalidArgument, match="not named"):
-            client.snapshots.stat(snapshots.StatRequest(snapshotter="", key="k"))
-        for number in range(101):
-            request = snapshots.PrepareRequest(snapshotter="native", key=f"k{number}", labels={"of": "blocks"})
-            client.snapshots.prepare(request)
-        found = client.snapshots.list(snapshots.ListRequest(snapshotter="native", filters=["labels.of==blocks"]))
-        assert [len(block.info) for block in found] == [100, 1]
-        with pytest.raises(errors.InvalidArgument):
-            update = snapshots.UpdateRequest(snapshotter="native", info=SnapshotInfo(name="k1"), fields=["parent"])
-            client.snapshots.update(update)
-        for number in range(101):
-            client.snapshots.remove(snapshots.RemoveRequest(snapshotter="native", key=f"k{number}"))
-        client.snapshots.cleanup(snapshots.CleanupRequest(snapshotter="native"))
 
 
 # Images.
@@ -340,6 +322,18 @@ def test_a_blob_that_is_damaged_is_told_and_nothing_repaired_from_it(whole):
         ]  # fmt: skip
     finally:
         path.write_bytes(body)
+    whole.ctr("images", "check", "--verify")
+
+
+def test_a_damaged_blob_is_given_up_and_pulled_again(whole):
+    digest = documents(whole)[0]["layers"][1]["digest"]
+    path = whole.root / "content/blobs" / digest.replace(":", "/")
+    body = path.read_bytes()
+    path.write_bytes(body[:-1] + b"!")
+    assert digest in whole.ctr("content", "verify", "--discard", check=False).stderr
+    assert not path.exists()
+    whole.ctr("images", "pull", "--plain-http", whole.ref)
+    assert path.read_bytes() == body
     whole.ctr("images", "check", "--verify")
 
 
