@@ -70,10 +70,7 @@ class System:
         self._content = self._plugins.one(
             builtin.CONTENT, "local", lambda cls: cls(self._root("content"), sync=config.content.sync)
         )
-        self._snapshotters = self._plugins.every(
-            builtin.SNAPSHOTTER,
-            lambda row, cls: cls(self._root("snapshots", row.id), BucketKV(self._store, "snapshots", row.id)),
-        )
+        self._snapshotters = self._plugins.every(builtin.SNAPSHOTTER, self._snapshotter)
 
         # Layers and registries: what is imported when the first image is pulled.
         self._applier = self._plugins.later(builtin.DIFFER, "walking")
@@ -94,6 +91,12 @@ class System:
 
         # The API over all of them.
         self.services = self._services()
+
+    def _snapshotter(self, row: builtin.Row, cls: Any) -> Any:
+        """One of the table, with the options that its section of the configuration has."""
+        options = asdict(getattr(self.config.snapshotter, row.id))
+        root = options.pop("root_path") or self._root("snapshots", row.id)
+        return cls(root, BucketKV(self._store, "snapshots", row.id), **options)
 
     def _services(self) -> Sequence[tuple[type[Service], object]]:
         io = self._pool("io", 16)
