@@ -70,6 +70,7 @@ class Overlayfs(Directory, frozen=True):
 class Snapshotters(Section, frozen=True):
     overlayfs: Overlayfs = Overlayfs()
     native: Directory = Directory()
+    btrfs: Directory = Directory()
 
 
 class Config(Section, frozen=True):

@@ -24,12 +24,14 @@ from daemon.metadata.store import Store
 from daemon.scoped.snapshots import ScopedSnapshots
 from daemon.services.introspection import Introspection
 from daemon.services.snapshots import Snapshots
+from daemon.snapshots.btrfs import Btrfs
 from daemon.snapshots.native import Native
 from daemon.snapshots.overlay import Overlay
 from spec import errors
 from spec.api import introspection as introspection_api
 from spec.api import snapshots as snapshots_api
 from spec.records import Kind, PluginInfo, SnapshotInfo
+from tests import loop
 from tests.echo import SECONDS, Server
 
 pytestmark = pytest.mark.root
@@ -76,12 +78,39 @@ def remote(directory):
         pool.close()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def btrfs_filesystem(tmp_path_factory):
+    """One for all: a test has a directory of it."""
+    with loop.mounted(tmp_path_factory.mktemp("btrfs"), "btrfs") as path:
+        _on_btrfs.append(path)
+        yield
+        _on_btrfs.clear()
+
+
+_on_btrfs: list[Path] = []
+
+
+def on_btrfs(make):
+    """As `make` does, in a directory of a btrfs."""
+
+    @contextmanager
+    def made(directory):
+        place = _on_btrfs[0] / directory.name
+        place.mkdir()
+        with make(place) as snapshotter:
+            yield snapshotter
+
+    return made
+
+
 # Each makes a context manager of an empty snapshotter, given a directory.
 IMPLEMENTATIONS = {
     "overlay": over_dict(Overlay),
     "overlay-lmdb": over_lmdb(Overlay),
     "native": over_dict(Native),
     "native-lmdb": over_lmdb(Native),
+    "btrfs": on_btrfs(over_dict(Btrfs)),
+    "btrfs-lmdb": on_btrfs(over_lmdb(Btrfs)),
     "scoped": scoped,
     "remote": remote,
 }
