@@ -119,7 +119,7 @@ class Btrfs(DirectorySnapshotter):
 
 
 def destroy(folder: int, name: str) -> None:
-    """Destroy the subvolume `name` of the directory `folder` with all that are inside it; not there is fine. OSError."""
+    """Destroy the subvolume `name` of the directory `folder` and all inside it; not there is fine. OSError."""
     for patience in range(PATIENCE, 0, -1):
         try:
             btrfs.destroy(folder, name)
