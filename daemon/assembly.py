@@ -100,18 +100,19 @@ class System:
 
     def _services(self) -> Sequence[tuple[type[Service], object]]:
         io = self._pool("io", 16)
+        journeys = self._pool("transfer", 8)
         downloads = self.config.registry.max_concurrent_downloads
         arguments: dict[str, tuple[Any, ...]] = {
             "version": (VERSION, REVISION),
             "namespaces": (self._store, self._events, self._snapshots_of),
-            "images": (self.images,),
+            "images": (self, journeys, self._pool("hash", os.cpu_count() or 1)),
             "containers": (self._store, self._events),
             "content": (self.content, io),
             "snapshots": (self.snapshotter, io),
             "tasks": (self._store, self.runtime, self.snapshotter),
             "events": (self._events,),
             "introspection": (self._uuid(), self._plugins.infos),
-            "transfer": (self, self._pool("transfer", 8), self._pool("download", downloads)),
+            "transfer": (self, journeys, self._pool("download", downloads)),
         }
         made = self._plugins.every(builtin.SERVICE, lambda row, cls: cls(*arguments[row.id]))
         return [(TABLES[id], service) for id, service in made.items()]

@@ -1,21 +1,21 @@
 """Transfer: whole journeys as one call, with progress as its stream."""
 
-import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
 from daemon.flows.pull import Pull, Target
+from daemon.flows.stored import Unpacking
 from daemon.flows.unpack import Unpacker
 from daemon.kit import context
 from daemon.kit.cancel import Token
 from daemon.kit.keylock import Once
 from daemon.kit.threads import Pool, hop
 from daemon.scoped.images import ScopedImages
+from daemon.services.journey import journey
 from spec import errors, platforms, reference
 from spec.api import transfer as api
 from spec.oci.image import Descriptor
-from spec.ports import Applier, ContentStore, Resolver, Snapshotter
+from spec.ports import Applier, ContentStore, ProgressSink, Resolver, Snapshotter
 from spec.records import Image
 from spec.types import Progress
 
@@ -53,7 +53,11 @@ class Transfer:
             async for progress in self._pull(source, destination):
                 yield progress
         elif isinstance(source, api.ImageStore) and isinstance(destination, api.ImageStore):
-            yield await self._tag(source, destination)
+            if destination.name != source.name or not destination.unpacks:
+                yield await self._tag(source, destination)
+            if destination.unpacks:
+                async for progress in self._unpack(source, destination.unpacks):
+                    yield progress
         else:
             raise errors.Unimplemented(
                 f"transferring from {type(source).__name__} to {type(destination).__name__} is not offered"
@@ -69,29 +73,28 @@ class Transfer:
             await images.create(Image(name=destination.name, target=target, labels=destination.labels))
         return Progress(event="saved", name=destination.name, descriptor=target.digest)
 
-    async def _pull(self, source: api.Registry, destination: api.ImageStore) -> AsyncIterator[Progress]:
-        loop = asyncio.get_running_loop()
-        queue: asyncio.Queue[Progress | None] = asyncio.Queue()
-        token = Token()
+    async def _unpack(self, source: api.ImageStore, unpacks: Sequence[api.Unpack]) -> AsyncIterator[Progress]:
+        """Snapshots of an image that is here."""
+        namespace = context.namespace()
+        target = self._house.images(namespace).get(source.name).target
 
+        def work(sink: ProgressSink, token: Token) -> None:
+            targets = [self._target(namespace, unpack) for unpack in unpacks]
+            Unpacking(source.name, target, self._house.content(namespace), targets, sink, token).run()
+
+        async for progress in journey(self._journeys, work):
+            yield progress
+
+    async def _pull(self, source: api.Registry, destination: api.ImageStore) -> AsyncIterator[Progress]:
+        namespace = context.namespace()
         resolver = await hop(self._journeys, self._house.resolver, source)
 
-        def sink(progress: Progress) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens
-                loop.call_soon_threadsafe(queue.put_nowait, progress)
+        def work(sink: ProgressSink, token: Token) -> None:
+            self._run(namespace, source, destination, resolver, sink, token)
 
-        work = asyncio.ensure_future(
-            hop(self._journeys, self._run, context.namespace(), source, destination, resolver, sink, token)
-        )
-        work.add_done_callback(lambda _: queue.put_nowait(None))
-        try:
-            while (progress := await queue.get()) is not None:
-                yield progress
-            await work
-        finally:
-            token.cancel("the caller gave up")
-            resolver.close()  # wakes whoever waits for a registry
-            await asyncio.wait([work])
+        # Closing the resolver wakes whoever waits for a registry.
+        async for progress in journey(self._journeys, work, resolver.close):
+            yield progress
 
     def _run(
         self,
@@ -99,7 +102,7 @@ class Transfer:
         source: api.Registry,
         destination: api.ImageStore,
         resolver: Resolver,
-        sink: Callable[[Progress], None],
+        sink: ProgressSink,
         token: Token,
     ) -> Descriptor:
         try:
