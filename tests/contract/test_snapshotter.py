@@ -8,7 +8,7 @@ import socket
 import stat
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -24,6 +24,7 @@ from daemon.metadata.store import Store
 from daemon.scoped.snapshots import ScopedSnapshots
 from daemon.services.introspection import Introspection
 from daemon.services.snapshots import Snapshots
+from daemon.snapshots.aufs import Aufs
 from daemon.snapshots.btrfs import Btrfs
 from daemon.snapshots.native import Native
 from daemon.snapshots.overlay import Overlay
@@ -103,18 +104,35 @@ def on_btrfs(make):
     return made
 
 
+def where_offered(make):
+    """As `make` does, or a skip that says why this host has none."""
+
+    @contextmanager
+    def made(directory):
+        with ExitStack() as stack:
+            try:
+                snapshotter = stack.enter_context(make(directory))
+            except errors.Unimplemented as exc:
+                pytest.skip(exc.message.partition(": ")[2])
+            yield snapshotter
+
+    return made
+
+
 # Each makes a context manager of an empty snapshotter, given a directory.
 IMPLEMENTATIONS = {
     "overlay": over_dict(Overlay),
     "overlay-lmdb": over_lmdb(Overlay),
     "native": over_dict(Native),
     "native-lmdb": over_lmdb(Native),
+    "aufs": where_offered(over_dict(Aufs)),
     "btrfs": on_btrfs(over_dict(Btrfs)),
     "btrfs-lmdb": on_btrfs(over_lmdb(Btrfs)),
     "scoped": scoped,
     "remote": remote,
 }
-MOVES_NO_DIRECTORIES = {"overlay", "overlay-lmdb", "scoped", "remote"}  # of a lower layer: EXDEV without redirect_dir
+# Of a lower layer: EXDEV, to overlay without redirect_dir.
+MOVES_NO_DIRECTORIES = {"aufs", "overlay", "overlay-lmdb", "scoped", "remote"}
 
 
 @pytest.fixture(params=IMPLEMENTATIONS)
