@@ -153,6 +153,11 @@ class Snapshotter(Protocol):
     has no children. Keys and names share one space.
     """
 
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """Of "rebase" (see `commit`), "remap-ids" (mounts show owners through the maps that a snapshot's labels name)
+        and "only-remap-ids" (nobody shall change owners one by one instead)."""
+
     def prepare(self, key: str, parent: str = "", labels: Labels | None = None) -> Sequence[Mount]:
         """AlreadyExists for `key`; NotFound for `parent`, InvalidArgument when it is not committed."""
 
@@ -162,10 +167,15 @@ class Snapshotter(Protocol):
     def mounts(self, key: str) -> Sequence[Mount]:
         """NotFound; FailedPrecondition when `key` is committed."""
 
-    def commit(self, name: str, key: str, labels: Labels | None = None, usage: Usage | None = None) -> None:
+    def commit(
+        self, name: str, key: str, labels: Labels | None = None, usage: Usage | None = None, parent: str = ""
+    ) -> None:
         """NotFound for `key`, FailedPrecondition when not active; AlreadyExists for `name`.
 
-        `usage`, when the caller counted it while writing, spares the walk of the tree.
+        `usage`, when the caller counted it while writing, spares the walk of the tree. `parent` puts what was prepared
+        without one on top of it (rebases it): NotFound, FailedPrecondition when it is not committed; InvalidArgument
+        when `key` has another already; Unimplemented without the capability. The root directory takes the parent's
+        owner and mode, unless it was given others than it was prepared with.
         """
 
     def remove(self, key: str) -> None:

@@ -2,11 +2,13 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from types import TracebackType
 
 from daemon.client.client import Client
 from spec import errors
 from spec.api import content as content_api
+from spec.api import introspection as introspection_api
 from spec.api import snapshots as snapshots_api
 from spec.api.service import Duplex
 from spec.ports import Tail
@@ -14,6 +16,7 @@ from spec.records import ContentInfo, IngestStatus, Labels, SnapshotInfo
 from spec.types import Mount, Usage
 
 CHUNK_BYTES = 1 << 20
+PLUGIN_TYPE = "io.holdd.snapshotter.v1"
 
 
 class RemoteBlobReader:
@@ -191,6 +194,13 @@ class RemoteSnapshotter:
         self.name = name
         self._client = client
 
+    @cached_property
+    def capabilities(self) -> frozenset[str]:
+        """As the daemon says; asked once."""
+        request = introspection_api.PluginsRequest(filters=[f"type=={PLUGIN_TYPE},id=={self.name}"])
+        plugins = self._client.introspection.plugins(request).plugins
+        return frozenset(word for plugin in plugins for word in plugin.capabilities)
+
     def prepare(self, key: str, parent: str = "", labels: Labels | None = None) -> Sequence[Mount]:
         request = snapshots_api.PrepareRequest(snapshotter=self.name, key=key, parent=parent, labels=labels or {})
         return self._client.snapshots.prepare(request).mounts
@@ -202,8 +212,12 @@ class RemoteSnapshotter:
     def mounts(self, key: str) -> Sequence[Mount]:
         return self._client.snapshots.mounts(snapshots_api.MountsRequest(snapshotter=self.name, key=key)).mounts
 
-    def commit(self, name: str, key: str, labels: Labels | None = None, usage: Usage | None = None) -> None:
-        request = snapshots_api.CommitRequest(snapshotter=self.name, name=name, key=key, labels=labels or {})
+    def commit(
+        self, name: str, key: str, labels: Labels | None = None, usage: Usage | None = None, parent: str = ""
+    ) -> None:
+        request = snapshots_api.CommitRequest(
+            snapshotter=self.name, name=name, key=key, labels=labels or {}, parent=parent
+        )
         self._client.snapshots.commit(request)
 
     def remove(self, key: str) -> None:

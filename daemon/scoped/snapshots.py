@@ -28,6 +28,10 @@ class ScopedSnapshots:
         self._namespace = namespace
         self._prefix = f"{namespace}/"
 
+    @property
+    def capabilities(self) -> frozenset[str]:
+        return self._raw.capabilities
+
     def prepare(self, key: str, parent: str = "", labels: Labels | None = None) -> Sequence[Mount]:
         with self._own_words(f"preparing snapshot {key}"):
             check_labels(labels or {})
@@ -45,10 +49,12 @@ class ScopedSnapshots:
         with self._own_words(f"mounting snapshot {key}"):
             return self._raw.mounts(self._whole(key))
 
-    def commit(self, name: str, key: str, labels: Labels | None = None, usage: Usage | None = None) -> None:
+    def commit(
+        self, name: str, key: str, labels: Labels | None = None, usage: Usage | None = None, parent: str = ""
+    ) -> None:
         with self._own_words(f"committing snapshot {key} as {name}"):
             check_labels(labels or {})
-            self._raw.commit(self._whole(name), self._whole(key), labels, usage)
+            self._raw.commit(self._whole(name), self._whole(key), labels, usage, self._maybe(parent))
         event = SnapshotCommit(key=key, name=name, snapshotter=self._name)
         self._publisher.publish(self._namespace, "/snapshot/commit", event)
 

@@ -34,7 +34,7 @@ class Snapshots:
 
     async def commit(self, request: api.CommitRequest) -> Empty:
         commit = self._snapshotter(request.snapshotter).commit
-        await hop(self._pool, commit, request.name, request.key, request.labels)
+        await hop(self._pool, commit, request.name, request.key, request.labels, None, request.parent)
         return Empty()
 
     async def remove(self, request: api.RemoveRequest) -> Empty:

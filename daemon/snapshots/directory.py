@@ -23,6 +23,8 @@ class DirectorySnapshotter(ABC):
     Of a removal: the record, then the directory.
     """
 
+    capabilities: frozenset[str] = frozenset()
+
     def __init__(self, root: str, kv: KV, sync_remove: bool = True) -> None:
         self._folders = Folders(root)
         self._tree = Tree(kv)
@@ -41,6 +43,9 @@ class DirectorySnapshotter(ABC):
     def _own(self, id: int) -> str:
         """The path of the tree that counts as a snapshot's own."""
 
+    def _rebase(self, node: Node, below: Node) -> None:  # noqa: B027 (most cannot)
+        """Make a snapshot without a parent one that stands on `below`. OSError."""
+
     def prepare(self, key: str, parent: str = "", labels: Labels | None = None) -> Sequence[Mount]:
         return self._create(Kind.ACTIVE, key, parent, labels)
 
@@ -50,10 +55,20 @@ class DirectorySnapshotter(ABC):
     def mounts(self, key: str) -> Sequence[Mount]:
         return self._mounts(self._tree.active(key))
 
-    def commit(self, name: str, key: str, labels: Labels | None = None, usage: Usage | None = None) -> None:
+    def commit(
+        self, name: str, key: str, labels: Labels | None = None, usage: Usage | None = None, parent: str = ""
+    ) -> None:
+        node, below = self._tree.committing(name, key, parent)
+        if below is not None:
+            if "rebase" not in self.capabilities:
+                raise errors.Unimplemented(f"committing snapshot {key} on top of {parent}: it cannot be rebased")
+            try:
+                self._rebase(node, below)
+            except OSError as exc:
+                raise errors.from_os(exc, f"committing snapshot {key} on top of {parent}") from exc
         if usage is None:
-            usage = folders.usage(self._own(self._tree.get(key).id))
-        self._tree.commit(name, key, labels, usage)
+            usage = folders.usage(self._own(node.id))
+        self._tree.commit(name, key, labels, usage, parent)
 
     def remove(self, key: str) -> None:
         self._folders.discard(str(self._tree.remove(key).id), self._sync_remove)

@@ -30,6 +30,8 @@ class OverlayConfig(Record, frozen=True):
 class Overlay(DirectorySnapshotter):
     """A ports.Snapshotter below `root`, whose filesystem must be fit for overlay's upper layers."""
 
+    capabilities = frozenset({"rebase"})
+
     def __init__(self, root: str, kv: KV, config: OverlayConfig = OverlayConfig()) -> None:
         if not set(root).isdisjoint(SPECIAL):
             raise errors.InvalidArgument(f"overlay below {root}: its options cannot name a path with one of {SPECIAL}")
@@ -38,17 +40,21 @@ class Overlay(DirectorySnapshotter):
         self._options = (*(("index=off",) if index_off else ()), *given)
         super().__init__(root, kv, config.sync_remove)
 
+    def _rebase(self, node: Node, below: Node) -> None:
+        """A layer's own directory holds the same on whatever it stands; but its root stands for theirs."""
+        own = self._own(node.id)
+        found = os.stat(own)
+        if (found.st_uid, found.st_gid, found.st_mode & 0o7777) == (os.geteuid(), os.getegid(), 0o755):
+            _follow(own, self._own(below.id))
+
     def _fill(self, directory: str, kind: Kind, parent: int | None) -> None:
         """The root of a layer belongs to whom its parent's does."""
         fs = os.path.join(directory, "fs")
         os.mkdir(fs, 0o755)
-        mode = 0o755
-        if parent is not None:
-            below = os.stat(self._own(parent))
-            mode = below.st_mode & 0o7777
-            if (below.st_uid, below.st_gid) != (os.geteuid(), os.getegid()):
-                os.chown(fs, below.st_uid, below.st_gid)
-        os.chmod(fs, mode)  # whatever the umask; after the owner, whose change clears setgid
+        if parent is None:
+            os.chmod(fs, 0o755)  # whatever the umask
+        else:
+            _follow(fs, self._own(parent))
         if kind == Kind.ACTIVE:
             os.mkdir(os.path.join(directory, "work"), 0o711)
 
@@ -67,3 +73,11 @@ class Overlay(DirectorySnapshotter):
 
     def _own(self, id: int) -> str:
         return self._folders.path(id, "fs")
+
+
+def _follow(fs: str, below: str) -> None:
+    """Give a layer's root the owner and mode of the root below it."""
+    found = os.stat(below)
+    if (found.st_uid, found.st_gid) != (os.geteuid(), os.getegid()):
+        os.chown(fs, found.st_uid, found.st_gid)
+    os.chmod(fs, found.st_mode & 0o7777)  # after the owner, whose change clears setgid

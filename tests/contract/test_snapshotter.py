@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from daemon.client import connect
-from daemon.client.proxies import RemoteSnapshotter
+from daemon.client.proxies import PLUGIN_TYPE, RemoteSnapshotter
 from daemon.events.exchange import Exchange
 from daemon.kit import mounting
 from daemon.kit.dictkv import DictKV
@@ -22,12 +22,14 @@ from daemon.kit.threads import Pool
 from daemon.metadata.kv import BucketKV
 from daemon.metadata.store import Store
 from daemon.scoped.snapshots import ScopedSnapshots
+from daemon.services.introspection import Introspection
 from daemon.services.snapshots import Snapshots
 from daemon.snapshots.native import Native
 from daemon.snapshots.overlay import Overlay
 from spec import errors
+from spec.api import introspection as introspection_api
 from spec.api import snapshots as snapshots_api
-from spec.records import Kind, SnapshotInfo
+from spec.records import Kind, PluginInfo, SnapshotInfo
 from tests.echo import SECONDS, Server
 
 pytestmark = pytest.mark.root
@@ -64,8 +66,12 @@ def scoped(directory):
 def remote(directory):
     pool = Pool("snapshots", 8)
     with scoped(directory) as snapshotter:
-        service = (snapshots_api.Snapshots, Snapshots(lambda namespace, name: snapshotter, pool))
-        with Server(extra=[service]) as server, connect(server.path, "default", timeout_s=SECONDS) as client:
+        plugin = PluginInfo(type=PLUGIN_TYPE, id="overlay", capabilities=sorted(snapshotter.capabilities))
+        services = [
+            (snapshots_api.Snapshots, Snapshots(lambda namespace, name: snapshotter, pool)),
+            (introspection_api.Introspection, Introspection("uuid", lambda: [plugin])),
+        ]
+        with Server(extra=services) as server, connect(server.path, "default", timeout_s=SECONDS) as client:
             yield RemoteSnapshotter(client, "overlay")
         pool.close()
 
@@ -541,6 +547,87 @@ def test_commits_that_cannot_be(snapshots, layer):
             snapshots.commit("other", committed_or_view)
     assert snapshots.stat("key").kind == Kind.ACTIVE
     snapshots.commit("other", "key")
+
+
+def test_capabilities(snapshots):
+    assert snapshots.capabilities <= {"rebase", "remap-ids", "only-remap-ids"}
+
+
+@pytest.fixture
+def rebasing(snapshots):
+    if "rebase" not in snapshots.capabilities:
+        pytest.skip("it cannot rebase")
+    return snapshots
+
+
+def test_rebasing(rebasing, layer, mounted, shown):
+    """What was prepared apart shows on top of its parent as if it had been prepared there."""
+
+    def base(path):
+        write(path / "file", "base")
+        write(path / "kept", "base")
+        path.chmod(0o2750)
+        os.chown(path, 1000, 2000)
+
+    layer("above", layer("base", "", base), lambda path: write(path / "more"))
+    with mounted(rebasing.prepare("apart")) as path:
+        write(path / "file", "apart")
+        write(path / "folder/new", "apart")
+    rebasing.commit("name", "apart", ROOTED, None, "above")
+    assert (rebasing.stat("name").parent, rebasing.stat("name").labels) == ("above", ROOTED)
+    found = shown("name")
+    assert {name: what[3] for name, what in found.items() if stat.S_ISREG(what[0])} == {
+        "file": "apart",
+        "kept": "base",
+        "more": "",
+        "folder/new": "apart",
+    }
+    assert found["."] == shown("base")["."]
+    with raises(errors.FailedPrecondition):
+        rebasing.remove("above")
+    with mounted(rebasing.prepare("child", "name")) as path:
+        assert (path / "kept").read_text() == "base"
+
+
+def test_a_root_that_was_changed_stays_so_when_it_is_rebased(rebasing, layer, mounted, shown):
+    layer("base", "", lambda path: path.chmod(0o750))
+    with mounted(rebasing.prepare("apart")) as path:
+        path.chmod(0o711)
+    rebasing.commit("name", "apart", parent="base")
+    assert stat.S_IMODE(shown("name")["."][0]) == 0o711
+
+
+def test_rebases_that_cannot_be(rebasing, layer):
+    layer("other")
+    layer("base")
+    rebasing.prepare("apart")
+    rebasing.prepare("active")
+    rebasing.view("view")
+    rebasing.prepare("on base", "base")
+    for key, parent, error in (
+        ("apart", "missing", errors.NotFound),
+        ("apart", "active", errors.FailedPrecondition),
+        ("apart", "apart", errors.FailedPrecondition),
+        ("apart", "view", errors.FailedPrecondition),
+        ("on base", "other", errors.InvalidArgument),
+        ("missing", "base", errors.NotFound),
+    ):
+        with raises(error):
+            rebasing.commit("name", key, parent=parent)
+    rebasing.commit("same", "on base", parent="base")
+    rebasing.commit("name", "apart", parent="base")
+    assert [rebasing.stat(name).parent for name in ("same", "name")] == ["base", "base"]
+
+
+def test_who_cannot_rebase_says_so(snapshots, layer):
+    layer("base")
+    snapshots.prepare("key")
+    snapshots.prepare("child", "base")
+    snapshots.commit("name", "child", parent="base")
+    if "rebase" not in snapshots.capabilities:
+        with raises(errors.Unimplemented):
+            snapshots.commit("other", "key", parent="base")
+        assert snapshots.stat("key").kind == Kind.ACTIVE
 
 
 def test_mounts_again(snapshots, layer):
