@@ -11,6 +11,7 @@ from msgspec.structs import asdict
 
 from daemon import builtin
 from daemon.config import Config
+from daemon.flows.crew import Crew
 from daemon.kit import atomic
 from daemon.kit.threads import Pool
 from daemon.metadata.kv import BucketKV
@@ -108,7 +109,8 @@ class System:
             "tasks": (self._store, self.runtime, self.snapshotter),
             "events": (self._events,),
             "introspection": (self._uuid(), self._plugins.infos),
-            "transfer": (self, self._pool("transfer", 8), self._pool("download", downloads)),
+            "transfer": (self, self._pool("transfer", 8), self._pool("download", downloads), self._crew(downloads),
+                         self.config.differ.sync_fs),
         }
         made = self._plugins.every(builtin.SERVICE, lambda row, cls: cls(*arguments[row.id]))
         return [(TABLES[id], service) for id, service in made.items()]
@@ -169,6 +171,11 @@ class System:
         pool = Pool(name, size)
         self._pools.append(pool)
         return pool
+
+    def _crew(self, downloads: int) -> Crew:
+        """Layers wait for their bytes beside those that are unpacked, so there are threads for both."""
+        size = self.config.transfer.max_concurrent_unpacks or len(os.sched_getaffinity(0))
+        return Crew(self._pool("unpack", size + downloads).executor, size)
 
     def _root(self, *parts: str) -> str:
         return os.path.join(self.config.root, *parts)

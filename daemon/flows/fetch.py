@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from concurrent.futures import Executor, Future, wait
 from contextvars import copy_context
 from dataclasses import dataclass, field
+from functools import partial
 
 from daemon.flows.arrival import Arrival
 from daemon.flows.progress import Report
@@ -143,7 +144,7 @@ class Downloads:
         for arrival in self.arrivals.values():
             download = self._fetch.start(arrival)
             self._running.append(download)
-            download.add_done_callback(lambda ended, arrival=arrival: self._ended(ended, arrival))
+            download.add_done_callback(partial(self._ended, arrival))
         return self
 
     def __exit__(self, kind: object, raised: BaseException | None, trace: object) -> None:
@@ -155,7 +156,7 @@ class Downloads:
         if raised is not None and self._failures and isinstance(raised, errors.Canceled):
             raise self._failures[0]  # what the rest was cancelled for
 
-    def _ended(self, download: "Future[None]", arrival: Arrival) -> None:
+    def _ended(self, arrival: Arrival, download: "Future[None]") -> None:
         if download.cancelled():
             arrival.end(errors.Canceled(f"fetching {arrival.descriptor.digest}: it was not begun"))
             return

@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Protocol
 
+from daemon.flows.crew import Crew
 from daemon.flows.pull import Pull, Target
 from daemon.flows.unpack import Unpacker
 from daemon.kit import context
@@ -12,7 +13,7 @@ from daemon.kit.cancel import Token
 from daemon.kit.keylock import Once
 from daemon.kit.threads import Pool, hop
 from daemon.scoped.images import ScopedImages
-from spec import errors, platforms, reference
+from spec import errors, names, platforms, reference
 from spec.api import transfer as api
 from spec.oci.image import Descriptor
 from spec.ports import Applier, ContentStore, Resolver, Snapshotter
@@ -38,12 +39,15 @@ class House(Protocol):
 
 
 class Transfer:
-    """`journeys` runs whole transfers, `downloads` their blobs."""
+    """`journeys` runs whole transfers, `downloads` their blobs, `crew` unpacks; with `sync` what it unpacked is durable
+    before any record says so."""
 
-    def __init__(self, house: House, journeys: Pool, downloads: Pool) -> None:
+    def __init__(self, house: House, journeys: Pool, downloads: Pool, crew: Crew, sync: bool = True) -> None:
         self._house = house
         self._journeys = journeys
         self._downloads = downloads
+        self._crew = crew
+        self._sync = sync
         self._once: Once[None] = Once()
 
     async def transfer(self, request: api.TransferRequest) -> AsyncIterator[Progress]:
@@ -103,8 +107,9 @@ class Transfer:
         token: Token,
     ) -> Descriptor:
         try:
+            parsed = reference.parse(source.reference)
             return Pull(
-                reference=reference.parse(source.reference),
+                reference=str(parsed),
                 name=destination.name or source.reference,
                 resolver=resolver,
                 content=self._house.content(namespace),
@@ -118,6 +123,7 @@ class Transfer:
                 sink=sink,
                 cancel=token,
                 labels=destination.labels,
+                origin={f"{names.DISTRIBUTION_SOURCE}.{parsed.host}": parsed.repository},
             ).run()
         finally:
             resolver.close()
@@ -125,7 +131,8 @@ class Transfer:
     def _target(self, namespace: str, unpack: api.Unpack) -> Target:
         name = unpack.snapshotter or self._house.default_snapshotter
         applier = self._house.applier(self._house.content(namespace))
-        unpacker = Unpacker(name, self._house.snapshotter(namespace, name), applier, self._once, namespace)
+        snapshotter = self._house.snapshotter(namespace, name)
+        unpacker = Unpacker(name, snapshotter, applier, self._once, namespace, self._crew, self._sync)
         platform = platforms.parse(unpack.platform) if unpack.platform else platforms.default()
         return Target(unpacker=unpacker, matcher=platforms.only(platform))
 

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from daemon.events.exchange import Exchange
+from daemon.flows.crew import Crew
 from daemon.kit import context
 from daemon.kit.threads import Pool
 from daemon.metadata.store import Store
@@ -39,7 +40,7 @@ def images(tmp_path):
 
 def transfer(images, source, destination):
     async def main():
-        service = Transfer(House(images._store), pool, pool)
+        service = Transfer(House(images._store), pool, pool, Crew(pool.executor, 1))
         request = TransferRequest(source=source, destination=destination)
         return [progress async for progress in service.transfer(request)]
 
