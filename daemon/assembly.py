@@ -26,7 +26,7 @@ from daemon.scoped.snapshots import ScopedSnapshots
 from spec import errors
 from spec.api.service import Service
 from spec.api.transfer import Registry
-from spec.ports import Applier, ContentStore, Resolver, Snapshotter
+from spec.ports import Applier, Cancel, ContentStore, ImageArchive, Resolver, Snapshotter
 from spec.protocol import SERVICES
 from spec.version import REVISION, VERSION
 
@@ -79,6 +79,7 @@ class System:
         # Layers and registries: what is imported when the first image is pulled.
         self._applier = self._plugins.later(builtin.DIFFER, "walking")
         self._resolver = self._plugins.later(builtin.RESOLVER, "registry")
+        self._archive = self._plugins.later(builtin.RESOLVER, "archive")
 
         # Running processes.
         self.runtime = self._plugins.one(
@@ -143,6 +144,10 @@ class System:
             source.username,
             source.secret,
         )
+        return made
+
+    def archive(self, fd: int, cancel: Cancel) -> ImageArchive:
+        made: ImageArchive = self._archive()(fd, self.config.root, cancel)
         return made
 
     @property

@@ -304,6 +304,17 @@ class Resolver(Protocol):
     def close(self) -> None: ...
 
 
+class ImageArchive(Resolver, Protocol):
+    """Images in one file or directory, by digest. A context manager."""
+
+    def images(self) -> Sequence[tuple[str, Descriptor]]:
+        """What the archive calls each (a whole name, a tag, or nothing), and its target."""
+
+    def __enter__(self) -> "ImageArchive": ...
+
+    def __exit__(self, *exc: object) -> None: ...
+
+
 class Pusher(Protocol):
     def push(self, descriptor: Descriptor) -> BlobWriter: ...
 

@@ -23,7 +23,7 @@ class Crew:
         return Turn(self._slots, cancel)
 
     def start(self, after: "Future[None]", work: Callable[[], T]) -> "Future[T]":
-        """Run `work` on a thread once `after` has ended, however it did. Its outcome, cancelled if no thread took it."""
+        """Run `work` on a thread once `after` has ended, however it did. The outcome is cancelled if none took it."""
         outcome: Future[T] = Future()
 
         def submit(_: "Future[None]") -> None:

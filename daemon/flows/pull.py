@@ -64,6 +64,12 @@ class Pull:
         self.cancel.check()
         target = self.resolver.resolve(self.reference)
         report.tell(f"Pulling from {self.reference}", target.digest)
+        self.bring(target, report)
+        report.tell(f"Completed pull from {self.reference}", target.digest)
+        return target
+
+    def bring(self, target: Descriptor, report: Report) -> None:
+        """All of what was resolved; then the image points there."""
         fetch = self._fetch(report)
         manifests = self._manifests(target, fetch, set())
         if not manifests:
@@ -74,8 +80,6 @@ class Pull:
         self.cancel.check()
         self.images.put_image(self.name, target, self.labels)
         report.tell("saved", target.digest)
-        report.tell(f"Completed pull from {self.reference}", target.digest)
-        return target
 
     def _fetch(self, report: Report) -> Fetch:
         return Fetch(

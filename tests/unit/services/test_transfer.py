@@ -42,7 +42,7 @@ def transfer(images, source, destination):
     async def main():
         service = Transfer(House(images._store), pool, pool, Crew(pool.executor, 1))
         request = TransferRequest(source=source, destination=destination)
-        return [progress async for progress in service.transfer(request)]
+        return [progress async for progress in service.transfer(request, [])]
 
     with context.using(namespace="ns"), Pool("journeys", 1) as pool:
         return asyncio.run(main())
