@@ -81,12 +81,16 @@ def describe(args: argparse.Namespace, client: Client) -> tuple[Container, str, 
     return record, parent, mounts
 
 
-def create(client: Client, record: Container, parent: str, undo: contextlib.ExitStack) -> None:
-    """Snapshot and record; `undo` takes them back."""
+def create(
+    client: Client, record: Container, parent: str, undo: contextlib.ExitStack, ephemeral: bool = False
+) -> None:
+    """Snapshot and record; `undo` takes them back. What an ephemeral one writes is never synced."""
     if record.snapshot_key:
         snapshotter, key = record.snapshotter, record.snapshot_key
+        labels = {names.VOLATILE: "true"} if ephemeral else {}
+        request = snapshots.PrepareRequest(snapshotter=snapshotter, key=key, parent=parent, labels=labels)
         try:
-            client.snapshots.prepare(snapshots.PrepareRequest(snapshotter=snapshotter, key=key, parent=parent))
+            client.snapshots.prepare(request)
         except errors.NotFound as exc:
             raise errors.FailedPrecondition(
                 f"image {record.image} is not unpacked into snapshotter {record.snapshotter}: pull it again"

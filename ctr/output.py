@@ -83,6 +83,11 @@ def age(created_at_ns: int) -> str:
     return f"{seconds} seconds"
 
 
+def timestamp() -> str:
+    """Now, as a label says it (RFC 3339)."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
 def labels(given: dict[str, str]) -> str:
     """`a=1,b=2`, or `-`."""
     return ",".join(f"{key}={value}" for key, value in sorted(given.items())) or "-"

@@ -71,10 +71,7 @@ class System:
         self._content = self._plugins.one(
             builtin.CONTENT, "local", lambda cls: cls(self._root("content"), sync=config.content.sync)
         )
-        self._snapshotters = self._plugins.every(
-            builtin.SNAPSHOTTER,
-            lambda row, cls: cls(self._root("snapshots", row.id), BucketKV(self._store, "snapshots", row.id)),
-        )
+        self._snapshotters = self._plugins.every(builtin.SNAPSHOTTER, self._snapshotter)
 
         # Layers and registries: what is imported when the first image is pulled.
         self._applier = self._plugins.later(builtin.DIFFER, "walking")
@@ -97,21 +94,33 @@ class System:
         # The API over all of them.
         self.services = self._services()
 
+    def _snapshotter(self, row: builtin.Row, cls: Any) -> Any:
+        """One of the table, with the options that its section of the configuration has."""
+        options = asdict(getattr(self.config.snapshotter, row.id))
+        root = options.pop("root_path") or self._root("snapshots", row.id)
+        return cls(root, BucketKV(self._store, "snapshots", row.id), **options)
+
     def _services(self) -> Sequence[tuple[type[Service], object]]:
         io = self._pool("io", 16)
+        journeys = self._pool("transfer", 8)
         downloads = self.config.registry.max_concurrent_downloads
         arguments: dict[str, tuple[Any, ...]] = {
             "version": (VERSION, REVISION),
             "namespaces": (self._store, self._events, self._snapshots_of),
-            "images": (self.images,),
+            "images": (self, journeys, self._pool("hash", os.cpu_count() or 1)),
             "containers": (self._store, self._events),
             "content": (self.content, io),
             "snapshots": (self.snapshotter, io),
             "tasks": (self._store, self.runtime, self.snapshotter),
             "events": (self._events,),
             "introspection": (self._uuid(), self._plugins.infos),
-            "transfer": (self, self._pool("transfer", 8), self._pool("download", downloads), self._crew(downloads),
-                         self.config.differ.sync_fs),
+            "transfer": (
+                self,
+                journeys,
+                self._pool("download", downloads),
+                self._crew(downloads),
+                self.config.differ.sync_fs,
+            ),
         }
         made = self._plugins.every(builtin.SERVICE, lambda row, cls: cls(*arguments[row.id]))
         return [(TABLES[id], service) for id, service in made.items()]

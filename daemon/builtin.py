@@ -42,7 +42,7 @@ ROWS = (
     Row(RESOLVER, "archive", "daemon.images.archive:Archive"),
     Row(SERVICE, "version", "daemon.services.version:Version"),
     Row(SERVICE, "namespaces", "daemon.services.namespaces:Namespaces", (METADATA, EVENT)),
-    Row(SERVICE, "images", "daemon.services.images:Images", (METADATA, EVENT)),
+    Row(SERVICE, "images", "daemon.services.images:Images", (METADATA, EVENT, CONTENT, SNAPSHOTTER, DIFFER)),
     Row(SERVICE, "containers", "daemon.services.containers:Containers", (METADATA, EVENT)),
     Row(SERVICE, "content", "daemon.services.content:Content", (METADATA, CONTENT)),
     Row(SERVICE, "snapshots", "daemon.services.snapshots:Snapshots", (METADATA, SNAPSHOTTER)),

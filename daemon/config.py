@@ -62,6 +62,28 @@ class Differ(Section, frozen=True):
     sync_fs: bool = True
 
 
+class Directory(Section, frozen=True):
+    """A snapshotter that keeps directories. `root_path` says where, instead of below root; `sync_remove` lets a removal
+    return only once the disk space is given back."""
+
+    root_path: str = ""
+    sync_remove: bool = False
+
+
+class Overlayfs(Directory, frozen=True):
+    """`mount_options` are added to every overlay mount; `upperdir_label` tells each snapshot's own directory in its
+    labels; `slow_chown` lets owners be changed file by file where the kernel cannot map them."""
+
+    mount_options: tuple[str, ...] = ()
+    upperdir_label: bool = False
+    slow_chown: bool = False
+
+
+class Snapshotters(Section, frozen=True):
+    overlayfs: Overlayfs = Overlayfs()
+    native: Directory = Directory()
+
+
 class Config(Section, frozen=True):
     """The whole file."""
 
@@ -79,6 +101,7 @@ class Config(Section, frozen=True):
     registry: Registry = Registry()
     transfer: Transfer = Transfer()
     differ: Differ = Differ()
+    snapshotter: Snapshotters = Snapshotters()
     runtimes: dict[str, RuntimeEntry] = {}
 
 

@@ -92,6 +92,18 @@ class Arrival:
         return self._offset > offset or self._offset >= self.descriptor.size
 
 
+def stored(descriptor: Descriptor, content: ContentStore) -> Arrival:
+    """Of a blob that is in the store; waiting for one that never came, or was given up, is NotFound."""
+    arrival = Arrival(descriptor, content)
+    try:
+        content.info(descriptor.digest)
+    except errors.NotFound as exc:
+        arrival.end(exc)
+    else:
+        arrival.end(None)
+    return arrival
+
+
 class _Growing:
     """A ports.Source over an arrival."""
 

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack
 from itertools import islice
 
+from daemon.flows.verify import verify_blob
 from daemon.kit import context
 from daemon.kit.threads import Pool, hop
 from spec import errors
@@ -81,6 +82,11 @@ class Content:
     async def abort(self, request: api.AbortRequest) -> Empty:
         await hop(self._pool, self._content().abort, request.ref)
         return Empty()
+
+    async def verify(self, request: api.VerifyRequest) -> ContentInfo:
+        content = self._content()
+        await hop(self._pool, verify_blob, content, request.digest, context.cancel())
+        return content.info(request.digest)
 
     def _content(self) -> ContentStore:
         return self._scoped(context.namespace())

@@ -1,20 +1,21 @@
 """Transfer: whole journeys as one call, with progress as its stream."""
 
-import asyncio
-import contextlib
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import ExitStack
 from typing import Protocol
 
 from daemon.flows import importing
 from daemon.flows.crew import Crew
 from daemon.flows.pull import Pull, Target
+from daemon.flows.stored import Unpacking
 from daemon.flows.unpack import Unpacker
 from daemon.kit import context
 from daemon.kit.cancel import Token
 from daemon.kit.keylock import Once
 from daemon.kit.threads import Pool, hop
 from daemon.scoped.images import ScopedImages
+from daemon.services.journey import journey
 from spec import errors, names, platforms, reference
 from spec.api import transfer as api
 from spec.ports import Applier, Cancel, ContentStore, ImageArchive, ProgressSink, Resolver, Snapshotter
@@ -55,25 +56,28 @@ class Transfer:
 
     async def transfer(self, request: api.TransferRequest, fds: Sequence[int]) -> AsyncIterator[Progress]:
         """Progress until it is done."""
-        with contextlib.ExitStack() as held:
+        source, destination = request.source, request.destination
+        with ExitStack() as held:
             for fd in fds:
                 held.callback(os.close, fd)
-            source, destination = request.source, request.destination
             if isinstance(source, api.Registry) and isinstance(destination, api.ImageStore):
-                journey = await self._pull(source, destination)
+                async for progress in self._pull(source, destination):
+                    yield progress
             elif isinstance(source, api.Archive) and isinstance(destination, api.ImageStore):
-                journey = self._import(source, destination, fds)
+                async for progress in self._import(source, destination, fds):
+                    yield progress
             elif isinstance(source, api.ImageStore) and isinstance(destination, api.ImageStore):
-                journey = self._tag(source, destination)
+                if destination.name != source.name or not destination.unpacks:
+                    yield await self._tag(source, destination)
+                if destination.unpacks:
+                    async for progress in self._unpack(source, destination.unpacks):
+                        yield progress
             else:
                 raise errors.Unimplemented(
                     f"transferring from {type(source).__name__} to {type(destination).__name__} is not offered"
                 )
-            async with contextlib.aclosing(journey):
-                async for progress in journey:
-                    yield progress
 
-    async def _tag(self, source: api.ImageStore, destination: api.ImageStore) -> AsyncGenerator[Progress, None]:
+    async def _tag(self, source: api.ImageStore, destination: api.ImageStore) -> Progress:
         """One more name. AlreadyExists, unless it is forced to point elsewhere."""
         images = self._house.images(context.namespace())
         target = images.get(source.name).target
@@ -81,13 +85,25 @@ class Transfer:
             await hop(self._journeys, images.put_image, destination.name, target, destination.labels)
         else:
             await images.create(Image(name=destination.name, target=target, labels=destination.labels))
-        yield Progress(event="saved", name=destination.name, descriptor=target.digest)
+        return Progress(event="saved", name=destination.name, descriptor=target.digest)
 
-    async def _pull(self, source: api.Registry, destination: api.ImageStore) -> AsyncGenerator[Progress, None]:
-        namespace, token = context.namespace(), Token()
+    async def _unpack(self, source: api.ImageStore, unpacks: Sequence[api.Unpack]) -> AsyncIterator[Progress]:
+        """Snapshots of an image that is here."""
+        namespace = context.namespace()
+        target = self._house.images(namespace).get(source.name).target
+
+        def work(sink: ProgressSink, token: Token) -> None:
+            targets = [self._target(namespace, unpack) for unpack in unpacks]
+            Unpacking(source.name, target, self._house.content(namespace), targets, sink, token).run()
+
+        async for progress in journey(self._journeys, work):
+            yield progress
+
+    async def _pull(self, source: api.Registry, destination: api.ImageStore) -> AsyncIterator[Progress]:
+        namespace = context.namespace()
         resolver = await hop(self._journeys, self._house.resolver, source)
 
-        def run(sink: ProgressSink) -> None:
+        def work(sink: ProgressSink, token: Token) -> None:
             try:
                 parsed = reference.parse(source.reference)
                 origin = {f"{names.DISTRIBUTION_SOURCE}.{parsed.host}": parsed.repository}
@@ -96,20 +112,18 @@ class Transfer:
             finally:
                 resolver.close()
 
-        def end() -> None:
-            token.cancel("the caller gave up")
-            resolver.close()  # wakes whoever waits for a registry
+        # Closing the resolver wakes whoever waits for a registry.
+        async for progress in journey(self._journeys, work, resolver.close):
+            yield progress
 
-        return self._told(run, end)
-
-    def _import(
+    async def _import(
         self, source: api.Archive, destination: api.ImageStore, fds: Sequence[int]
-    ) -> AsyncGenerator[Progress, None]:
+    ) -> AsyncIterator[Progress]:
         if len(fds) != 1:
             raise errors.InvalidArgument(f"importing: one descriptor comes with the request, not {len(fds)}")
-        namespace, token = context.namespace(), Token()
+        namespace = context.namespace()
 
-        def run(sink: ProgressSink) -> None:
+        def work(sink: ProgressSink, token: Token) -> None:
             with self._house.archive(fds[0], token) as archive:
 
                 def pull(digest: str, name: str) -> Pull:
@@ -117,28 +131,8 @@ class Transfer:
 
                 importing.run(archive.images(), destination.name, source.base_name, pull, sink)
 
-        return self._told(run, lambda: token.cancel("the caller gave up"))
-
-    async def _told(
-        self, run: Callable[[ProgressSink], None], end: Callable[[], None]
-    ) -> AsyncGenerator[Progress, None]:
-        """Progress of `run`, on a thread. `end` ends it early; it has ended when this has."""
-        loop = asyncio.get_running_loop()
-        queue: asyncio.Queue[Progress | None] = asyncio.Queue()
-
-        def sink(progress: Progress) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens
-                loop.call_soon_threadsafe(queue.put_nowait, progress)
-
-        work = asyncio.ensure_future(hop(self._journeys, run, sink))
-        work.add_done_callback(lambda _: queue.put_nowait(None))
-        try:
-            while (progress := await queue.get()) is not None:
-                yield progress
-            await work
-        finally:
-            end()
-            await asyncio.wait([work])
+        async for progress in journey(self._journeys, work):
+            yield progress
 
     def _one(
         self,

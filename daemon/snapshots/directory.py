@@ -23,17 +23,24 @@ class DirectorySnapshotter(ABC):
     Of a removal: the record, then the directory.
     """
 
-    capabilities: frozenset[str] = frozenset()
-
-    def __init__(self, root: str, kv: KV, sync_remove: bool = True) -> None:
+    def __init__(self, root: str, kv: KV, sync_remove: bool = False) -> None:
+        """With `sync_remove` a removal returns once the disk space is given back; else a thread does that later."""
         self._folders = Folders(root)
         self._tree = Tree(kv)
         self._sync_remove = sync_remove
         self._recover()
 
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """None, unless a room says otherwise."""
+        return frozenset()
+
     @abstractmethod
     def _fill(self, directory: str, kind: Kind, parent: int | None) -> None:
         """Make a new directory what a snapshot on top of the one with id `parent` starts as. OSError."""
+
+    def _label(self, directory: str, labels: Labels) -> None:  # noqa: B027 (few ask for anything)
+        """Make a filled directory what its snapshot's labels ask for. OSError."""
 
     @abstractmethod
     def _mounts(self, node: Node) -> Sequence[Mount]:
@@ -90,14 +97,15 @@ class DirectorySnapshotter(ABC):
         self._folders.sweep(self._tree.ids)
         self._folders.empty()
 
-    def close(self) -> None:  # noqa: B027 (a room may have something to close)
-        """Nothing is held open."""
+    def close(self) -> None:
+        self._folders.close()
 
     def _create(self, kind: Kind, key: str, parent: str, labels: Labels | None) -> Sequence[Mount]:
         try:
             below = self._tree.parent_of(key, parent)
             with self._folders.making() as new:
                 self._fill(new, kind, below.id if below else None)
+                self._label(new, labels or {})
                 node = self._tree.create(kind, key, parent, labels)
                 try:
                     self._folders.settle(new, node.id)
@@ -115,6 +123,7 @@ class DirectorySnapshotter(ABC):
             if node.kind == Kind.COMMITTED or os.path.isdir(self._folders.path(node.id)):
                 continue
             # One that cannot be made fails whoever mounts it, not all others.
-            with contextlib.suppress(OSError), self._folders.making() as new:
+            with contextlib.suppress(OSError, errors.Error), self._folders.making() as new:
                 self._fill(new, node.kind, node.parents[0] if node.parents else None)
+                self._label(new, node.info.labels)
                 self._folders.settle(new, node.id)

@@ -1,17 +1,23 @@
 """Directories of snapshots: `snapshots/ID/`, made under a passing name, removed by way of `trash/`.
 
+Whoever removes a snapshot waits for a rename alone. What is in `trash/` is removed by one thread, at low priority, that
+is there only while there is something to remove; what it did not come to is removed after the next start.
+
 What a snapshotter's tree says is the truth; a directory that it does not know is rubbish, from a crash or a removal.
 """
 
 import contextlib
 import itertools
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 
 from pyx import walk
 from spec import errors
 from spec.types import Usage
+
+READ = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 _sequence = itertools.count()
 
@@ -24,6 +30,8 @@ class Folders:
         self._snapshots = os.path.join(root, "snapshots")
         self._trash = os.path.join(root, "trash")
         self._making: set[str] = set()
+        self._removing = threading.Lock()  # held by whoever removes
+        self._remover = Remover(self.empty)
         for path in (root, self._snapshots, self._trash):
             os.makedirs(path, mode=0o700, exist_ok=True)
             os.chmod(path, 0o700)
@@ -63,6 +71,8 @@ class Folders:
             os.rename(os.path.join(self._snapshots, name), os.path.join(self._trash, rubbish))
             if at_once:
                 self._remove([rubbish])
+            else:
+                self._remover.wake()
 
     def sweep(self, known: Callable[[], set[int]]) -> None:
         """Discard what is none of `known`, which is asked once the directories have been listed: each of them that was
@@ -76,22 +86,65 @@ class Folders:
 
     def empty(self) -> None:
         """Remove what was discarded; what cannot be removed stays for the next time."""
-        self._remove(os.listdir(self._trash))
+        with contextlib.suppress(FileNotFoundError):  # whoever owns the root took it away
+            self._remove(os.listdir(self._trash))
+
+    def close(self) -> None:
+        """What is being removed is not waited for."""
+        self._remover.close()
 
     def _remove(self, names: list[str]) -> None:
-        fd = os.open(self._trash, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fd = os.open(self._trash, READ)
         try:
             for name in names:
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(OSError), self._removing:
                     walk.remove(fd, name)
         finally:
             os.close(fd)
 
 
+class Remover:
+    """One thread that calls `work`, again for each `wake` that came meanwhile, and is gone when there is nothing to do.
+
+    It is idle's: whoever works on snapshots comes first.
+    """
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        self._work = work
+        self._lock = threading.Lock()
+        self._wanted = False
+        self._runs = False
+        self._closed = False
+
+    def wake(self) -> None:
+        with self._lock:
+            self._wanted = True
+            if self._runs or self._closed:
+                return
+            self._runs = True
+        threading.Thread(target=self._run, name="snapshots-trash", daemon=True).start()
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+
+    def _run(self) -> None:
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+        while True:
+            with self._lock:
+                if not self._wanted or self._closed:
+                    self._runs = False
+                    return
+                self._wanted = False
+            with contextlib.suppress(OSError):
+                self._work()
+
+
 def usage(path: str) -> Usage:
     """What the tree at `path` takes."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fd = os.open(path, READ)
         try:
             size, inodes = walk.usage(fd)
         finally:

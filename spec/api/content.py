@@ -99,6 +99,12 @@ class AbortRequest(Request, frozen=True):
     ref: str
 
 
+class VerifyRequest(Request, frozen=True):
+    """Hash a blob again. DataLoss, which says what was found, when it is not what its digest says."""
+
+    digest: str
+
+
 class Content(Service):
     NAME = "holdd.services.content.v1.Content"
 
@@ -112,3 +118,4 @@ class Content(Service):
     list_statuses = unary(ListStatusesRequest, ListStatusesReply)
     write = duplex(WriteRequest, WriteReply)
     abort = unary(AbortRequest, Empty)
+    verify = unary(VerifyRequest, ContentInfo)

@@ -1,5 +1,5 @@
 """Transfer: whole journeys as one call, with progress as its stream. Now: pull (registry to image store), import
-(archive to image store), tag."""
+(archive to image store), tag and unpack (image store to image store)."""
 
 from collections.abc import Sequence
 
@@ -44,7 +44,8 @@ class ImageStore(Record, frozen=True, tag="image_store"):
     """A name among the images. `platforms` chooses what is kept of an index; none means the host's. From an archive
     `name` may be empty for all of its images, or names the only one.
 
-    From one image store to another, a name that is taken is AlreadyExists, unless `force` points it elsewhere.
+    From one image store to another, a name that is taken is AlreadyExists, unless `force` points it elsewhere; to the
+    same name, with `unpacks`, nothing but snapshots are made.
     """
 
     name: str = ""
