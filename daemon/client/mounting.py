@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 
 from daemon.kit import mounting
+from daemon.kit.steps import UMOUNT_NOFOLLOW
 from pyx import mount as calls
 from spec import errors
 from spec.types import Mount
@@ -19,7 +20,7 @@ def detach_all(target: str) -> None:
     """Unmount all that is at `target`; nothing there is fine. Unavailable while it is in use."""
     while True:
         try:
-            calls.umount2(target, mounting.UMOUNT_NOFOLLOW)
+            calls.umount2(target, UMOUNT_NOFOLLOW)
         except OSError as exc:
             if exc.errno in (errno.EINVAL, errno.ENOENT):
                 return
