@@ -46,7 +46,8 @@ def node(name, kind="content"):
 
 
 def test_what_no_root_keeps_goes():
-    shelf = Shelf(resources=[Resource(node("a"), root=True, refs=[node("b")]), Resource(node("b")), Resource(node("c"))])
+    rows = [Resource(node("a"), root=True, refs=[node("b")]), Resource(node("b")), Resource(node("c"))]
+    shelf = Shelf(resources=rows)
     done = Collector([shelf]).collect()
     assert shelf.names() == ["a", "b"]
     assert (done.seen, done.removed) == (3, {"content": 1})

@@ -17,7 +17,7 @@ async def running(scheduler, until, count):
     task = asyncio.create_task(scheduler.run())
     try:
         async with asyncio.timeout(10):
-            while not until():
+            while not until():  # noqa: ASYNC110 what it waits for happens on the same loop
                 await asyncio.sleep(0)
     finally:
         task.cancel()
