@@ -193,6 +193,12 @@ def broken_link(path):
     os.remove(path + "-")
 
 
+def aside(path):
+    """The bytes are right, but somebody else's."""
+    os.rename(path, f"{path}.aside")
+    os.symlink(f"{path}.aside", path)
+
+
 def tree_at(path):
     os.makedirs(os.path.join(path, "deep"))
     with open(os.path.join(path, "deep", "er"), "w") as opened:
@@ -320,7 +326,7 @@ def test_directories_keep_their_times(mended):
     assert os.stat(path).st_mtime_ns == before
 
 
-@pytest.mark.parametrize("damage", [flip, emptied, os.remove])
+@pytest.mark.parametrize("damage", [flip, emptied, os.remove, aside])
 @pytest.mark.parametrize("part", ["layer", "config", "manifest"])
 def test_a_blob_that_is_damaged(world, part, damage):
     """Nothing is repaired from it."""
@@ -393,8 +399,8 @@ def test_where_no_directory_is_shown_whole_trees_are_compared(world, tmp_path):
     world.snapshotter = Elsewhere(world.snapshotter, tmp_path / "spare")
     world.applier = Blind(world.applier)
     assert world.differences() == {(1, b"exe"): {"content"}}
-    with pytest.raises(errors.Unimplemented, match="no directory"):
-        world.differences(repair=True)
+    found, _ = world.check(repair=True)
+    assert [(finding.path, finding.repaired) for finding in found] == [(b"exe", False)]
     assert {info.name for info in world.snapshotter.list()} == set(world.chain)
 
 
