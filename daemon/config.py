@@ -50,6 +50,18 @@ class Registry(Section, frozen=True):
     max_concurrent_downloads: int = 3
 
 
+class Transfer(Section, frozen=True):
+    """How many layers are unpacked at once, by all transfers together; 0 for as many as there are cores."""
+
+    max_concurrent_unpacks: int = 0
+
+
+class Differ(Section, frozen=True):
+    """`sync_fs` makes a layer's data durable before its snapshot is committed."""
+
+    sync_fs: bool = True
+
+
 class Directory(Section, frozen=True):
     """A snapshotter that keeps directories. `root_path` says where, instead of below root; `sync_remove` lets a removal
     return only once the disk space is given back."""
@@ -67,9 +79,18 @@ class Overlayfs(Directory, frozen=True):
     slow_chown: bool = False
 
 
+class Aufs(Directory, frozen=True):
+    """`mount_options` are added to every aufs mount; one of a name that holdd gives itself (dio, dirperm1, xino)
+    replaces it."""
+
+    mount_options: tuple[str, ...] = ()
+
+
 class Snapshotters(Section, frozen=True):
     overlayfs: Overlayfs = Overlayfs()
     native: Directory = Directory()
+    aufs: Aufs = Aufs()
+    btrfs: Directory = Directory()
 
 
 class Config(Section, frozen=True):
@@ -87,6 +108,8 @@ class Config(Section, frozen=True):
     metadata: Metadata = Metadata()
     content: Content = Content()
     registry: Registry = Registry()
+    transfer: Transfer = Transfer()
+    differ: Differ = Differ()
     snapshotter: Snapshotters = Snapshotters()
     runtimes: dict[str, RuntimeEntry] = {}
 

@@ -68,6 +68,15 @@ class BlobReader(Protocol):
     def __exit__(self, *exc: object) -> None: ...
 
 
+class Tail(Protocol):
+    """A look at what an ingest holds, while it grows and after it has become a blob."""
+
+    def pread(self, size: int, offset: int, /) -> bytes:
+        """Bytes that were written; empty where there are none yet. From any thread."""
+
+    def close(self) -> None: ...
+
+
 class BlobWriter(Protocol):
     """One ingest, open. Closing keeps what was written, and `writer` with the same ref resumes it."""
 
@@ -80,6 +89,9 @@ class BlobWriter(Protocol):
 
     def truncate(self) -> None:
         """Start again at offset 0."""
+
+    def tail(self) -> Tail:
+        """Its bytes for another to read meanwhile; it outlives the writer. Unimplemented where they cannot be read."""
 
     def commit(self, size: int = 0, expected: str = "", labels: Labels | None = None) -> str:
         """Verify, make the blob durable and visible, and return its digest.
@@ -291,6 +303,17 @@ class Resolver(Protocol):
     def fetcher(self, ref: str) -> Fetcher: ...
 
     def close(self) -> None: ...
+
+
+class ImageArchive(Resolver, Protocol):
+    """Images in one file or directory, by digest. A context manager."""
+
+    def images(self) -> Sequence[tuple[str, Descriptor]]:
+        """What the archive calls each (a whole name, a tag, or nothing), and its target."""
+
+    def __enter__(self) -> "ImageArchive": ...
+
+    def __exit__(self, *exc: object) -> None: ...
 
 
 class Pusher(Protocol):
