@@ -204,10 +204,10 @@ class Check:
     def _compare(self, chain_id: str, expected: Sequence[Mount], actual: Sequence[Mount]) -> None:
         """A snapshot with what it should be."""
         own = own_directory(expected), own_directory(actual)
-        repaired = self.repair and all(own)
+        repaired = False
         try:
-            if all(own):
-                told = self._compare_own(own, expected, actual)
+            if all(own) and expected[0].type == actual[0].type:
+                told, repaired = self._compare_own(own, expected, actual)
             else:
                 with _merged(expected, actual, self.cancel) as trees:
                     told = list(trees.differences())
@@ -220,17 +220,21 @@ class Check:
 
     def _compare_own(
         self, own: tuple[str, str], expected: Sequence[Mount], actual: Sequence[Mount]
-    ) -> list[Difference]:
-        """By the directories of the two snapshots' own changes; put right, if that is wanted."""
+    ) -> tuple[list[Difference], bool]:
+        """By the directories of the two snapshots' own changes; whether it was put right, if that is wanted and can
+        be."""
         with contextlib.ExitStack() as stack:
             theirs, ours = (stack.enter_context(_directory(path)) for path in own)
             told = raw = list(Trees(theirs, ours, self.cancel).differences())
             if actual[0].type == "overlay" and any(DEEP & set(difference.what) for difference in raw):
                 with _merged(expected, actual, self.cancel) as trees:
                     raw, told = _seen(raw, trees)
-            if self.repair and raw:
+            if not self.repair or os.fstat(theirs).st_dev != os.fstat(ours).st_dev:
+                return told, False
+            if raw:
                 mend.mend(theirs, ours, raw)
-        return told
+        return told, True
+
 
 @dataclass(frozen=True)
 class _Layer:
