@@ -265,6 +265,7 @@ cdef extern from "<unistd.h>" nogil:
     long syscall(long number, ...)
     ssize_t copy_file_range(int source, off_t* source_at, int target, off_t* target_at, size_t size,
                             unsigned int flags)
+    int fchown(int fd, unsigned int uid, unsigned int gid)
     int fchownat(int folder, const char* path, unsigned int uid, unsigned int gid, int flags)
     int linkat(int folder, const char* path, int to_folder, const char* to, int flags)
     ssize_t readlinkat(int folder, const char* path, char* buffer, size_t size)
@@ -296,6 +297,7 @@ cdef extern from "<stdlib.h>" nogil:
 cdef extern from "<sys/xattr.h>" nogil:
     ssize_t flistxattr(int fd, char* names, size_t size)
     ssize_t fgetxattr(int fd, const char* name, void* value, size_t size)
+    int fremovexattr(int fd, const char* name)
     int fsetxattr(int fd, const char* name, const void* value, size_t size, int flags)
     ssize_t llistxattr(const char* path, char* names, size_t size)
     ssize_t lgetxattr(const char* path, const char* name, void* value, size_t size)

@@ -28,6 +28,11 @@ cdef enum:
     MINOR_AT = 337
     PREFIX_AT = 345
     PREFIX_SIZE = 155
+    SPARSE_AT = 386        # old GNU: four pairs of offset and size, 12 bytes each number
+    SPARSE_MORE_AT = 482   # whether a block of 21 more pairs follows, which says at 504 whether another does
+    REAL_SIZE_AT = 483
+    SPARSE_PAIRS = 21
+    BLOCK_MORE_AT = 504
 
 
 cdef inline bint number(const unsigned char* field, int size, long long* value) noexcept nogil:
@@ -72,18 +77,17 @@ cdef inline bint number(const unsigned char* field, int size, long long* value) 
 cdef inline bint checksum(const unsigned char* block) noexcept nogil:
     """Whether the header's checksum is its bytes' sum, as unsigned ones or, as some old tars had it, as signed ones."""
     cdef long long stated
-    cdef long plain = 0, signed_ = 0
+    cdef unsigned int plain = 8 * 32, high = 0  # the checksum's own bytes count as spaces
     cdef int at
     if not number(block + CHKSUM_AT, 8, &stated):
         return False
     for at in range(BLOCK):
-        if CHKSUM_AT <= at < CHKSUM_AT + 8:
-            plain += 32
-            signed_ += 32
-        else:
-            plain += block[at]
-            signed_ += <signed char>block[at]
-    return stated == plain or stated == signed_
+        plain += block[at]
+        high += block[at] >> 7
+    for at in range(CHKSUM_AT, CHKSUM_AT + 8):
+        plain -= block[at]
+        high -= block[at] >> 7
+    return stated == plain or stated == <long long>plain - 256 * <long long>high
 
 
 cdef inline bint is_zero(const unsigned char* block) noexcept nogil:
