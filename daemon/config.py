@@ -72,6 +72,25 @@ class Snapshotters(Section, frozen=True):
     native: Directory = Directory()
 
 
+class Diff(Section, frozen=True):
+    """`differs` are asked in this order; `sync_fs` has every layer that is applied through the API on disk when it is
+    done."""
+
+    differs: tuple[str, ...] = ("walking",)
+    sync_fs: bool = False
+
+
+class StreamProcessor(Section, frozen=True):
+    """A program that makes layers of media types `accepts` ones of `returns`: `path` is absolute or a name in the usual
+    directories for programs, `env` (KEY=VALUE) all of its environment."""
+
+    accepts: tuple[str, ...]
+    returns: str
+    path: str
+    args: tuple[str, ...] = ()
+    env: tuple[str, ...] = ()
+
+
 class Config(Section, frozen=True):
     """The whole file."""
 
@@ -88,6 +107,8 @@ class Config(Section, frozen=True):
     content: Content = Content()
     registry: Registry = Registry()
     snapshotter: Snapshotters = Snapshotters()
+    diff: Diff = Diff()
+    stream_processors: dict[str, StreamProcessor] = {}
     runtimes: dict[str, RuntimeEntry] = {}
 
 

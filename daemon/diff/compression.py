@@ -1,6 +1,6 @@
 """From a plain tar to a layer's bytes as stored: gzip, zstd or none.
 
-The same pieces of input give the same bytes: gzip's header bears no time, and each piece is of one size but for the last.
+The same pieces of input give the same bytes: gzip's header bears no time.
 """
 
 from collections.abc import Callable

@@ -11,10 +11,10 @@ from spec.types import Mount
 
 
 class WalkingDiffer(ArchiveApplier):
-    """A ports.Differ whose blobs are in `content`; `helpers` take the media types that are not known here."""
+    """A ports.Differ whose blobs are in `content`; `programs` take the media types that are not known here."""
 
-    def __init__(self, content: ContentStore, helpers: Sequence[StreamProcessor] = ()) -> None:
-        super().__init__(content, helpers=helpers)
+    def __init__(self, content: ContentStore, programs: Sequence[StreamProcessor] = ()) -> None:
+        super().__init__(content, programs=programs)
         self._comparer = WalkingComparer(content)
 
     def compare(

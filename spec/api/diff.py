@@ -10,7 +10,7 @@ from spec.types import Mount, Usage
 
 
 class ApplyRequest(Request, frozen=True):
-    """Apply the layer `diff`, a blob, to what `mounts` show. With `sync_fs` what was written is on disk when it is done.
+    """Apply the layer `diff`, a blob, to what `mounts` show. With `sync_fs` what was written is on disk afterwards.
 
     `payloads` are for stream processors, by their ids: what one reads at its descriptor 3.
     """

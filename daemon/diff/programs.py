@@ -1,7 +1,7 @@
 """Stream processors that are programs: a layer's bytes go to one's standard input, what it makes of them comes from its
 standard output.
 
-A helper is a foreign program that may do anything: it gets no environment and no descriptors but its own, what it says
+A program is a foreign program that may do anything: it gets no environment and no descriptors but its own, what it says
 of its errors is bounded, it is killed with all it started when nobody reads any more, and what it has written counts
 only when it ends well.
 """
@@ -19,11 +19,11 @@ from spec.ports import Cancel, Source, StreamProcessor
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 CHUNK = 256 << 10  # bytes asked of the source at once
 LAST_WORDS = 4 << 10  # bytes of standard error that are kept, the last ones
-LOOK_MS = 200  # how often a helper that is silent is asked for whether anybody still wants it
-PAYLOAD = 3  # the descriptor at which a helper finds its payload
+LOOK_MS = 200  # how often a program that is silent is asked for whether anybody still wants it
+PAYLOAD = 3  # the descriptor at which a program finds its payload
 
 
-class Helper:
+class Program:
     """A ports.StreamProcessor. `path`, absolute or a name below the usual directories, is looked up here and now, and
     never again."""
 
@@ -40,9 +40,9 @@ class Helper:
         self._args = tuple(args)
         self._env = dict(entry.partition("=")[::2] for entry in env)
 
-    def paid(self, payload: bytes) -> "Helper":
+    def paid(self, payload: bytes) -> "Program":
         """The same, with a payload."""
-        return Helper(self.id, self.accepts, self.returns, self._path or self._named, self._args,
+        return Program(self.id, self.accepts, self.returns, self._path or self._named, self._args,
                       [f"{key}={value}" for key, value in self._env.items()], payload)  # fmt: skip
 
     def open(self, source: Source, media_type: str = "", cancel: Cancel | None = None) -> "Running":
@@ -53,28 +53,28 @@ class Helper:
         return Running(self.id, [self._path, *self._args], env, self.payload, source, cancel)
 
 
-def paid(helpers: Sequence[Helper], payloads: Mapping[str, bytes]) -> list[Helper]:
-    """The helpers, each with what `payloads` has for its id."""
-    return [helper.paid(payloads[helper.id]) if helper.id in payloads else helper for helper in helpers]
+def paid(programs: Sequence[Program], payloads: Mapping[str, bytes]) -> list[Program]:
+    """The programs, each with what `payloads` has for its id."""
+    return [program.paid(payloads[program.id]) if program.id in payloads else program for program in programs]
 
 
 @contextmanager
 def through(
-    source: Source, media_type: str, helpers: Sequence[StreamProcessor], cancel: Cancel | None = None
+    source: Source, media_type: str, programs: Sequence[StreamProcessor], cancel: Cancel | None = None
 ) -> Iterator[tuple[Source, str]]:
-    """What the layer becomes, and the media type of that, by the first of `helpers` that takes its media type and by
+    """What the layer becomes, and the media type of that, by the first of `programs` that takes its media type and by
     the next that takes what that returns; as it is where none does. None is passed twice."""
-    left = list(helpers)
+    left = list(programs)
     with ExitStack() as stack:
-        while helper := next((helper for helper in left if media_type in helper.accepts), None):
-            left.remove(helper)
-            source = stack.enter_context(closing(helper.open(source, media_type, cancel)))
-            media_type = helper.returns
+        while program := next((program for program in left if media_type in program.accepts), None):
+            left.remove(program)
+            source = stack.enter_context(closing(program.open(source, media_type, cancel)))
+            media_type = program.returns
         yield source, media_type
 
 
 class Running:
-    """A helper at work: a Source of what it writes. Fed and drained by whoever reads, without a thread."""
+    """A program at work: a Source of what it writes. Fed and drained by whoever reads, without a thread."""
 
     def __init__(
         self, id: str, argv: Sequence[str], env: Mapping[str, str], payload: bytes, source: Source,
@@ -138,7 +138,7 @@ class Running:
         return {fd for fd, _ in found}
 
     def _feed(self) -> None:
-        """Some more of the source. A helper that reads no further may have all it needs."""
+        """Some more of the source. A program that reads no further may have all it needs."""
         if not self._input:
             self._input = memoryview(self._source.read(CHUNK))
         if not self._input:
@@ -163,7 +163,7 @@ class Running:
         return bool(words)
 
     def _ended(self) -> None:
-        """Its output has ended: so must it, and well. A helper may close its output and go on reading."""
+        """Its output has ended: so must it, and well. A program may close its output and go on reading."""
         while self._status is None:
             ready = self._ready()
             if self._err in ready:
@@ -186,7 +186,7 @@ class Running:
 
 
 def _pipes() -> tuple[tuple[int, int, int], tuple[int, int, int]]:
-    """The helper's ends and ours, of its input, output and errors."""
+    """The program's ends and ours, of its input, output and errors."""
     ends: list[int] = []
     try:
         for _ in range(3):
@@ -210,7 +210,7 @@ def _spawn(argv: Sequence[str], env: Mapping[str, str], ends: Sequence[int], pay
             actions.append((os.POSIX_SPAWN_DUP2, memory, PAYLOAD))
         return os.posix_spawn(
             argv[0],
-            argv,
+            list(argv),
             env,
             file_actions=actions,
             setpgroup=0,
