@@ -109,7 +109,7 @@ class System:
             "namespaces": (self._store, self._events, self._snapshots_of),
             "images": (self, journeys, self._pool("hash", os.cpu_count() or 1)),
             "containers": (self._store, self._events),
-            "content": (self.content, io),
+            "content": (self.content, self._content, io),
             "snapshots": (self.snapshotter, io),
             "tasks": (self._store, self.runtime, self.snapshotter),
             "events": (self._events,),

@@ -36,6 +36,8 @@ ROWS = (
     Row(CONTENT, "local", "daemon.content.local:LocalContent"),
     Row(SNAPSHOTTER, "overlayfs", "daemon.snapshots.overlay:Overlay", (METADATA,)),
     Row(SNAPSHOTTER, "native", "daemon.snapshots.native:Native", (METADATA,)),
+    Row(SNAPSHOTTER, "aufs", "daemon.snapshots.aufs:Aufs", (METADATA,)),
+    Row(SNAPSHOTTER, "btrfs", "daemon.snapshots.btrfs:Btrfs", (METADATA,)),
     Row(DIFFER, "walking", "daemon.diff.applier:ArchiveApplier", (CONTENT,)),
     Row(RUNTIME, "tasks", "daemon.runtime.tasks:Tasks", (EVENT,)),
     Row(RESOLVER, "registry", "daemon.images.resolver:RegistryResolver"),

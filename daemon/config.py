@@ -79,9 +79,18 @@ class Overlayfs(Directory, frozen=True):
     slow_chown: bool = False
 
 
+class Aufs(Directory, frozen=True):
+    """`mount_options` are added to every aufs mount; one of a name that holdd gives itself (dio, dirperm1, xino)
+    replaces it."""
+
+    mount_options: tuple[str, ...] = ()
+
+
 class Snapshotters(Section, frozen=True):
     overlayfs: Overlayfs = Overlayfs()
     native: Directory = Directory()
+    aufs: Aufs = Aufs()
+    btrfs: Directory = Directory()
 
 
 class Config(Section, frozen=True):

@@ -172,7 +172,8 @@ class Snapshotter(Protocol):
     ) -> None:
         """NotFound for `key`, FailedPrecondition when not active; AlreadyExists for `name`.
 
-        `usage`, when the caller counted it while writing, spares the walk of the tree. `parent` puts what was prepared
+        It takes no longer for a larger tree: `usage`, when the caller counted it while writing, is kept; else the tree
+        is walked when `usage` is first asked for. `parent` puts what was prepared
         without one on top of it (rebases it): NotFound, FailedPrecondition when it is not committed; InvalidArgument
         when `key` has another already; Unimplemented without the capability. The root directory takes the parent's
         owner and mode, unless it was given others than it was prepared with.

@@ -55,7 +55,8 @@ class ScopedContent:
         return self._raw.reader(digest)
 
     def writer(self, ref: str, total: int = 0, expected: str = "") -> BlobWriter:
-        """As the port says; a blob that another namespace has is recorded here at commit, without its bytes."""
+        """As the port says; a blob that another namespace has is recorded here at commit, without its bytes. One whose
+        bytes are lost, or some of them, can be written again: its commit is AlreadyExists, and has made it whole."""
         if not ref:
             raise errors.InvalidArgument("opening a writer: the ref is empty")
         if expected and self._has(expected):
@@ -94,9 +95,14 @@ class ScopedContent:
         self._publisher.publish(self._namespace, "/content/create", ContentCreate(digest=digest, size=size))
 
     def _has(self, digest: str) -> bool:
+        """Whether there is a record, and as many bytes as it says."""
         digests.check(digest)
         with self._store.view() as view:
-            return CONTENT.find(view, self._namespace, digest) is not None
+            info = CONTENT.find(view, self._namespace, digest)
+        try:
+            return info is not None and self._raw.info(digest).size == info.size
+        except errors.NotFound:
+            return False
 
     def _shared(self, expected: str, total: int) -> ContentInfo | None:
         """What the raw store has under the digest that is expected, if its size does not contradict `total`."""

@@ -44,7 +44,7 @@ def scoped(directory):
 def remote(directory):
     pool = Pool("content", 4)
     with scoped(directory) as store:
-        service = (content_api.Content, Content(lambda namespace: store, pool))
+        service = (content_api.Content, Content(lambda namespace: store, store, pool))
         with Server(extra=[service]) as server, connect(server.path, "default", timeout_s=SECONDS) as client:
             yield RemoteContent(client)
         pool.close()
