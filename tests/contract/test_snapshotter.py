@@ -8,19 +8,21 @@ import socket
 import stat
 import threading
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import pytest
 
 from daemon.client import connect
 from daemon.client.proxies import PLUGIN_TYPE, RemoteSnapshotter
+from daemon.config import ProxyPlugin
 from daemon.events.exchange import Exchange
 from daemon.kit import mounting
 from daemon.kit.dictkv import DictKV
 from daemon.kit.threads import Pool
 from daemon.metadata.kv import BucketKV
 from daemon.metadata.store import Store
+from daemon.proxy import ProxySnapshotter
 from daemon.scoped.snapshots import ScopedSnapshots
 from daemon.services.introspection import Introspection
 from daemon.services.snapshots import Snapshots
@@ -34,6 +36,7 @@ from spec.api import snapshots as snapshots_api
 from spec.records import Kind, PluginInfo, SnapshotInfo
 from tests import loop
 from tests.echo import SECONDS, Server
+from tests.proxied import Proxied
 
 pytestmark = pytest.mark.root
 
@@ -91,6 +94,25 @@ def btrfs_filesystem(tmp_path_factory):
 _on_btrfs: list[Path] = []
 
 
+@pytest.fixture(scope="module", autouse=True)
+def other_process(tmp_path_factory):
+    """One for all: a test has a namespace of it."""
+    with Proxied(tmp_path_factory.mktemp("proxied")) as other:
+        _others.append(other)
+        yield
+        _others.clear()
+
+
+_others: list[Proxied] = []
+
+
+@contextmanager
+def proxied(directory):
+    plugin = ProxyPlugin(type="snapshot", address=_others[0].address, capabilities=("rebase",), timeout_s=SECONDS)
+    with closing(ProxySnapshotter("other", plugin)) as raw:
+        yield ScopedSnapshots(raw, "other", Exchange(), directory.name.replace("_", "-").strip("-"))
+
+
 def on_btrfs(make):
     """As `make` does, in a directory of a btrfs."""
 
@@ -130,9 +152,10 @@ IMPLEMENTATIONS = {
     "btrfs-lmdb": on_btrfs(over_lmdb(Btrfs)),
     "scoped": scoped,
     "remote": remote,
+    "proxied": proxied,
 }
 # Of a lower layer: EXDEV, to overlay without redirect_dir.
-MOVES_NO_DIRECTORIES = {"aufs", "overlay", "overlay-lmdb", "scoped", "remote"}
+MOVES_NO_DIRECTORIES = {"aufs", "overlay", "overlay-lmdb", "scoped", "remote", "proxied"}
 
 
 @pytest.fixture(params=IMPLEMENTATIONS)
