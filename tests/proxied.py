@@ -1,4 +1,4 @@
-"""A snapshotter in a process of its own, as an author of a proxy plugin would run one."""
+"""Components in a process of their own, as an author of a proxy plugin would run one."""
 
 import signal
 import socket
@@ -11,14 +11,24 @@ REPOSITORY = Path(__file__).parents[1]
 START_S = 30.0
 
 
+CONTENT = """
+import sys
+from daemon.content.local import LocalContent
+from daemon.serve import serve
+serve(sys.argv[1], content=LocalContent(sys.argv[2]))
+"""
+
+
 class Proxied:
     """`daemon.serve` below `directory`. A context manager that ends it."""
 
-    def __init__(self, directory, id="overlayfs"):
+    def __init__(self, directory):
         self.address = str(directory / "proxy.sock")
-        self._argv = [sys.executable, "-m", "daemon.serve", "--address", self.address]
-        self._argv += ["--root", str(directory / "proxied"), id]
+        self._argv = [sys.executable, *self._program(self.address, str(directory / "proxied"))]
         self.process = None
+
+    def _program(self, address, root):
+        return "-m", "daemon.serve", "--address", address, "--root", root, "overlayfs"
 
     def start(self):
         self.process = subprocess.Popen(self._argv, cwd=REPOSITORY, stdin=subprocess.DEVNULL)
@@ -48,3 +58,10 @@ class Proxied:
     def __exit__(self, *exc):
         if self.process.poll() is None:
             assert self.stop() == 0
+
+
+class ProxiedContent(Proxied):
+    """A content store."""
+
+    def _program(self, address, root):
+        return "-c", CONTENT, address, root

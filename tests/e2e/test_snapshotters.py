@@ -1,12 +1,12 @@
-"""Snapshotters that are not the default one, from the pull to the container: on a filesystem of their own, in a process
-of their own."""
+"""Snapshotters and content stores that are not the default ones, from the pull to the container: on a filesystem of
+their own, in a process of their own."""
 
 import pytest
 
 from spec.api import introspection
 from tests import loop
 from tests.daemon import Daemon
-from tests.proxied import Proxied
+from tests.proxied import Proxied, ProxiedContent
 from tests.registry import Registry, make_image
 
 CONFIG = """
@@ -83,6 +83,23 @@ def test_a_daemon_starts_without_it_and_finds_it_later(proxied, daemon, referenc
     assert info.status == "ok"
     proxied.start()
     pull_and_run(daemon, reference, "other")
+
+
+def test_a_content_store_in_another_process(tmp_path, reference):
+    config = '[proxy_plugins.blobs]\ntype = "content"\naddress = "{}"\n'
+    with ProxiedContent(tmp_path) as proxied, Daemon(tmp_path, config.format(proxied.address)) as daemon:
+        pull_and_run(daemon, reference, "overlayfs")
+        assert not (daemon.root / "content").exists()
+        listed = daemon.ctr("content", "ls", "-q").stdout.splitlines()
+        files = {f"sha256:{path.name}": path for path in (tmp_path / "proxied/blobs/sha256").iterdir()}
+        assert sorted(listed) == sorted(files)
+        digest = listed[0]
+        assert daemon.ctr("content", "get", digest, text=False).stdout == files[digest].read_bytes()
+        proxied.kill()
+        done = daemon.ctr("content", "get", digest, check=False)
+        assert "proxy plugin blobs: connecting to" in done.stderr
+        proxied.start()
+        assert daemon.ctr("content", "get", digest, text=False).stdout == files[digest].read_bytes()
 
 
 def test_a_name_that_is_taken(tmp_path):

@@ -88,7 +88,7 @@ def test_one_that_is_not_there_is_named(request, tmp_path, impatient):
 
 
 def test_its_own_errors_are_its_own(request):
-    with serving() as server, pytest.raises(errors.FailedPrecondition, match="^it has children$"):
+    with serving() as server, pytest.raises(errors.FailedPrecondition, match=r"^it has children$"):
         made(request, server.path).remove("key")
 
 
