@@ -11,6 +11,7 @@ from msgspec.structs import asdict
 
 from daemon import builtin, proxy
 from daemon.config import Config
+from daemon.flows.crew import Crew
 from daemon.kit import atomic
 from daemon.kit.threads import Pool
 from daemon.metadata.kv import BucketKV
@@ -25,7 +26,7 @@ from daemon.scoped.snapshots import ScopedSnapshots
 from spec import errors
 from spec.api.service import Service
 from spec.api.transfer import Registry
-from spec.ports import Applier, ContentStore, Resolver, Snapshotter
+from spec.ports import Applier, Cancel, ContentStore, ImageArchive, Resolver, Snapshotter
 from spec.protocol import SERVICES
 from spec.version import REVISION, VERSION
 
@@ -73,6 +74,7 @@ class System:
         # Layers and registries: what is imported when the first image is pulled.
         self._applier = self._plugins.later(builtin.DIFFER, "walking")
         self._resolver = self._plugins.later(builtin.RESOLVER, "registry")
+        self._archive = self._plugins.later(builtin.RESOLVER, "archive")
 
         # Running processes.
         self.runtime = self._plugins.one(
@@ -124,12 +126,18 @@ class System:
             "namespaces": (self._store, self._events, self._snapshots_of),
             "images": (self, journeys, self._pool("hash", os.cpu_count() or 1)),
             "containers": (self._store, self._events),
-            "content": (self.content, io),
+            "content": (self.content, self._content, io),
             "snapshots": (self.snapshotter, io),
             "tasks": (self._store, self.runtime, self.snapshotter),
             "events": (self._events,),
             "introspection": (self._uuid(), self._plugins.infos),
-            "transfer": (self, journeys, self._pool("download", downloads)),
+            "transfer": (
+                self,
+                journeys,
+                self._pool("download", downloads),
+                self._crew(downloads),
+                self.config.differ.sync_fs,
+            ),
         }
         made = self._plugins.every(builtin.SERVICE, lambda row, cls: cls(*arguments[row.id]))
         return [(TABLES[id], service) for id, service in made.items()]
@@ -164,6 +172,10 @@ class System:
         )
         return made
 
+    def archive(self, fd: int, cancel: Cancel) -> ImageArchive:
+        made: ImageArchive = self._archive()(fd, self.config.root, cancel)
+        return made
+
     @property
     def default_snapshotter(self) -> str:
         return self.config.default_snapshotter
@@ -193,6 +205,11 @@ class System:
         pool = Pool(name, size)
         self._pools.append(pool)
         return pool
+
+    def _crew(self, downloads: int) -> Crew:
+        """Layers wait for their bytes beside those that are unpacked, so there are threads for both."""
+        size = self.config.transfer.max_concurrent_unpacks or len(os.sched_getaffinity(0))
+        return Crew(self._pool("unpack", size + downloads).executor, size)
 
     def _root(self, *parts: str) -> str:
         return os.path.join(self.config.root, *parts)

@@ -41,6 +41,7 @@ ROWS = (
     Row(DIFFER, "walking", "daemon.diff.applier:ArchiveApplier", (CONTENT,)),
     Row(RUNTIME, "tasks", "daemon.runtime.tasks:Tasks", (EVENT,)),
     Row(RESOLVER, "registry", "daemon.images.resolver:RegistryResolver"),
+    Row(RESOLVER, "archive", "daemon.images.archive:Archive"),
     Row(SERVICE, "version", "daemon.services.version:Version"),
     Row(SERVICE, "namespaces", "daemon.services.namespaces:Namespaces", (METADATA, EVENT)),
     Row(SERVICE, "images", "daemon.services.images:Images", (METADATA, EVENT, CONTENT, SNAPSHOTTER, DIFFER)),

@@ -51,6 +51,18 @@ class Registry(Section, frozen=True):
     max_concurrent_downloads: int = 3
 
 
+class Transfer(Section, frozen=True):
+    """How many layers are unpacked at once, by all transfers together; 0 for as many as there are cores."""
+
+    max_concurrent_unpacks: int = 0
+
+
+class Differ(Section, frozen=True):
+    """`sync_fs` makes a layer's data durable before its snapshot is committed."""
+
+    sync_fs: bool = True
+
+
 class Directory(Section, frozen=True):
     """A snapshotter that keeps directories. `root_path` says where, instead of below root; `sync_remove` lets a removal
     return only once the disk space is given back."""
@@ -109,6 +121,8 @@ class Config(Section, frozen=True):
     metadata: Metadata = Metadata()
     content: Content = Content()
     registry: Registry = Registry()
+    transfer: Transfer = Transfer()
+    differ: Differ = Differ()
     snapshotter: Snapshotters = Snapshotters()
     runtimes: dict[str, RuntimeEntry] = {}
     proxy_plugins: dict[str, ProxyPlugin] = {}

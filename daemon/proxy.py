@@ -77,9 +77,9 @@ class Peer(Client):
         with self._named():
             return self._here().unary(method, request, fds)
 
-    def server_stream(self, method: Method[Q, R], request: Q) -> Stream[Q, R]:
+    def server_stream(self, method: Method[Q, R], request: Q, fds: Sequence[int] = ()) -> Stream[Q, R]:
         with self._named():
-            return self._here().server_stream(method, request)
+            return self._here().server_stream(method, request, fds)
 
     def duplex(self, method: Method[Q, R]) -> Stream[Q, R]:
         with self._named():

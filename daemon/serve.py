@@ -56,7 +56,7 @@ def _services(
     if snapshotter is not None:
         services.append((snapshots_api.Snapshots, Snapshots(lambda namespace, name: snapshotter, pool)))
     if content is not None:
-        services.append((content_api.Content, Content(lambda namespace: content, pool)))
+        services.append((content_api.Content, Content(lambda namespace: content, content, pool)))
     return services
 
 

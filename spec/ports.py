@@ -68,6 +68,15 @@ class BlobReader(Protocol):
     def __exit__(self, *exc: object) -> None: ...
 
 
+class Tail(Protocol):
+    """A look at what an ingest holds, while it grows and after it has become a blob."""
+
+    def pread(self, size: int, offset: int, /) -> bytes:
+        """Bytes that were written; empty where there are none yet. From any thread."""
+
+    def close(self) -> None: ...
+
+
 class BlobWriter(Protocol):
     """One ingest, open. Closing keeps what was written, and `writer` with the same ref resumes it."""
 
@@ -80,6 +89,9 @@ class BlobWriter(Protocol):
 
     def truncate(self) -> None:
         """Start again at offset 0."""
+
+    def tail(self) -> Tail:
+        """Its bytes for another to read meanwhile; it outlives the writer. Unimplemented where they cannot be read."""
 
     def commit(self, size: int = 0, expected: str = "", labels: Labels | None = None) -> str:
         """Verify, make the blob durable and visible, and return its digest.
@@ -160,7 +172,8 @@ class Snapshotter(Protocol):
     ) -> None:
         """NotFound for `key`, FailedPrecondition when not active; AlreadyExists for `name`.
 
-        `usage`, when the caller counted it while writing, spares the walk of the tree. `parent` puts what was prepared
+        It takes no longer for a larger tree: `usage`, when the caller counted it while writing, is kept; else the tree
+        is walked when `usage` is first asked for. `parent` puts what was prepared
         without one on top of it (rebases it): NotFound, FailedPrecondition when it is not committed; InvalidArgument
         when `key` has another already; Unimplemented without the capability. The root directory takes the parent's
         owner and mode, unless it was given others than it was prepared with.
@@ -216,19 +229,49 @@ class KV(Protocol):
 
 
 class Applier(Protocol):
+    """Unpacks layers into what mounts show, or straight into an overlay's upper directory.
+
+    Mounts that are one overlay with an `upperdir` are not mounted: what the layer hides is written there in overlay's
+    own form. With `lowerdir` the layers below are known. With `upperdir` alone the layer is unpacked apart from them,
+    into a directory that must be empty, so that all layers of an image can be unpacked at once: what it leaves to those
+    below is `implied`, and `settle` makes up for it. The lowest layer has nothing below, and so needs none of this.
+    """
+
     def apply(self, layer: Descriptor, mounts: Sequence[Mount], cancel: Cancel | None = None) -> "Applied":
         """Apply the layer blob to what the mounts show.
 
         Unimplemented for a media type no processor takes; InvalidArgument for a hostile or malformed archive;
-        DataLoss for a truncated one.
+        DataLoss for a truncated one; ResourceExhausted for one beyond the bounds. FailedPrecondition, "needs the layers
+        below", for one that cannot be unpacked apart from them: the caller empties the snapshot, and applies it on top
+        of its parent.
         """
+
+    def apply_stream(
+        self, source: Source, layer: Descriptor, mounts: Sequence[Mount], cancel: Cancel | None = None
+    ) -> "Applied":
+        """As `apply`, of bytes from anywhere: they may still be arriving."""
+
+    def settle(self, applied: "Applied", mounts: Sequence[Mount]) -> bool:
+        """Give each implied directory the owner, mode, times and attributes of the one below, which `mounts` show.
+
+        False when the layer means something else on top of these: it must be applied anew, as after "needs the layers
+        below". True at once when nothing was implied.
+        """
+
+    def sync(self, mounts: Sequence[Mount]) -> None:
+        """Make durable what was written through the mounts, and all else on their filesystem (syncfs(2))."""
 
 
 class Applied(Protocol):
-    """What was applied: `descriptor` of the plain stream (its digest is the diff id), `usage` of what it made."""
+    """What was applied: `descriptor` of the plain stream (its digest is the diff id), `usage` of what it made.
+
+    `implied` are the directories, relative to the root, whose meaning depends on what is below: those that the layer
+    has no entries of, and those that it hides something in.
+    """
 
     descriptor: Descriptor
     usage: Usage
+    implied: Sequence[bytes]
 
 
 class Comparer(Protocol):
@@ -260,6 +303,17 @@ class Resolver(Protocol):
     def fetcher(self, ref: str) -> Fetcher: ...
 
     def close(self) -> None: ...
+
+
+class ImageArchive(Resolver, Protocol):
+    """Images in one file or directory, by digest. A context manager."""
+
+    def images(self) -> Sequence[tuple[str, Descriptor]]:
+        """What the archive calls each (a whole name, a tag, or nothing), and its target."""
+
+    def __enter__(self) -> "ImageArchive": ...
+
+    def __exit__(self, *exc: object) -> None: ...
 
 
 class Pusher(Protocol):

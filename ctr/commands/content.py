@@ -38,6 +38,7 @@ def register(parser: argparse.ArgumentParser) -> None:
         verb.add_argument("digests", nargs="+", metavar="digest")
         verb.set_defaults(do=do)
     verify = verbs.add_parser("verify", help="hash blobs again, all without a digest")
+    verify.add_argument("--discard", action="store_true", help="take damaged ones away, to be pulled again")
     verify.add_argument("digests", nargs="*", metavar="digest")
     verify.set_defaults(do=_verify)
     label = verbs.add_parser("label", help="set labels; an empty value removes one")
@@ -106,7 +107,7 @@ def _verify(args: argparse.Namespace, client: Client, out: Out) -> int:
     """Prints those that are right; 1 when any is not."""
 
     def verify(digest: str) -> None:
-        client.content.verify(api.VerifyRequest(digest=digest))
+        client.content.verify(api.VerifyRequest(digest=digest, discard=args.discard))
         out.line(digest)
 
     every = [info.digest for block in client.content.list(api.ListRequest()) for info in block.info]

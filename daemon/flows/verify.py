@@ -214,7 +214,7 @@ class Check:
                     told = list(trees.differences())
         except OSError as exc:
             raise errors.from_os(exc, f"checking snapshot {chain_id}") from exc
-        for path, what, detail in told:
+        for path, what, detail, _ in told:
             self.found(
                 Finding(kind="snapshot", object=chain_id, path=path, what=what, detail=detail, repaired=self.repair)
             )
@@ -229,7 +229,7 @@ class Check:
             if actual[0].type == "overlay" and any(DEEP & set(difference.what) for difference in raw):
                 with _merged(expected, actual, self.cancel) as trees:
                     raw, told = _seen(raw, trees)
-            if self.repair:
+            if self.repair and raw:
                 mend.mend(theirs, ours, raw)
         return told
 

@@ -1,7 +1,8 @@
 """The content store as one namespace sees it: its own records and labels over bytes that all namespaces share."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 from msgspec.structs import replace
 
@@ -12,7 +13,7 @@ from spec import errors, filterable, masks
 from spec.events import ContentCreate, ContentDelete
 from spec.filters import matcher
 from spec.names import check_labels
-from spec.ports import BlobReader, BlobWriter, ContentStore, Publisher
+from spec.ports import BlobReader, BlobWriter, ContentStore, Publisher, Tail
 from spec.records import ContentInfo, IngestStatus, Labels
 
 
@@ -54,14 +55,15 @@ class ScopedContent:
         return self._raw.reader(digest)
 
     def writer(self, ref: str, total: int = 0, expected: str = "") -> BlobWriter:
-        """As the port says; a blob that another namespace has is recorded here at commit, without its bytes."""
+        """As the port says; a blob that another namespace has is recorded here at commit, without its bytes. One whose
+        bytes are lost, or some of them, can be written again: its commit is AlreadyExists, and has made it whole."""
         if not ref:
             raise errors.InvalidArgument("opening a writer: the ref is empty")
         if expected and self._has(expected):
             raise errors.AlreadyExists(f"content {expected} already exists in namespace {self._namespace}")
         shared = self._shared(expected, total)
         if shared is not None:
-            return _SharedWriter(self, ref, shared)
+            return _SharedWriter(self, ref, shared, partial(self._raw.reader, shared.digest))
         try:
             raw = self._raw.writer(self._raw_ref(ref), total, expected)
         except errors.AlreadyExists:  # one of another size, which is damaged or not what is meant: the commit decides
@@ -93,9 +95,14 @@ class ScopedContent:
         self._publisher.publish(self._namespace, "/content/create", ContentCreate(digest=digest, size=size))
 
     def _has(self, digest: str) -> bool:
+        """Whether there is a record, and as many bytes as it says."""
         digests.check(digest)
         with self._store.view() as view:
-            return CONTENT.find(view, self._namespace, digest) is not None
+            info = CONTENT.find(view, self._namespace, digest)
+        try:
+            return info is not None and self._raw.info(digest).size == info.size
+        except errors.NotFound:
+            return False
 
     def _shared(self, expected: str, total: int) -> ContentInfo | None:
         """What the raw store has under the digest that is expected, if its size does not contradict `total`."""
@@ -132,6 +139,9 @@ class _ScopedWriter:
     def truncate(self) -> None:
         self._raw.truncate()
 
+    def tail(self) -> Tail:
+        return self._raw.tail()
+
     def commit(self, size: int = 0, expected: str = "", labels: Labels | None = None) -> str:
         check_labels(labels or {})  # while the ingest is there to be tried again
         expected = expected or self._expected
@@ -157,10 +167,11 @@ class _ScopedWriter:
 class _SharedWriter:
     """A writer that is complete from the start: the bytes are there, only this namespace's record is not."""
 
-    def __init__(self, content: ScopedContent, ref: str, info: ContentInfo) -> None:
+    def __init__(self, content: ScopedContent, ref: str, info: ContentInfo, blob: Callable[[], BlobReader]) -> None:
         self._content = content
         self._ref = ref
         self._info = info
+        self._blob = blob
         self._opened_at_ns = time.time_ns()
 
     def write(self, data: bytes | bytearray | memoryview, /) -> int:
@@ -180,6 +191,9 @@ class _SharedWriter:
 
     def truncate(self) -> None:
         raise errors.FailedPrecondition(f"truncating {self._ref}: {self._info.digest} is complete")
+
+    def tail(self) -> Tail:
+        return self._blob()
 
     def commit(self, size: int = 0, expected: str = "", labels: Labels | None = None) -> str:
         if size and size != self._info.size:

@@ -4,8 +4,8 @@ their own, in a process of their own."""
 import pytest
 
 from spec.api import introspection
-from tests import loop
 from tests.daemon import Daemon
+from tests.disks import MIB, disk
 from tests.proxied import Proxied, ProxiedContent
 from tests.registry import Registry, make_image
 
@@ -109,7 +109,7 @@ def test_a_name_that_is_taken(tmp_path):
 
 
 def test_btrfs(tmp_path, reference):
-    with loop.mounted(tmp_path, "btrfs") as path:
+    with disk(tmp_path, "btrfs", 512 * MIB) as path:
         (tmp_path / "daemon").mkdir()
         with Daemon(tmp_path / "daemon", f'[snapshotter.btrfs]\nroot_path = "{path}/snapshots"\n') as daemon:
             pull_and_run(daemon, reference, "btrfs")

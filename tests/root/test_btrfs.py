@@ -7,14 +7,14 @@ from contextlib import contextmanager
 import pytest
 
 from pyx import btrfs, fs
-from tests import loop
+from tests.disks import MIB, disk
 
 pytestmark = pytest.mark.root
 
 
 @pytest.fixture(scope="module", autouse=True)
 def filesystem(tmp_path_factory):
-    with loop.mounted(tmp_path_factory.mktemp("btrfs"), "btrfs") as path:
+    with disk(tmp_path_factory.mktemp("btrfs"), "btrfs", 512 * MIB) as path:
         yield path
 
 
@@ -195,7 +195,7 @@ def test_what_changed_in_a_snapshot(place):
 
 
 def test_compressed_bytes_count_as_they_lie_on_disk(tmp_path):
-    with loop.mounted(tmp_path, "btrfs", "compress-force=zstd") as path, opened(path) as fd:
+    with disk(tmp_path, "btrfs", 512 * MIB, "compress-force=zstd") as path, opened(path) as fd:
         btrfs.create(fd, "one")
         (path / "one/zeros").write_bytes(b"abcd" * (1 << 18))
         size, inodes = changed(path / "one")

@@ -19,7 +19,7 @@ from pyx import btrfs, fs
 from spec import errors
 from spec.records import Kind
 from spec.types import Usage
-from tests import loop
+from tests.disks import MIB, disk
 
 pytestmark = pytest.mark.root
 
@@ -28,7 +28,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module", autouse=True)
 def filesystem(tmp_path_factory):
-    with loop.mounted(tmp_path_factory.mktemp("btrfs"), "btrfs") as path:
+    with disk(tmp_path_factory.mktemp("btrfs"), "btrfs", 512 * MIB) as path:
         yield path
 
 

@@ -14,6 +14,7 @@ import zstandard
 from daemon.content.local import LocalContent
 from daemon.diff.applier import ArchiveApplier
 from daemon.kit.dictkv import DictKV
+from daemon.snapshots.native import Native
 from daemon.snapshots.overlay import Overlay
 from pyx import fs
 from spec import digest as digests
@@ -65,13 +66,13 @@ class House:
         self._applier = ArchiveApplier(LocalContent(str(directory / "content")))
         self._thread = ThreadPoolExecutor(1)
 
-    def apply(self, source, parent=""):
+    def apply(self, source, parent="", patience=PATIENCE_S):
         """Onto a new snapshot `key`, which goes again with an error; the diff id. TimeoutError for one that hangs."""
         descriptor = Descriptor(media_type=OCI_LAYER_GZIP, digest=digests.of(b""))
         mounts = self.snapshots.prepare("key", parent)
         try:
             work = self._thread.submit(self._applier.apply_stream, source, descriptor, mounts)
-            return work.result(PATIENCE_S).descriptor.digest
+            return work.result(patience).descriptor.digest
         except BaseException:
             self.snapshots.remove("key")
             raise
@@ -171,7 +172,7 @@ def test_a_file_of_100_gib_of_zeros(house, compression):
     """10 MiB of zstd come to that, or 100 MiB of gzip, whose ratio has an end: then the disk ends it."""
     bomb = _lit(compression, entry("zeros", size=HUGE))
     with Memory() as memory, pytest.raises(errors.ResourceExhausted):
-        house.apply(bomb)
+        house.apply(bomb, patience=60)
     assert memory.growth < 80 * MIB  # zstd comes in blocks of 128 KiB for each 4 bytes read
     assert not list(house.snapshots.list())
     assert house.free() > 15 * MIB
@@ -204,3 +205,12 @@ def test_a_disk_that_is_full_in_the_middle_of_a_layer(tmp_path, kind):
             assert house.free() >= before
         house.apply(fit(2 * MIB), "below")
         house.snapshots.commit("above", "key")
+
+
+def test_a_disk_that_does_not_tell_types_of_files(tmp_path):
+    """ext4 can be made so too; overlay would take its own whiteouts there for files."""
+    with disk(tmp_path, "ext4 without d_type") as directory:
+        with pytest.raises(errors.FailedPrecondition, match="d_type"):
+            Overlay(str(directory / "snapshots"), DictKV())
+        with contextlib.closing(Native(str(directory / "native"), DictKV())) as snapshots:
+            snapshots.prepare("key")
