@@ -2,7 +2,7 @@
 
 import tomllib
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec.structs import replace
@@ -42,6 +42,18 @@ class RuntimeEntry(Section, frozen=True):
     no_pivot: bool = False
     no_new_keyring: bool = False
     timeout_s: float = 30.0
+
+
+class GC(Section, frozen=True):
+    """When garbage is collected. `pause_threshold` is the share of time it may take (at most 0.5); `deletion_threshold`
+    deletions make a run due at once (0: never); a scheduled run waits for `mutation_threshold` mutations or a deletion.
+    """
+
+    pause_threshold: Annotated[float, msgspec.Meta(ge=0, le=0.5)] = 0.02
+    deletion_threshold: Annotated[int, msgspec.Meta(ge=0)] = 0
+    mutation_threshold: Annotated[int, msgspec.Meta(ge=0)] = 100
+    schedule_delay_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    startup_delay_s: Annotated[float, msgspec.Meta(ge=0)] = 0.1
 
 
 class Registry(Section, frozen=True):
@@ -120,6 +132,7 @@ class Config(Section, frozen=True):
     disabled_plugins: tuple[str, ...] = ()
     metadata: Metadata = Metadata()
     content: Content = Content()
+    gc: GC = GC()
     registry: Registry = Registry()
     transfer: Transfer = Transfer()
     differ: Differ = Differ()

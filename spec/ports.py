@@ -10,11 +10,12 @@ Words: the `key` of a snapshot names an active one or a view, its `name` a commi
 image reference; `digest` is `alg:hex`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol, TypeVar
 
 from spec.base import Event
+from spec.edges import Node, Resource
 from spec.oci.image import Descriptor
 from spec.records import (
     ContentInfo,
@@ -409,7 +410,37 @@ class Publisher(Protocol):
         """Never blocks. From any thread."""
 
 
-class Collectible(Protocol):
-    """What garbage collection can ask for and remove."""
+class Tracker(Protocol):
+    """Told by whoever writes records, so that collection spares what they count on. From any thread; never blocks."""
 
-    def remove(self, namespace: str, key: str) -> None: ...
+    def touch(self, nodes: Iterable[Node]) -> None:
+        """A write that is about to be made, or is being made, refers to `nodes`."""
+
+    def removed(self) -> None:
+        """A record is gone: there may be something to collect."""
+
+
+class Untracked:
+    """A Tracker where nothing is collected."""
+
+    def touch(self, nodes: Iterable[Node]) -> None: ...
+
+    def removed(self) -> None: ...
+
+
+class Collectible(Protocol):
+    """Resources of some kinds, as garbage collection sees them. Blocking."""
+
+    kinds: frozenset[str]
+
+    def resources(self) -> Iterator[Resource]:
+        """All there are, with what they keep and who keeps them. Need not be of one instant."""
+
+    def order(self, dead: Iterable[Resource]) -> Sequence[Node]:
+        """Those of `dead` that are of these kinds, in an order in which they can be removed."""
+
+    def remove(self, nodes: Sequence[Node], still_dead: Callable[[Sequence[Node]], Sequence[Node]]) -> Sequence[Node]:
+        """Remove those of `nodes` that `still_dead` confirms at the last moment; those that went."""
+
+    def clean(self, removed: bool) -> None:
+        """Give back space, if anything was `removed` since the last time, by collection or by hand."""

@@ -7,7 +7,7 @@ import os
 import msgspec
 from msgspec.structs import replace
 
-from ctr import check, image, mount, output, progress
+from ctr import check, garbage, image, mount, output, progress
 from ctr.output import Out
 from daemon.client.client import Client
 from spec import errors, platforms, reference
@@ -47,6 +47,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     inspect.set_defaults(do=_inspect)
     _register_snapshots(verbs)
     check.register(verbs)
+    garbage.register_images(verbs)
     mount.register(verbs)
 
 

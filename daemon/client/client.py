@@ -17,6 +17,7 @@ from spec.api.content import Content
 from spec.api.events import Events
 from spec.api.images import Images
 from spec.api.introspection import Introspection
+from spec.api.leases import Leases
 from spec.api.namespaces import Namespaces
 from spec.api.service import Method
 from spec.api.snapshots import Snapshots
@@ -296,6 +297,10 @@ class Client:
     @cached_property
     def introspection(self) -> Introspection:
         return Introspection(self)
+
+    @cached_property
+    def leases(self) -> Leases:
+        return Leases(self)
 
     @cached_property
     def transfer(self) -> Transfer:

@@ -15,6 +15,7 @@ from daemon.kit.cancel import Token
 from daemon.kit.keylock import Once
 from daemon.kit.threads import Pool, hop
 from daemon.scoped.images import ScopedImages
+from daemon.scoped.leases import ScopedLeases
 from daemon.services.journey import journey
 from spec import errors, names, platforms, reference
 from spec.api import transfer as api
@@ -38,6 +39,8 @@ class House(Protocol):
     def applier(self, content: ContentStore) -> Applier: ...
 
     def resolver(self, source: api.Registry) -> Resolver: ...
+
+    def leases(self, namespace: str) -> ScopedLeases: ...
 
     def archive(self, fd: int, cancel: Cancel) -> ImageArchive: ...
 
@@ -94,7 +97,8 @@ class Transfer:
 
         def work(sink: ProgressSink, token: Token) -> None:
             targets = [self._target(namespace, unpack) for unpack in unpacks]
-            Unpacking(source.name, target, self._house.content(namespace), targets, sink, token).run()
+            with self._house.leases(namespace).passing():
+                Unpacking(source.name, target, self._house.content(namespace), targets, sink, token).run()
 
         async for progress in journey(self._journeys, work):
             yield progress
@@ -108,7 +112,8 @@ class Transfer:
                 parsed = reference.parse(source.reference)
                 origin = {f"{names.DISTRIBUTION_SOURCE}.{parsed.host}": parsed.repository}
                 name = destination.name or source.reference
-                self._one(namespace, str(parsed), name, destination, resolver, sink, token, origin).run()
+                with self._house.leases(namespace).passing():
+                    self._one(namespace, str(parsed), name, destination, resolver, sink, token, origin).run()
             finally:
                 resolver.close()
 
@@ -124,7 +129,7 @@ class Transfer:
         namespace = context.namespace()
 
         def work(sink: ProgressSink, token: Token) -> None:
-            with self._house.archive(fds[0], token) as archive:
+            with self._house.archive(fds[0], token) as archive, self._house.leases(namespace).passing():
 
                 def pull(digest: str, name: str) -> Pull:
                     return self._one(namespace, digest, name, destination, archive, sink, token, {})

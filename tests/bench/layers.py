@@ -1,4 +1,4 @@
-"""Layers: pull and import of whole images beside containerd, the unpacker beside tar, commits and deep mounts."""
+"""Layers: pull and import of whole images beside containerd, the unpacker beside tar."""
 
 import os
 import shutil
@@ -10,16 +10,11 @@ from pathlib import Path
 
 from daemon.content.local import LocalContent
 from daemon.diff.applier import ArchiveApplier
-from daemon.kit import mounting
-from daemon.kit.dictkv import DictKV
-from daemon.metadata.kv import BucketKV
-from daemon.metadata.store import Store
-from daemon.snapshots.overlay import Overlay
 from spec import digest as digests
 from spec.oci.image import OCI_LAYER, Descriptor
-from spec.types import Mount, Usage
+from spec.types import Mount
 from tests.bench import containerd, image
-from tests.bench.figures import Row, cpu_s, journaled, median_ms, memory_kb, show
+from tests.bench.figures import Row, cpu_s, journaled, memory_kb, show
 from tests.daemon import Daemon
 from tests.registry import Registry, push
 
@@ -37,7 +32,6 @@ def measure():
         yield from measure_pull(work)
         yield from measure_import(work)
         yield from measure_unpack(work)
-        yield from measure_snapshots(work)
 
 
 class Usages:
@@ -135,55 +129,6 @@ def measure_unpack(work):
     mine, other = statistics.median(ours), statistics.median(theirs)
     text = f"{mine:.2f} s = {statistics.median(ratios):.2f} x"
     yield Row(f"unpack of {FILES} entries from a plain tar", text, ">= 1.3 x as fast", f"{other:.2f} s GNU tar -x")
-
-
-def measure_snapshots(work):
-    with journaled("2G", "/dev/shm") as where:
-        yield from _commits(where)
-        yield from _deep(where)
-
-
-def _commits(where):
-    """Of snapshots whose files were counted as they were written, as those of layers are."""
-    store = Store(str(where / "metadata"))
-    overlay = Overlay(str(where / "commits"), BucketKV(store, "snapshots", "overlayfs"))
-    try:
-        mounts = overlay.prepare("big", "")
-        root = Path(mounts[0].source)
-        for number in range(50_000):
-            if number % 500 == 0:
-                folder = root / f"folder{number}"
-                folder.mkdir()
-            (folder / f"file{number}").touch()
-        began = time.perf_counter()
-        overlay.commit("big-committed", "big", usage=Usage(size=0, inodes=50_000))
-        big = (time.perf_counter() - began) * 1000
-        times = []
-        for number in range(20):
-            overlay.prepare(f"small{number}", "")
-            began = time.perf_counter()
-            overlay.commit(f"small-committed{number}", f"small{number}", usage=Usage(size=0, inodes=1))
-            times.append((time.perf_counter() - began) * 1000)
-        small = f"{statistics.median(times):.1f} ms an empty one"
-        yield Row("commit of a snapshot of 50,000 files", f"{big:.1f} ms", "<= 5 ms", small)
-    finally:
-        overlay.close()
-        store.close()
-
-
-def _deep(where):
-    overlay = Overlay(str(where / "deep"), DictKV())
-    try:
-        parent = ""
-        for number in range(500):
-            overlay.prepare(f"active{number}", parent)
-            parent = f"layer{number}"
-            overlay.commit(parent, f"active{number}")
-        mounts = overlay.prepare("top", parent)
-        took = median_ms(20, lambda: os.close(mounting.detached(mounts)))
-        yield Row("overlay mount of 500 layers", f"{took:.1f} ms", "<= 10 ms", "")
-    finally:
-        overlay.close()
 
 
 def run(*argv):
