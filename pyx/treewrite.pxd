@@ -7,8 +7,8 @@ from pyx cimport sys
 from pyx.fault cimport ENTANGLED, fail, MALFORMED, NO_FAULT, system
 from pyx.tarentry cimport base_at, clean, Entry, PATH
 from pyx.tree cimport (
-    AS_OVERLAY, BY_DELETION, close_off, count, discount, Folder, folder, forget_folder, IMPLIED, is_whiteout, keep,
-    let_go, mark, Note, noted, remember_times, shut, stumble, Tree,
+    AS_OVERLAY, BY_DELETION, close_off, count, discount, Folder, folder, forget_folder, is_whiteout, keep,
+    let_go, mark, no_longer_implied, Note, noted, remember_times, shut, strip, stumble, Tree,
 )
 from pyx.treeremove cimport remove_tree
 from pyx.whiteout cimport hide, names_whiteout
@@ -58,7 +58,8 @@ cdef inline bint _clear(Tree* tree, const Folder* parent, const char* path, size
         return system(&tree.fault)
     tree.stale = True
     if sys.S_ISDIR(info.st_mode):
-        forget_folder(tree, path, sys.strlen(path))
+        if not forget_folder(tree, path, sys.strlen(path)):
+            return False
         return True if remove_tree(parent.fd, name) == 0 else system(&tree.fault)
     discount(tree, &info)
     return True if sys.unlinkat(parent.fd, name, 0) == 0 else system(&tree.fault)
@@ -120,6 +121,8 @@ cdef inline void _make_folder(Tree* tree, const Entry* entry, Folder* parent, co
         return
     if tree.form == AS_OVERLAY:
         _state(tree, fd, path, size, instead)
+    if not new and strip(fd) < 0:
+        system(&tree.fault)
     if _made(tree, parent, name) and _dress(tree, entry, fd, &info):
         if new:
             count(tree, &info)
@@ -136,7 +139,7 @@ cdef inline void _state(Tree* tree, int fd, const char* path, size_t size, bint 
     below."""
     cdef Note* found = noted(tree, path, size)
     if found != NULL:
-        found.flags &= ~IMPLIED
+        no_longer_implied(found)
     if instead and close_off(tree, fd, path, size) < 0:
         system(&tree.fault)
 

@@ -8,8 +8,8 @@ from pyx cimport treeremove
 from pyx.fault cimport ENTANGLED, fail, MALFORMED, system
 from pyx.tarentry cimport Entry, PATH
 from pyx.tree cimport (
-    AS_OVERLAY, BY_DELETION, close_off, count, Folder, folder, HIDING, IMPLIED, is_closed, is_marked, is_whiteout, note,
-    Note, noted, NOTHING_BELOW, plain, shut, stumble, Tree,
+    AS_OVERLAY, BY_DELETION, close_off, count, Folder, folder, HIDING, IMPLIED, is_closed, is_marked, note, Note,
+    noted, plain, shut, strip, stumble, Tree,
 )
 from pyx.treeremove cimport Removal
 
@@ -60,13 +60,7 @@ cdef inline bint _spares(void* tree, unsigned long inode, const char* name) noex
 
 cdef inline int _remains(void* tree, int fd) noexcept nogil:
     """The directory was below, and should have gone: only what the layer has in it made it again."""
-    cdef char names[4096]
-    cdef ssize_t size = sys.flistxattr(fd, names, sizeof(names))
-    cdef ssize_t at = 0
-    while at < size:
-        sys.fremovexattr(fd, names + at)  # but what the kernel wants to keep
-        at += sys.strlen(names + at) + 1
-    return -1 if sys.fchown(fd, 0, 0) < 0 else plain(fd)
+    return -1 if strip(fd) < 0 or sys.fchown(fd, 0, 0) < 0 else plain(fd)
 
 
 # In an overlay's upper directory.
@@ -127,18 +121,19 @@ cdef inline int _hide_below_own(Tree* tree, Folder* parent, const char* path, si
     cdef char whole[PATH]
     cdef size_t length = sys.strlen(hidden)
     cdef Note* found
-    cdef int result
-    cdef int fd = sys.openat(parent.fd, hidden, sys.O_RDONLY | sys.O_DIRECTORY | sys.O_NOFOLLOW | sys.O_CLOEXEC)
-    if fd < 0:
-        return -1
+    cdef int fd, result
     sys.memcpy(whole, path, size)
     if size:
         whole[size] = c"/"
         size += 1
     sys.memcpy(whole + size, hidden, length)
+    found = noted(tree, whole, size + length)
+    if found != NULL and found.flags & IMPLIED:
+        fail(&tree.fault, ENTANGLED, b"it hides a directory that it only implied")
+        return -1
+    fd = sys.openat(parent.fd, hidden, sys.O_RDONLY | sys.O_DIRECTORY | sys.O_NOFOLLOW | sys.O_CLOEXEC)
+    if fd < 0:
+        return -1
     result = close_off(tree, fd, whole, size + length)
     shut(&fd)
-    found = noted(tree, whole, size + length)
-    if found != NULL:
-        found.flags &= ~IMPLIED
     return result

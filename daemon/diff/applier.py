@@ -31,14 +31,14 @@ log = logging.getLogger(__name__)
 
 
 class AppliedLayer:
-    """A ports.Applied. `stated` are those of the implied directories that the layer has entries of, and `path` is the
-    upper directory that it was written to by itself."""
+    """A ports.Applied. `alike` are those of the implied directories that become as the ones below, and `path` is the upper
+    directory that it was written to by itself."""
 
     def __init__(self, descriptor: Descriptor, usage: Usage, implied: Sequence[tuple[bytes, bool]] = ()) -> None:
         self.descriptor = descriptor
         self.usage = usage
         self.implied: Sequence[bytes] = tuple(path for path, _ in implied)
-        self.stated = frozenset(path for path, stated in implied if stated)
+        self.alike = frozenset(path for path, alike in implied if alike)
         self.path = ""
 
 
@@ -72,7 +72,7 @@ class ArchiveApplier:
         if not isinstance(applied, AppliedLayer) or not applied.implied:
             return True
         try:
-            return upper.settle(applied.path, applied.implied, applied.stated, mounts)
+            return upper.settle(applied.path, applied.implied, applied.alike, mounts)
         except OSError as exc:
             raise errors.from_os(exc, f"settling layer {applied.descriptor.digest}") from exc
 

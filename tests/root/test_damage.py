@@ -183,6 +183,7 @@ def test_more_files_than_the_disk_has_inodes(tmp_path):
     with few as directory, contextlib.closing(House(directory)) as house:
         with pytest.raises(errors.ResourceExhausted):
             house.apply(Chunks(gzip.compress(b"".join(names))))
+        house.free()
         house.apply(Chunks(gzip.compress(b"".join(names[:900]))))
 
 
