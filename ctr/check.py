@@ -2,14 +2,16 @@
 
 import argparse
 import os
+import sys
+from collections.abc import Iterator
 
-from ctr import image, output
+from ctr import image, output, progress
 from ctr.output import Out
 from daemon.client.client import Client
 from spec import errors
 from spec.api import images as api
 from spec.records import Image
-from spec.types import Finding
+from spec.types import Finding, Progress
 
 HEADER = ("REF", "TYPE", "DIGEST", "STATUS", "SIZE", "UNPACKED")
 
@@ -74,8 +76,18 @@ def _unpacked(args: argparse.Namespace, client: Client, record: Image) -> bool:
 
 
 def _verified(args: argparse.Namespace, client: Client, record: Image) -> list[Finding]:
-    request = api.CheckRequest(name=record.name, snapshotter=args.snapshotter, repair=args.repair)
-    return [reply.finding for reply in client.images.check(request) if reply.finding is not None]
+    found = []
+
+    def told() -> Iterator[Progress]:
+        request = api.CheckRequest(name=record.name, snapshotter=args.snapshotter, repair=args.repair)
+        for reply in client.images.check(request):
+            if reply.finding is not None:
+                found.append(reply.finding)
+            elif reply.progress is not None:
+                yield reply.progress
+
+    progress.show(told(), quiet=not sys.stdout.isatty())
+    return found
 
 
 def _told(name: str, finding: Finding) -> tuple[str, ...]:

@@ -198,6 +198,10 @@ cdef extern from "<sys/stat.h>" nogil:
     bint S_ISDIR(unsigned int mode)
     bint S_ISREG(unsigned int mode)
     bint S_ISLNK(unsigned int mode)
+    bint S_ISBLK(unsigned int mode)
+    bint S_ISCHR(unsigned int mode)
+    bint S_ISFIFO(unsigned int mode)
+    bint S_ISSOCK(unsigned int mode)
     ctypedef struct stat_t "struct stat":
         unsigned long st_dev
         unsigned long st_ino
@@ -223,6 +227,8 @@ cdef extern from "<sys/syscall.h>" nogil:
 
 cdef extern from "<sys/sysmacros.h>" nogil:
     unsigned long makedev(unsigned int major, unsigned int minor)
+    unsigned int major(unsigned long device)
+    unsigned int minor(unsigned long device)
 
 cdef extern from "<sys/un.h>" nogil:
     struct sockaddr_un:
@@ -286,6 +292,7 @@ cdef extern from "<stdlib.h>" nogil:
     void* calloc(size_t count, size_t size)
     void* realloc(void* at, size_t size)
     void free(void* at)
+    void qsort(void* at, size_t count, size_t size, int (*order)(const void*, const void*) noexcept nogil)
 
 cdef extern from "<sys/xattr.h>" nogil:
     ssize_t flistxattr(int fd, char* names, size_t size)

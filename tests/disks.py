@@ -1,6 +1,7 @@
-"""Small filesystems of their own, to be filled, or to lack something."""
+"""Filesystems of their own: small ones to be filled or to lack something, larger ones for what depends on the kind."""
 
 import contextlib
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -9,9 +10,15 @@ from spec.types import Mount
 
 MIB = 1 << 20
 
-# kind: options of mkfs.ext4, for an image behind a loop device
-EXT4 = {"ext4": (), "ext4 without d_type": ("-O", "^filetype")}
+# kind: how it is made, on an image behind a loop device
+MAKERS = {
+    "ext4": ("mkfs.ext4", "-q", "-F", "-O", "has_journal"),
+    "ext4 without d_type": ("mkfs.ext4", "-q", "-F", "-O", "^filetype"),
+    "btrfs": ("mkfs.btrfs", "-q"),
+    "xfs": ("mkfs.xfs", "-q", "-m", "reflink=1"),
+}
 KINDS = ("tmpfs", "ext4")
+LARGE = ("btrfs", "ext4", "xfs")
 
 
 @contextlib.contextmanager
@@ -26,8 +33,8 @@ def disk(place, kind, size=16 * MIB, *options):
         image.touch()
         with image.open("r+b") as file:
             file.truncate(size)
-        subprocess.run(["mkfs.ext4", "-q", "-F", *EXT4[kind], image], check=True)
-        mounts = [Mount(type="ext4", source=str(image), options=("loop", *options))]
+        subprocess.run([*MAKERS[kind], image], check=True)
+        mounts = [Mount(type=kind.split()[0], source=str(image), options=("loop", *options))]
     mounting.attach(mounts, str(target))
     try:
         yield target
@@ -35,3 +42,17 @@ def disk(place, kind, size=16 * MIB, *options):
         mounting.detach(str(target))
         image.unlink(missing_ok=True)
         target.rmdir()
+
+
+@contextlib.contextmanager
+def every(place):
+    """One of each LARGE kind that can be made here; afterwards their loop devices are free again."""
+    with contextlib.ExitStack() as stack:
+        made = {}
+        for kind in LARGE:
+            if shutil.which(MAKERS[kind][0]):
+                Path(place, kind).mkdir()
+                made[kind] = stack.enter_context(disk(Path(place, kind), kind, 1024 * MIB))
+        yield made
+    backing = [path.read_text() for path in Path("/sys/block").glob("loop*/loop/backing_file")]
+    assert not [name for name in backing if str(place) in name]

@@ -10,6 +10,8 @@ import os
 import stat
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from daemon.content.local import LocalContent
 from daemon.diff.applier import ArchiveApplier
 from daemon.kit import mounting
@@ -95,14 +97,13 @@ class Stack:
             return self._apply(data, sizes, _bind(path, "rw"))
 
     def _direct(self, upper, data, sizes):
+        """Of a blob that is in the store: it may have to be read twice."""
         below = self._layers[:-1]
-        if not below:
-            return self._apply(data, sizes, _bind(upper / "fs", "rw"))
-        with contextlib.suppress(errors.AlreadyExists), self._content.writer("layer") as writer:
+        mounts = _overlay(below, upper) if below else _bind(upper / "fs", "rw")
+        with contextlib.suppress(errors.AlreadyExists), self._content.writer(str(upper)) as writer:
             writer.write(data)
-            writer.commit(0, digests.of(data))
-        layer = Descriptor(media_type=OCI_LAYER_GZIP, digest=digests.of(data))
-        return self._applier.apply(layer, _overlay(below, upper))
+            writer.commit()
+        return self._applier.apply(replace(LAYER, digest=digests.of(data)), mounts)
 
     def _apart(self, upper, data, sizes):
         below = self._layers[:-1]

@@ -11,7 +11,7 @@ from typing import IO
 
 from msgspec.structs import replace
 
-from ctr import output
+from ctr import garbage, output
 from ctr.output import Out
 from daemon.client.client import Client
 from spec import errors
@@ -38,12 +38,14 @@ def register(parser: argparse.ArgumentParser) -> None:
         verb.add_argument("digests", nargs="+", metavar="digest")
         verb.set_defaults(do=do)
     verify = verbs.add_parser("verify", help="hash blobs again, all without a digest")
+    verify.add_argument("--discard", action="store_true", help="take damaged ones away, to be pulled again")
     verify.add_argument("digests", nargs="*", metavar="digest")
     verify.set_defaults(do=_verify)
     label = verbs.add_parser("label", help="set labels; an empty value removes one")
     label.add_argument("digest")
     label.add_argument("labels", nargs="+", metavar="KEY=VALUE")
     label.set_defaults(do=_label)
+    garbage.register(verbs)
     _register_writes(verbs)
 
 
@@ -106,7 +108,7 @@ def _verify(args: argparse.Namespace, client: Client, out: Out) -> int:
     """Prints those that are right; 1 when any is not."""
 
     def verify(digest: str) -> None:
-        client.content.verify(api.VerifyRequest(digest=digest))
+        client.content.verify(api.VerifyRequest(digest=digest, discard=args.discard))
         out.line(digest)
 
     every = [info.digest for block in client.content.list(api.ListRequest()) for info in block.info]

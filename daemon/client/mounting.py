@@ -1,7 +1,6 @@
 """Mounting what a snapshotter planned, in the client's own mount namespace: the daemon mounts nothing for clients."""
 
 import errno
-import os
 from collections.abc import Sequence
 
 from daemon.kit import mounting
@@ -24,4 +23,4 @@ def detach_all(target: str) -> None:
         except OSError as exc:
             if exc.errno in (errno.EINVAL, errno.ENOENT):
                 return
-            raise errors.from_os(exc, f"unmounting {os.fsdecode(target)}") from exc
+            raise errors.from_os(exc, f"unmounting {target}") from exc

@@ -27,11 +27,12 @@ _BENEATH = fs.RESOLVE_BENEATH | fs.RESOLVE_NO_SYMLINKS | fs.RESOLVE_NO_MAGICLINK
 
 class Difference(NamedTuple):
     """`path` is relative to the roots, `.` for them; `what`: missing, extra, type, content, mode, owner, xattr, opaque,
-    target, device, link, time; `detail` is for people."""
+    target, device, link, time; `detail` is for people. `first` is what else the file should be named, for a `link`."""
 
     path: bytes
     what: tuple[str, ...]
     detail: str = ""
+    first: bytes = b""
 
 
 class Trees:
@@ -99,13 +100,15 @@ class Trees:
             return Difference(path, ("type",), f"{_kind(ours)}, not {_kind(theirs)}"), False
         is_folder = stat.S_ISDIR(theirs.st_mode)
         found = [*_attributes(theirs, ours), *_xattrs(expected, actual, name)]
+        first = b""
         if not is_folder:
             found += self._body(expected, actual, name, theirs, ours)
-            found += self._link(path, theirs, ours)
+            first, is_linked = self._link(path, theirs, ours)
+            found += [("link", "")] if is_linked else []
         if not found:
             return None, is_folder
         what = tuple(word for word, _ in found)
-        return Difference(path, what, "; ".join(detail for _, detail in found if detail)), is_folder
+        return Difference(path, what, "; ".join(detail for _, detail in found if detail), first), is_folder
 
     def _body(
         self, expected: int, actual: int, name: bytes, theirs: os.stat_result, ours: os.stat_result
@@ -146,15 +149,15 @@ class Trees:
                     return True
                 offset += len(theirs)
 
-    def _link(self, path: bytes, theirs: os.stat_result, ours: os.stat_result) -> Iterator[tuple[str, str]]:
-        """Names of one file must be names of one file on the other side, too."""
+    def _link(self, path: bytes, theirs: os.stat_result, ours: os.stat_result) -> tuple[bytes, bool]:
+        """Names of one file must be names of one file on the other side, too: the first one that it should have, if
+        that is another, and whether it has a different one."""
         if theirs.st_nlink == 1 and ours.st_nlink == 1:
-            return
-        first = [
+            return b"", False
+        wanted, held = (
             self._links.setdefault((side, info.st_dev, info.st_ino), path) for side, info in enumerate((theirs, ours))
-        ]
-        if first[0] != first[1]:
-            yield "link", ""
+        )
+        return wanted if wanted != path else b"", wanted != held
 
 
 @contextlib.contextmanager

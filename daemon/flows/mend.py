@@ -27,7 +27,11 @@ def mend(expected: int, actual: int, found: list[Difference]) -> None:
                 theirs = stack.enter_context(opened(expected, folder))
                 ours = stack.enter_context(opened(actual, folder))
                 times.setdefault(folder, os.fstat(theirs))
-                _put(theirs, ours, name, difference)
+                if "link" in difference.what and difference.first:
+                    _link(theirs, actual, difference.first, name)
+                    fs.renameat2(theirs, name, ours, name)
+                else:
+                    _put(theirs, ours, name, difference)
         for folder, info in times.items():
             with contextlib.suppress(FileNotFoundError), opened(actual, folder) as ours:
                 os.utime(ours, ns=(info.st_atime_ns, info.st_mtime_ns))
@@ -51,6 +55,15 @@ def _put(theirs: int, ours: int, name: bytes, difference: Difference) -> None:
         _dress(theirs, ours, name)
     else:
         fs.renameat2(theirs, name, ours, name, fs.RENAME_EXCHANGE)
+
+
+def _link(theirs: int, actual: int, first: bytes, name: bytes) -> None:
+    """The entry `name` of the open directory, made one more name of what is `first` in the tree `actual`, where that is
+    right by now."""
+    folder, _, last = first.rpartition(b"/")
+    with opened(actual, folder or b".") as source:
+        os.unlink(name, dir_fd=theirs)
+        os.link(last, name, src_dir_fd=source, dst_dir_fd=theirs, follow_symlinks=False)
 
 
 def _is_folder(folder: int, name: bytes) -> bool:

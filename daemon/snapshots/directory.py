@@ -5,6 +5,7 @@ import contextlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from typing import ClassVar
 
 from daemon.snapshots import folders
 from daemon.snapshots.folders import Folders
@@ -23,9 +24,11 @@ class DirectorySnapshotter(ABC):
     Of a removal: the record, then the directory.
     """
 
+    FOLDERS: ClassVar[type[Folders]] = Folders
+
     def __init__(self, root: str, kv: KV, sync_remove: bool = False) -> None:
         """With `sync_remove` a removal returns once the disk space is given back; else a thread does that later."""
-        self._folders = Folders(root)
+        self._folders = self.FOLDERS(root)
         self._tree = Tree(kv)
         self._sync_remove = sync_remove
         self._recover()
@@ -73,9 +76,7 @@ class DirectorySnapshotter(ABC):
                 self._rebase(node, below)
             except OSError as exc:
                 raise errors.from_os(exc, f"committing snapshot {key} on top of {parent}") from exc
-        if usage is None:
-            usage = folders.usage(self._own(node.id))
-        self._tree.commit(name, key, labels, usage, parent)
+        self._tree.commit(name, key, labels, usage or Usage(), parent)
 
     def remove(self, key: str) -> None:
         self._folders.discard(str(self._tree.remove(key).id), self._sync_remove)
@@ -87,8 +88,15 @@ class DirectorySnapshotter(ABC):
         return self._tree.update(info, fields)
 
     def usage(self, key: str) -> Usage:
+        """What is committed is walked once at most: when it is first asked for, so that no commit takes longer for a
+        larger tree."""
         node = self._tree.get(key)
-        return node.usage if node.kind == Kind.COMMITTED else folders.usage(self._own(node.id))
+        if node.usage.inodes:
+            return node.usage
+        usage = folders.usage(self._own(node.id))
+        if node.kind == Kind.COMMITTED:
+            self._tree.measured(node, usage)
+        return usage
 
     def list(self, filters: Sequence[str] = ()) -> Iterator[SnapshotInfo]:
         return self._tree.list(filters)

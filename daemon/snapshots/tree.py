@@ -26,9 +26,9 @@ _LAST = b"n"
 
 
 class Node(Record, frozen=True):
-    """A snapshot as stored: `id` names its directory, `usage` counts once it is committed, `parents` are the ids it
-    stands on, nearest first. They never change, for what has children cannot be removed: so a chain is read at once,
-    however deep."""
+    """A snapshot as stored: `id` names its directory, `usage` is what it takes once it is committed and was counted (no
+    inodes: not yet), `parents` are the ids it stands on, nearest first. They never change, for what has children cannot
+    be removed: so a chain is read at once, however deep."""
 
     id: int
     info: SnapshotInfo
@@ -114,6 +114,17 @@ class Tree:
             return node
 
         return self._kv.update(change)
+
+    def measured(self, node: Node, usage: Usage) -> None:
+        """Remember what a committed one takes; one that is gone is fine."""
+
+        def change(txn: KVTxn) -> None:
+            value = txn.get(_key(node.info.name))
+            found = _node.decode(value) if value is not None else None
+            if found is not None and found.id == node.id:
+                txn.put(_key(node.info.name), pack(replace(found, usage=usage)))
+
+        self._kv.update(change)
 
     def get(self, key: str) -> Node:
         """NotFound."""

@@ -100,9 +100,14 @@ class AbortRequest(Request, frozen=True):
 
 
 class VerifyRequest(Request, frozen=True):
-    """Hash a blob again. DataLoss, which says what was found, when it is not what its digest says."""
+    """Hash a blob again. DataLoss, which says what was found, when it is not what its digest says.
+
+    With `discard` a damaged blob's bytes are taken away: whoever writes it next, by a pull say, makes it whole for all
+    namespaces that have it.
+    """
 
     digest: str
+    discard: bool = False
 
 
 class Content(Service):

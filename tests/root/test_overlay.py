@@ -17,8 +17,9 @@ from daemon.metadata.kv import BucketKV
 from daemon.metadata.store import Store
 from daemon.snapshots.overlay import Overlay
 from pyx import proc
-from spec import names
+from spec import errors, names
 from spec.records import Kind
+from tests.disks import disk
 
 pytestmark = pytest.mark.root
 
@@ -158,7 +159,7 @@ def test_never_syncing_is_asked_for_by_label(snapshots, mounted):
 
 def test_more_layers_than_a_page_of_options_holds(snapshots, mounted):
     parent = ""
-    for number in range(200):
+    for number in range(500):
         mounts = snapshots.prepare(f"key {number}", parent)
         source = upper(mounts) if mounts[0].type == "overlay" else Path(mounts[0].source)
         (source / f"file {number}").write_text("")
@@ -167,7 +168,7 @@ def test_more_layers_than_a_page_of_options_holds(snapshots, mounted):
     mounts = snapshots.prepare("key", parent)
     assert sum(map(len, mounts[0].options)) > 4096
     with mounted(mounts) as path:
-        assert len(os.listdir(path)) == 200
+        assert len(os.listdir(path)) == 500
         (path / "mine").write_text("")
     assert os.listdir(upper(mounts)) == ["mine"]
 
@@ -257,3 +258,42 @@ def test_a_process_that_is_killed_breaks_nothing(tmp_path, mounted):
                 assert os.listdir(path) == []
         finally:
             store.close()
+
+
+IN_A_USER_NAMESPACE = """
+import os, sys
+from daemon.kit import mounting
+from daemon.kit.dictkv import DictKV
+from daemon.snapshots.overlay import Overlay
+os.mkdir(sys.argv[1] + "/mounted")
+snapshots = Overlay(sys.argv[1] + "/root", DictKV())
+(base,) = snapshots.prepare("base")
+os.makedirs(base.source + "/folder/inside")
+open(base.source + "/file", "w").close()
+snapshots.commit("name", "base")
+mounts = snapshots.prepare("key", "name")
+mounting.attach(mounts, sys.argv[1] + "/mounted")
+os.unlink(sys.argv[1] + "/mounted/file")
+os.rmdir(sys.argv[1] + "/mounted/folder/inside")
+os.rmdir(sys.argv[1] + "/mounted/folder")
+os.mkdir(sys.argv[1] + "/mounted/folder")
+print(*sorted(snapshots.capabilities), *mounts[0].options[3:], *os.listdir(sys.argv[1] + "/mounted"))
+"""
+
+
+def test_inside_a_user_namespace(tmp_path):
+    """Overlay's marks are there in attributes that root of a user namespace may write."""
+    command = ("unshare", "--user", "--map-root-user", "--mount", sys.executable, "-c", IN_A_USER_NAMESPACE, tmp_path)
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.stderr == ""
+    words = done.stdout.split()
+    assert "rebase" not in words
+    assert words[-3:] == ["index=off", "userxattr", "folder"]
+    upper = tmp_path / "root/snapshots/2/fs"
+    assert os.getxattr(upper / "folder", "user.overlay.opaque") == b"y"
+    assert (upper / "file").lstat().st_rdev == 0
+
+
+def test_a_filesystem_that_names_no_types_is_refused(tmp_path):
+    with disk(tmp_path, "ext4 without d_type") as place, pytest.raises(errors.FailedPrecondition, match="ftype=1"):
+        Overlay(str(place / "root"), DictKV())

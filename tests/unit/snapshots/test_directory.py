@@ -6,6 +6,7 @@ import threading
 import pytest
 
 from daemon.kit.dictkv import DictKV
+from daemon.snapshots import folders
 from daemon.snapshots.native import Native
 from daemon.snapshots.overlay import Overlay
 from spec import errors
@@ -222,6 +223,21 @@ def test_usage_is_measured_or_taken(tmp_path):
     assert snapshots.usage("measured one").size >= 8192
 
 
+def test_a_commit_walks_nothing_and_usage_walks_once(make, monkeypatch):
+    snapshots = make()
+    (mount,) = snapshots.prepare("key")
+    with open(os.path.join(mount.source, "file"), "wb") as file:
+        file.write(b"x" * 8192)
+    monkeypatch.setattr(folders, "usage", fail(AssertionError("it walked")))
+    snapshots.commit("name", "key")
+    monkeypatch.undo()
+    found = snapshots.usage("name")
+    assert found.inodes == 2
+    assert found.size >= 8192
+    monkeypatch.setattr(folders, "usage", fail(AssertionError("it walked")))
+    assert make().usage("name") == found
+
+
 def test_native_measures_whatever_it_is_told(tmp_path):
     snapshots = Native(str(tmp_path / "root"), DictKV())
     snapshots.prepare("key")
@@ -265,9 +281,11 @@ def test_what_is_measured_is_no_links_target(tmp_path):
     (mount,) = snapshots.prepare("key")
     os.rmdir(mount.source)
     os.symlink("/", mount.source)
-    for question in (snapshots.usage, lambda key: snapshots.commit("name", key)):
-        with pytest.raises(errors.Error, match="measuring"):
-            question("key")
+    with pytest.raises(errors.Error, match="measuring"):
+        snapshots.usage("key")
+    snapshots.commit("name", "key")
+    with pytest.raises(errors.Error, match="measuring"):
+        snapshots.usage("name")
 
 
 def test_an_overlays_path_must_fit_its_options(tmp_path):

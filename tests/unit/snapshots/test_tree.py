@@ -1,6 +1,7 @@
 """The state machine of snapshots, without any filesystem: containerd's metastore cases and our own."""
 
 import pytest
+from msgspec.structs import replace
 
 from daemon.kit.dictkv import DictKV
 from daemon.snapshots.tree import MAX_KEY, Tree
@@ -110,6 +111,18 @@ class TestCommit:
         with pytest.raises(errors.NotFound):
             tree.get("key")
         assert tree.create(Kind.ACTIVE, "key", "", None).id != node.id
+
+    def test_usage_is_told_later(self, tree):
+        tree.create(Kind.ACTIVE, "key", "", None)
+        tree.commit("name", "key", {"a": "1"}, Usage())
+        node = tree.get("name")
+        tree.measured(node, USAGE)
+        assert tree.get("name") == replace(node, usage=USAGE)
+        tree.remove("name")
+        tree.measured(node, USAGE)
+        committed(tree, "name")
+        tree.measured(node, Usage(size=1, inodes=1))
+        assert tree.get("name").usage == USAGE
 
     def test_a_missing_key(self, tree):
         with pytest.raises(errors.NotFound):
