@@ -11,6 +11,10 @@ from msgspec.structs import asdict
 
 from daemon import builtin
 from daemon.config import Config
+from daemon.diff import programs
+from daemon.diff.bounds import Bounds
+from daemon.diff.chain import Chain
+from daemon.diff.programs import Program
 from daemon.flows.crew import Crew
 from daemon.gc.collector import Collected, Collector
 from daemon.gc.scheduler import Scheduler, Thresholds
@@ -31,7 +35,7 @@ from daemon.scoped.snapshots import ScopedSnapshots
 from spec import errors
 from spec.api.service import Service
 from spec.api.transfer import Registry
-from spec.ports import Applier, Cancel, ContentStore, ImageArchive, Resolver, Snapshotter
+from spec.ports import Applier, Cancel, ContentStore, Differ, ImageArchive, Resolver, Snapshotter
 from spec.protocol import SERVICES
 from spec.records import LeaseResource
 from spec.version import REVISION, VERSION
@@ -80,7 +84,9 @@ class System:
         self._snapshotters = self._plugins.every(builtin.SNAPSHOTTER, self._snapshotter)
 
         # Layers and registries: what is imported when the first image is pulled.
-        self._applier = self._plugins.later(builtin.DIFFER, "walking")
+        self._programs = [Program(id, **asdict(entry)) for id, entry in config.stream_processors.items()]
+        self._bounds = Bounds(**asdict(config.diff.layers))
+        self._differs = [self._plugins.later(builtin.DIFFER, id) for id in config.diff.differs]
         self._resolver = self._plugins.later(builtin.RESOLVER, "registry")
         self._archive = self._plugins.later(builtin.RESOLVER, "archive")
 
@@ -133,6 +139,7 @@ class System:
             "content": (self.content, self._content, io),
             "snapshots": (self.snapshotter, io),
             "tasks": (self._store, self.runtime, self.snapshotter),
+            "diff": (self.differ, self._pool("diff", 4), self.config.diff.sync_fs),
             "events": (self._events,),
             "introspection": (self._uuid(), self._plugins.infos),
             "transfer": (
@@ -140,7 +147,7 @@ class System:
                 journeys,
                 self._pool("download", downloads),
                 self._crew(downloads),
-                self.config.differ.sync_fs,
+                self.config.diff.sync_fs,
             ),
         }
         made = self._plugins.every(builtin.SERVICE, lambda row, cls: cls(*arguments[row.id]))
@@ -168,8 +175,14 @@ class System:
         return ScopedSnapshots(raw, name, self._events, namespace, self._collector, self.leases(namespace).keep)
 
     def applier(self, content: ContentStore) -> Applier:
-        made: Applier = self._applier()(content)
-        return made
+        return self._differ(content, self._programs)
+
+    def differ(self, namespace: str, payloads: Mapping[str, bytes]) -> Differ:
+        """With what is for stream processors, by their ids."""
+        return self._differ(self.content(namespace), programs.paid(self._programs, payloads))
+
+    def _differ(self, content: ContentStore, programs: Sequence[Program]) -> Differ:
+        return Chain([differ()(content, programs, self._bounds) for differ in self._differs])
 
     def resolver(self, source: Registry) -> Resolver:
         """For one image, with the caller's credentials."""

@@ -13,6 +13,8 @@ from spec.base import Record
 DEFAULT_PATH = "/etc/holdd/config.toml"
 VERSION = 1
 
+Positive = Annotated[int, msgspec.Meta(gt=0)]
+
 
 class Section(Record, frozen=True, forbid_unknown_fields=True):
     """Base of every table of the file."""
@@ -69,12 +71,6 @@ class Transfer(Section, frozen=True):
     max_concurrent_unpacks: int = 0
 
 
-class Differ(Section, frozen=True):
-    """`sync_fs` makes a layer's data durable before its snapshot is committed."""
-
-    sync_fs: bool = True
-
-
 class Directory(Section, frozen=True):
     """A snapshotter that keeps directories. `root_path` says where, instead of below root; `sync_remove` lets a removal
     return only once the disk space is given back."""
@@ -106,6 +102,36 @@ class Snapshotters(Section, frozen=True):
     btrfs: Directory = Directory()
 
 
+class Layers(Section, frozen=True):
+    """How much a layer may be: `size` the most bytes it may inflate to, `ratio` the most of them for each byte read,
+    once `slack` bytes came out, `entries` the most files, `header` the bytes of one entry's extended header."""
+
+    size: Positive = 1 << 40
+    ratio: Positive = 200
+    slack: Positive = 1 << 30
+    entries: Positive = 1 << 22
+    header: Positive = 1 << 20
+
+
+class Diff(Section, frozen=True):
+    """`differs` are asked in this order; `sync_fs` makes a layer's data durable before its snapshot is committed."""
+
+    differs: tuple[str, ...] = ("walking",)
+    sync_fs: bool = True
+    layers: Layers = Layers()
+
+
+class StreamProcessor(Section, frozen=True):
+    """A program that makes layers of media types `accepts` ones of `returns`: `path` is absolute or a name in the usual
+    directories for programs, `env` (KEY=VALUE) all of its environment."""
+
+    accepts: tuple[str, ...]
+    returns: str
+    path: str
+    args: tuple[str, ...] = ()
+    env: tuple[str, ...] = ()
+
+
 class Config(Section, frozen=True):
     """The whole file."""
 
@@ -123,8 +149,9 @@ class Config(Section, frozen=True):
     gc: GC = GC()
     registry: Registry = Registry()
     transfer: Transfer = Transfer()
-    differ: Differ = Differ()
     snapshotter: Snapshotters = Snapshotters()
+    diff: Diff = Diff()
+    stream_processors: dict[str, StreamProcessor] = {}
     runtimes: dict[str, RuntimeEntry] = {}
 
 

@@ -67,7 +67,9 @@ class Plugins:
             self._made.clear()
 
     def _needed(self, type: str, id: str) -> Row:
-        row = next(row for row in self._rows if (row.type, row.id) == (type, id))
+        row = next((row for row in self._rows if (row.type, row.id) == (type, id)), None)
+        if row is None:
+            raise errors.InvalidArgument(f"configuration: no plugin {type}.{id}")
         if row.uri in self._disabled:
             raise errors.InvalidArgument(f"disabled_plugins: holdd cannot do without {row.uri}")
         return row
