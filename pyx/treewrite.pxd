@@ -67,7 +67,8 @@ cdef inline bint _clear(Tree* tree, const Folder* parent, const char* path, size
 
 # Regular files.
 
-cdef inline int _make_file(Tree* tree, const Entry* entry, Folder* parent, const char* path, size_t base) noexcept nogil:
+cdef inline int _make_file(Tree* tree, const Entry* entry, Folder* parent, const char* path,
+                           size_t base) noexcept nogil:
     cdef int flags = sys.O_WRONLY | sys.O_CREAT | sys.O_EXCL | sys.O_NOFOLLOW | sys.O_CLOEXEC
     cdef int mode = entry.mode & 0o777
     cdef int fd = sys.openat(parent.fd, path + base, flags, mode)
