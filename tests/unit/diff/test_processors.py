@@ -133,8 +133,9 @@ def test_zstd_that_comes_in_any_pieces(size, checksum):
 
     compressor = zstandard.ZstdCompressor(write_checksum=checksum)
     data = DATA[:3000] + DATA[-200_000:]
-    unsized = compressor.compressobj()
-    blob = compressor.compress(data) + SKIPPABLE * 2 + unsized.compress(data) + unsized.flush() + compressor.compress(b"x")
+    stream = compressor.compressobj()
+    unsized = stream.compress(data) + stream.flush()
+    blob = compressor.compress(data) + SKIPPABLE * 2 + unsized + compressor.compress(b"x")
     assert drained(opened(Trickle(blob), OCI_LAYER_ZSTD), 10_000) == data * 2 + b"x"
     for end in (3, 9):
         with pytest.raises(errors.DataLoss):
