@@ -9,7 +9,7 @@ from typing import Any
 
 from msgspec.structs import asdict
 
-from daemon import builtin
+from daemon import builtin, proxy
 from daemon.config import Config
 from daemon.diff import programs
 from daemon.diff.bounds import Bounds
@@ -55,7 +55,7 @@ class System:
         self.config = config
         self._nursery = nursery
         self._pools: list[Pool] = []
-        self._plugins = Plugins(builtin.ROWS, config.disabled_plugins)
+        self._plugins = Plugins((*builtin.ROWS, *proxy.rows(config.proxy_plugins)), config.disabled_plugins)
         try:
             self._assemble()
         except BaseException:
@@ -78,9 +78,7 @@ class System:
         migrate(self._store)
 
         # Bytes by digest, and trees by key.
-        self._content = self._plugins.one(
-            builtin.CONTENT, "local", lambda cls: cls(self._root("content"), sync=config.content.sync)
-        )
+        self._content = self._content_store()
         self._snapshotters = self._plugins.every(builtin.SNAPSHOTTER, self._snapshotter)
 
         # Layers and registries: what is imported when the first image is pulled.
@@ -120,8 +118,27 @@ class System:
         # The API over all of them.
         self.services = self._services()
 
+    def _content_store(self) -> ContentStore:
+        """The one in another process, if the configuration has one, instead of ours."""
+        config = self.config
+        others = [row.id for row in proxy.rows(config.proxy_plugins) if row.type == builtin.CONTENT]
+        if len(others) > 1:
+            raise errors.InvalidArgument(f"proxy_plugins: there is one content store, not {' and '.join(others)}")
+        made: ContentStore
+        if others:
+            made = self._plugins.one(
+                builtin.CONTENT, others[0], lambda cls: cls(others[0], config.proxy_plugins[others[0]])
+            )
+        else:
+            made = self._plugins.one(
+                builtin.CONTENT, "local", lambda cls: cls(self._root("content"), sync=config.content.sync)
+            )
+        return made
+
     def _snapshotter(self, row: builtin.Row, cls: Any) -> Any:
-        """One of the table, with the options that its section of the configuration has."""
+        """One of the table, with the options that its section of the configuration has, or one in another process."""
+        if cls is proxy.ProxySnapshotter:
+            return cls(row.id, self.config.proxy_plugins[row.id])
         options = asdict(getattr(self.config.snapshotter, row.id))
         root = options.pop("root_path") or self._root("snapshots", row.id)
         return cls(root, BucketKV(self._store, "snapshots", row.id), **options)
@@ -218,8 +235,11 @@ class System:
         return [f"snapshots ({name})" for name in self._snapshotters if any(self.snapshotter(namespace, name).list())]
 
     def tidy(self) -> None:
-        """Finish what an earlier daemon left half removed. Blocking; beside everything else."""
+        """Finish what an earlier daemon left half removed. Blocking; beside everything else. What is in other processes
+        is theirs to tidy."""
         for name, snapshotter in self._snapshotters.items():
+            if isinstance(snapshotter, proxy.ProxySnapshotter):
+                continue
             try:
                 snapshotter.cleanup()
             except (errors.Error, OSError) as exc:

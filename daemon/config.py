@@ -2,7 +2,7 @@
 
 import tomllib
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec.structs import replace
@@ -95,6 +95,18 @@ class Aufs(Directory, frozen=True):
     mount_options: tuple[str, ...] = ()
 
 
+class ProxyPlugin(Section, frozen=True):
+    """A component in another process that answers at `address`. `platform`, `exports` and `capabilities` are what it is
+    said to have; `timeout_s` bounds each call (0: none)."""
+
+    type: Literal["snapshot", "content", "io.holdd.snapshotter.v1", "io.holdd.content.v1"]
+    address: str
+    platform: str = ""
+    exports: dict[str, str] = {}
+    capabilities: tuple[str, ...] = ()
+    timeout_s: float = 120.0
+
+
 class Snapshotters(Section, frozen=True):
     overlayfs: Overlayfs = Overlayfs()
     native: Directory = Directory()
@@ -153,6 +165,7 @@ class Config(Section, frozen=True):
     diff: Diff = Diff()
     stream_processors: dict[str, StreamProcessor] = {}
     runtimes: dict[str, RuntimeEntry] = {}
+    proxy_plugins: dict[str, ProxyPlugin] = {}
 
 
 def load(path: str, overrides: Mapping[str, str | None]) -> Config:
