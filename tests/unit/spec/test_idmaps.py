@@ -13,7 +13,8 @@ def test_maps_of_labels():
 
 
 @pytest.mark.parametrize(
-    "text", ["", "0", "0:1", "0:1:2:3", "0:1:x", "0:1:-1", "0:1:0", "0:1:2,", "0:4294967295:2", "4294967295:0:2", "²:1:2"]
+    "text",
+    ["", "0", "0:1", "0:1:2:3", "0:1:x", "0:1:-1", "0:1:0", "0:1:2,", "0:4294967295:2", "4294967295:0:2", "²:1:2"],
 )
 def test_what_is_no_map(text):
     with pytest.raises(errors.InvalidArgument, match="id map"):
