@@ -151,3 +151,11 @@ def usage(path: str) -> Usage:
     except OSError as exc:
         raise errors.from_os(exc, f"measuring {path}") from exc
     return Usage(size=size, inodes=inodes)
+
+
+def follow(directory: str, below: str) -> None:
+    """Give a layer's root the owner and mode of the root below it. OSError."""
+    found = os.stat(below)
+    if (found.st_uid, found.st_gid) != (os.geteuid(), os.getegid()):
+        os.chown(directory, found.st_uid, found.st_gid)
+    os.chmod(directory, found.st_mode & 0o7777)  # after the owner, whose change clears setgid

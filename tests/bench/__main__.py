@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from spec.api.version import VersionRequest
-from tests.bench import containerd, records, snapshots, tasks
+from tests.bench import containerd, layers, records, snapshots, tasks
 from tests.bench.figures import Row, at_once, journaled, memory_kb, show
 from tests.daemon import Daemon
 
@@ -43,6 +43,7 @@ def measure_idle(daemon, peer):
 
 
 def main():
+    show(layers.measure())
     with journaled() as where:
         for name in ("ours", "theirs", "life"):
             Path(where, name).mkdir()

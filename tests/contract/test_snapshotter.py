@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +27,8 @@ from daemon.metadata.store import Store
 from daemon.scoped.snapshots import ScopedSnapshots
 from daemon.services.introspection import Introspection
 from daemon.services.snapshots import Snapshots
+from daemon.snapshots.aufs import Aufs
+from daemon.snapshots.btrfs import Btrfs
 from daemon.snapshots.native import Native
 from daemon.snapshots.overlay import Overlay
 from spec import errors
@@ -79,6 +81,21 @@ def remote(directory):
         pool.close()
 
 
+def where_offered(make):
+    """As `make` does, or a skip that says why this host has none."""
+
+    @contextmanager
+    def made(directory):
+        with ExitStack() as stack:
+            try:
+                snapshotter = stack.enter_context(make(directory))
+            except errors.Unimplemented as exc:
+                pytest.skip(exc.message.partition(": ")[2])
+            yield snapshotter
+
+    return made
+
+
 class Row(NamedTuple):
     """`make` gives a context manager of an empty snapshotter, of a directory on the `disk` (tests.disks). Without
     `moves_directories` those of a lower layer cannot be renamed: EXDEV."""
@@ -95,6 +112,9 @@ IMPLEMENTATIONS = {
     "native-ext4": Row(over_dict(Native)),
     "native-xfs": Row(over_dict(Native), "xfs"),
     "native-lmdb": Row(over_lmdb(Native)),
+    "btrfs": Row(over_dict(Btrfs), "btrfs"),
+    "btrfs-lmdb": Row(over_lmdb(Btrfs), "btrfs"),
+    "aufs": Row(where_offered(over_dict(Aufs)), moves_directories=False),
     "scoped": Row(scoped, moves_directories=False),
     "remote": Row(remote, moves_directories=False),
 }
@@ -111,7 +131,11 @@ def snapshots(row, disks):
         pytest.skip(f"there is no {row.disk} here")
     before = os.umask(0)
     try:
-        with tempfile.TemporaryDirectory(dir=disks[row.disk]) as directory, row.make(Path(directory)) as snapshotter:
+        # Read-only subvolumes of btrfs stay, and go with their disk.
+        with (
+            tempfile.TemporaryDirectory(dir=disks[row.disk], ignore_cleanup_errors=True) as directory,
+            row.make(Path(directory)) as snapshotter,
+        ):
             yield snapshotter
             snapshotter.cleanup()
             snapshotter.close()

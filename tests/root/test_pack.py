@@ -2,7 +2,6 @@
 
 import io
 import os
-import random
 import shutil
 import socket
 import stat
