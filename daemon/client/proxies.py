@@ -259,7 +259,8 @@ class RemoteDiffer:
     """A ports.Differ: the daemon's, over the blobs of the client's namespace.
 
     A call is given up by ending the client's own: `cancel` is looked at before it. `payloads` are for stream
-    processors, by their ids. With `sync_fs` all that is applied is on disk when it is done; `sync` alone is Unimplemented.
+    processors, by their ids. With `sync_fs` all that is applied is on disk when it is done; `sync` alone is
+    Unimplemented.
     """
 
     def __init__(self, client: Client, payloads: dict[str, bytes] | None = None, sync_fs: bool = False) -> None:
