@@ -1,11 +1,12 @@
 # holdd: every command of the checkout. `make demo` and `make test` set up a bare Debian 12 by themselves (as root).
-.PHONY: demo build test bench lint protocol clean system
+# `make test-vm` is the part of the tests that boots a virtual machine.
+.PHONY: demo build test test-vm bench lint protocol clean system
 
 PYTHON ?= /usr/bin/python3
 VENV := .venv
 BIN := $(VENV)/bin
 SYSTEM := gcc libc6-dev python3 python3-dev python3-venv runc docker-registry skopeo umoci busybox-static \
-  ca-certificates openssl e2fsprogs xfsprogs
+  ca-certificates openssl btrfs-progs crun e2fsprogs qemu-system-x86 xfsprogs
 PEERS := containerd
 SOURCES := $(wildcard pyx/*.pyx pyx/*.pxd) setup.py
 
@@ -15,6 +16,10 @@ demo: build
 test: build lint
 	@base=$$(mktemp -d /tmp/holdd-test-XXXXXX) && trap "rm -rf $$base" EXIT && \
 	  $(BIN)/python -m pytest --basetemp=$$base/t
+
+test-vm: build
+	@base=$$(mktemp -d /tmp/holdd-test-XXXXXX) && trap "rm -rf $$base" EXIT && \
+	  $(BIN)/python -m pytest --basetemp=$$base/t tests/vm
 
 build: $(VENV)/built
 
@@ -46,5 +51,5 @@ $(VENV)/built: $(SOURCES) pyproject.toml $(VENV)/ready
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info pyx/*.c pyx/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .vm build dist *.egg-info pyx/*.c pyx/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

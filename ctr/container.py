@@ -84,7 +84,12 @@ def describe(args: argparse.Namespace, client: Client) -> tuple[Container, str, 
 def create(
     client: Client, record: Container, parent: str, undo: contextlib.ExitStack, ephemeral: bool = False
 ) -> None:
-    """Snapshot and record; `undo` takes them back. What an ephemeral one writes is never synced."""
+    """Record and snapshot; `undo` takes them back. What an ephemeral one writes is never synced.
+
+    The record comes first: it keeps the snapshot from garbage collection.
+    """
+    client.containers.create(containers.CreateRequest(container=record))
+    undo.callback(client.containers.delete, containers.DeleteRequest(id=record.id))
     if record.snapshot_key:
         snapshotter, key = record.snapshotter, record.snapshot_key
         labels = {names.VOLATILE: "true"} if ephemeral else {}
@@ -96,8 +101,6 @@ def create(
                 f"image {record.image} is not unpacked into snapshotter {record.snapshotter}: pull it again"
             ) from exc
         undo.callback(client.snapshots.remove, snapshots.RemoveRequest(snapshotter=snapshotter, key=key))
-    client.containers.create(containers.CreateRequest(container=record))
-    undo.callback(client.containers.delete, containers.DeleteRequest(id=record.id))
 
 
 def remove(client: Client, id: str, keep_snapshot: bool = False) -> None:

@@ -4,6 +4,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 
 import msgspec
 
@@ -85,7 +86,12 @@ def age(created_at_ns: int) -> str:
 
 def timestamp() -> str:
     """Now, as a label says it (RFC 3339)."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    return moment(time.time_ns())
+
+
+def moment(at_ns: int) -> str:
+    """RFC 3339, to the second."""
+    return datetime.fromtimestamp(at_ns // 1_000_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def labels(given: dict[str, str]) -> str:

@@ -9,13 +9,18 @@ from typing import Any
 
 from msgspec.structs import asdict
 
-from daemon import builtin
+from daemon import builtin, proxy
 from daemon.config import Config
 from daemon.diff import programs
+from daemon.diff.bounds import Bounds
 from daemon.diff.chain import Chain
 from daemon.diff.programs import Program
+from daemon.flows.crew import Crew
+from daemon.gc.collector import Collected, Collector
+from daemon.gc.scheduler import Scheduler, Thresholds
 from daemon.kit import atomic
-from daemon.kit.threads import Pool
+from daemon.kit.keylock import KeyLock
+from daemon.kit.threads import Pool, hop
 from daemon.metadata.kv import BucketKV
 from daemon.metadata.migrate import migrate
 from daemon.plugins import Plugins
@@ -23,13 +28,16 @@ from daemon.runtime.nursery import Nursery
 from daemon.runtime.oci import RuntimeConfig
 from daemon.runtime.tasks import Tasks
 from daemon.scoped.content import ScopedContent
+from daemon.scoped.garbage import IngestGarbage, RecordGarbage, SnapshotGarbage
 from daemon.scoped.images import ScopedImages
+from daemon.scoped.leases import Holds, ScopedLeases
 from daemon.scoped.snapshots import ScopedSnapshots
 from spec import errors
 from spec.api.service import Service
 from spec.api.transfer import Registry
-from spec.ports import Applier, ContentStore, Differ, Resolver, Snapshotter
+from spec.ports import Applier, Cancel, ContentStore, Differ, ImageArchive, Resolver, Snapshotter
 from spec.protocol import SERVICES
+from spec.records import LeaseResource
 from spec.version import REVISION, VERSION
 
 log = logging.getLogger(__name__)
@@ -47,7 +55,7 @@ class System:
         self.config = config
         self._nursery = nursery
         self._pools: list[Pool] = []
-        self._plugins = Plugins(builtin.ROWS, config.disabled_plugins)
+        self._plugins = Plugins((*builtin.ROWS, *proxy.rows(config.proxy_plugins)), config.disabled_plugins)
         try:
             self._assemble()
         except BaseException:
@@ -70,15 +78,15 @@ class System:
         migrate(self._store)
 
         # Bytes by digest, and trees by key.
-        self._content = self._plugins.one(
-            builtin.CONTENT, "local", lambda cls: cls(self._root("content"), sync=config.content.sync)
-        )
+        self._content = self._content_store()
         self._snapshotters = self._plugins.every(builtin.SNAPSHOTTER, self._snapshotter)
 
         # Layers and registries: what is imported when the first image is pulled.
         self._programs = [Program(id, **asdict(entry)) for id, entry in config.stream_processors.items()]
+        self._bounds = Bounds(**asdict(config.diff.layers))
         self._differs = [self._plugins.later(builtin.DIFFER, id) for id in config.diff.differs]
         self._resolver = self._plugins.later(builtin.RESOLVER, "registry")
+        self._archive = self._plugins.later(builtin.RESOLVER, "archive")
 
         # Running processes.
         self.runtime = self._plugins.one(
@@ -93,11 +101,44 @@ class System:
             ),
         )
 
+        # Garbage: what keeps what, and when to look. Whoever writes records tells the collector.
+        self._blobs = KeyLock()
+        self._holds = Holds()
+        self._collector = Collector(
+            [
+                RecordGarbage(self._store, self._content, self._blobs, self._holds, self._events),
+                *(SnapshotGarbage(name, raw, self._events) for name, raw in self._snapshotters.items()),
+                IngestGarbage(self._content),
+            ]
+        )
+        self._gc_pool = self._pool("gc", 1)
+        self.scheduler = self._plugins.one(builtin.GC, "scheduler", self._make_scheduler)
+        self._collector.mutated = self.scheduler.notify
+
         # The API over all of them.
         self.services = self._services()
 
+    def _content_store(self) -> ContentStore:
+        """The one in another process, if the configuration has one, instead of ours."""
+        config = self.config
+        others = [row.id for row in proxy.rows(config.proxy_plugins) if row.type == builtin.CONTENT]
+        if len(others) > 1:
+            raise errors.InvalidArgument(f"proxy_plugins: there is one content store, not {' and '.join(others)}")
+        made: ContentStore
+        if others:
+            made = self._plugins.one(
+                builtin.CONTENT, others[0], lambda cls: cls(others[0], config.proxy_plugins[others[0]])
+            )
+        else:
+            made = self._plugins.one(
+                builtin.CONTENT, "local", lambda cls: cls(self._root("content"), sync=config.content.sync)
+            )
+        return made
+
     def _snapshotter(self, row: builtin.Row, cls: Any) -> Any:
-        """One of the table, with the options that its section of the configuration has."""
+        """One of the table, with the options that its section of the configuration has, or one in another process."""
+        if cls is proxy.ProxySnapshotter:
+            return cls(row.id, self.config.proxy_plugins[row.id])
         options = asdict(getattr(self.config.snapshotter, row.id))
         root = options.pop("root_path") or self._root("snapshots", row.id)
         return cls(root, BucketKV(self._store, "snapshots", row.id), **options)
@@ -110,14 +151,21 @@ class System:
             "version": (VERSION, REVISION),
             "namespaces": (self._store, self._events, self._snapshots_of),
             "images": (self, journeys, self._pool("hash", os.cpu_count() or 1)),
-            "containers": (self._store, self._events),
+            "containers": (self._store, self._events, self._collector),
+            "leases": (self.leases, self.collected, self.holders),
             "content": (self.content, self._content, io),
             "snapshots": (self.snapshotter, io),
             "tasks": (self._store, self.runtime, self.snapshotter),
             "diff": (self.differ, self._pool("diff", 4), self.config.diff.sync_fs),
             "events": (self._events,),
             "introspection": (self._uuid(), self._plugins.infos),
-            "transfer": (self, journeys, self._pool("download", downloads)),
+            "transfer": (
+                self,
+                journeys,
+                self._pool("download", downloads),
+                self._crew(downloads),
+                self.config.diff.sync_fs,
+            ),
         }
         made = self._plugins.every(builtin.SERVICE, lambda row, cls: cls(*arguments[row.id]))
         return [(TABLES[id], service) for id, service in made.items()]
@@ -125,17 +173,23 @@ class System:
     # Components as one namespace sees them.
 
     def content(self, namespace: str) -> ContentStore:
-        return ScopedContent(self._content, self._store, self._events, namespace)
+        keep = self.leases(namespace).keep
+        return ScopedContent(
+            self._content, self._store, self._events, namespace, self._collector, keep, self._blobs
+        )
 
     def images(self, namespace: str) -> ScopedImages:
-        return ScopedImages(self._store, self._events, namespace)
+        return ScopedImages(self._store, self._events, namespace, self._collector)
+
+    def leases(self, namespace: str) -> ScopedLeases:
+        return ScopedLeases(self._store, self._collector, self._holds, namespace)
 
     def snapshotter(self, namespace: str, name: str) -> Snapshotter:
         name = name or self.config.default_snapshotter
         raw = self._snapshotters.get(name)
         if raw is None:
             raise errors.InvalidArgument(f"snapshotter {name} is unknown; there are {', '.join(self._snapshotters)}")
-        return ScopedSnapshots(raw, name, self._events, namespace)
+        return ScopedSnapshots(raw, name, self._events, namespace, self._collector, self.leases(namespace).keep)
 
     def applier(self, content: ContentStore) -> Applier:
         return self._differ(content, self._programs)
@@ -145,7 +199,7 @@ class System:
         return self._differ(self.content(namespace), programs.paid(self._programs, payloads))
 
     def _differ(self, content: ContentStore, programs: Sequence[Program]) -> Differ:
-        return Chain([differ()(content, programs) for differ in self._differs])
+        return Chain([differ()(content, programs, self._bounds) for differ in self._differs])
 
     def resolver(self, source: Registry) -> Resolver:
         """For one image, with the caller's credentials."""
@@ -158,6 +212,20 @@ class System:
         )
         return made
 
+    async def collected(self) -> Collected:
+        """What a garbage collection did, begun now."""
+        done: Collected = await self.scheduler.now()
+        return done
+
+    async def holders(self, namespace: str, type: str, id: str) -> Sequence[Sequence[LeaseResource]]:
+        """Why a resource stays: a way from each root that keeps it."""
+        ways = await hop(self._gc_pool, self._collector.holders, (type, namespace, id))
+        return [[LeaseResource(id=id, type=kind) for kind, _, id in way] for way in ways]
+
+    def archive(self, fd: int, cancel: Cancel) -> ImageArchive:
+        made: ImageArchive = self._archive()(fd, self.config.root, cancel)
+        return made
+
     @property
     def default_snapshotter(self) -> str:
         return self.config.default_snapshotter
@@ -167,8 +235,11 @@ class System:
         return [f"snapshots ({name})" for name in self._snapshotters if any(self.snapshotter(namespace, name).list())]
 
     def tidy(self) -> None:
-        """Finish what an earlier daemon left half removed. Blocking; beside everything else."""
+        """Finish what an earlier daemon left half removed. Blocking; beside everything else. What is in other processes
+        is theirs to tidy."""
         for name, snapshotter in self._snapshotters.items():
+            if isinstance(snapshotter, proxy.ProxySnapshotter):
+                continue
             try:
                 snapshotter.cleanup()
             except (errors.Error, OSError) as exc:
@@ -180,10 +251,26 @@ class System:
             pool.close()
         self._plugins.close()
 
+    def _make_scheduler(self, cls: type[Scheduler]) -> Scheduler:
+        given = self.config.gc
+        thresholds = Thresholds(
+            pause=given.pause_threshold,
+            deletions=given.deletion_threshold,
+            mutations=given.mutation_threshold,
+            delay_s=given.schedule_delay_s,
+            startup_delay_s=given.startup_delay_s,
+        )
+        return cls(lambda: hop(self._gc_pool, self._collector.collect), thresholds)
+
     def _pool(self, name: str, size: int) -> Pool:
         pool = Pool(name, size)
         self._pools.append(pool)
         return pool
+
+    def _crew(self, downloads: int) -> Crew:
+        """Layers wait for their bytes beside those that are unpacked, so there are threads for both."""
+        size = self.config.transfer.max_concurrent_unpacks or len(os.sched_getaffinity(0))
+        return Crew(self._pool("unpack", size + downloads).executor, size)
 
     def _root(self, *parts: str) -> str:
         return os.path.join(self.config.root, *parts)

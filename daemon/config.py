@@ -2,6 +2,7 @@
 
 import tomllib
 from collections.abc import Mapping
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec.structs import replace
@@ -11,6 +12,8 @@ from spec.base import Record
 
 DEFAULT_PATH = "/etc/holdd/config.toml"
 VERSION = 1
+
+Positive = Annotated[int, msgspec.Meta(gt=0)]
 
 
 class Section(Record, frozen=True, forbid_unknown_fields=True):
@@ -43,11 +46,29 @@ class RuntimeEntry(Section, frozen=True):
     timeout_s: float = 30.0
 
 
+class GC(Section, frozen=True):
+    """When garbage is collected. `pause_threshold` is the share of time it may take (at most 0.5); `deletion_threshold`
+    deletions make a run due at once (0: never); a scheduled run waits for `mutation_threshold` mutations or a deletion.
+    """
+
+    pause_threshold: Annotated[float, msgspec.Meta(ge=0, le=0.5)] = 0.02
+    deletion_threshold: Annotated[int, msgspec.Meta(ge=0)] = 0
+    mutation_threshold: Annotated[int, msgspec.Meta(ge=0)] = 100
+    schedule_delay_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    startup_delay_s: Annotated[float, msgspec.Meta(ge=0)] = 0.1
+
+
 class Registry(Section, frozen=True):
     """`hosts_dir` holds a folder a registry with its hosts.toml, as containerd's certs.d."""
 
     hosts_dir: str = "/etc/holdd/certs.d"
     max_concurrent_downloads: int = 3
+
+
+class Transfer(Section, frozen=True):
+    """How many layers are unpacked at once, by all transfers together; 0 for as many as there are cores."""
+
+    max_concurrent_unpacks: int = 0
 
 
 class Directory(Section, frozen=True):
@@ -67,17 +88,49 @@ class Overlayfs(Directory, frozen=True):
     slow_chown: bool = False
 
 
+class Aufs(Directory, frozen=True):
+    """`mount_options` are added to every aufs mount; one of a name that holdd gives itself (dio, dirperm1, xino)
+    replaces it."""
+
+    mount_options: tuple[str, ...] = ()
+
+
+class ProxyPlugin(Section, frozen=True):
+    """A component in another process that answers at `address`. `platform`, `exports` and `capabilities` are what it is
+    said to have; `timeout_s` bounds each call (0: none)."""
+
+    type: Literal["snapshot", "content", "io.holdd.snapshotter.v1", "io.holdd.content.v1"]
+    address: str
+    platform: str = ""
+    exports: dict[str, str] = {}
+    capabilities: tuple[str, ...] = ()
+    timeout_s: float = 120.0
+
+
 class Snapshotters(Section, frozen=True):
     overlayfs: Overlayfs = Overlayfs()
     native: Directory = Directory()
+    aufs: Aufs = Aufs()
+    btrfs: Directory = Directory()
+
+
+class Layers(Section, frozen=True):
+    """How much a layer may be: `size` the most bytes it may inflate to, `ratio` the most of them for each byte read,
+    once `slack` bytes came out, `entries` the most files, `header` the bytes of one entry's extended header."""
+
+    size: Positive = 1 << 40
+    ratio: Positive = 200
+    slack: Positive = 1 << 30
+    entries: Positive = 1 << 22
+    header: Positive = 1 << 20
 
 
 class Diff(Section, frozen=True):
-    """`differs` are asked in this order; `sync_fs` has every layer that is applied through the API on disk when it is
-    done."""
+    """`differs` are asked in this order; `sync_fs` makes a layer's data durable before its snapshot is committed."""
 
     differs: tuple[str, ...] = ("walking",)
-    sync_fs: bool = False
+    sync_fs: bool = True
+    layers: Layers = Layers()
 
 
 class StreamProcessor(Section, frozen=True):
@@ -105,11 +158,14 @@ class Config(Section, frozen=True):
     disabled_plugins: tuple[str, ...] = ()
     metadata: Metadata = Metadata()
     content: Content = Content()
+    gc: GC = GC()
     registry: Registry = Registry()
+    transfer: Transfer = Transfer()
     snapshotter: Snapshotters = Snapshotters()
     diff: Diff = Diff()
     stream_processors: dict[str, StreamProcessor] = {}
     runtimes: dict[str, RuntimeEntry] = {}
+    proxy_plugins: dict[str, ProxyPlugin] = {}
 
 
 def load(path: str, overrides: Mapping[str, str | None]) -> Config:

@@ -10,11 +10,12 @@ Words: the `key` of a snapshot names an active one or a view, its `name` a commi
 image reference; `digest` is `alg:hex`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol, TypeVar
 
 from spec.base import Event
+from spec.edges import Node, Resource
 from spec.oci.image import Descriptor
 from spec.records import (
     ContentInfo,
@@ -68,6 +69,15 @@ class BlobReader(Protocol):
     def __exit__(self, *exc: object) -> None: ...
 
 
+class Tail(Protocol):
+    """A look at what an ingest holds, while it grows and after it has become a blob."""
+
+    def pread(self, size: int, offset: int, /) -> bytes:
+        """Bytes that were written; empty where there are none yet. From any thread."""
+
+    def close(self) -> None: ...
+
+
 class BlobWriter(Protocol):
     """One ingest, open. Closing keeps what was written, and `writer` with the same ref resumes it."""
 
@@ -80,6 +90,9 @@ class BlobWriter(Protocol):
 
     def truncate(self) -> None:
         """Start again at offset 0."""
+
+    def tail(self) -> Tail:
+        """Its bytes for another to read meanwhile; it outlives the writer. Unimplemented where they cannot be read."""
 
     def commit(self, size: int = 0, expected: str = "", labels: Labels | None = None) -> str:
         """Verify, make the blob durable and visible, and return its digest.
@@ -317,6 +330,17 @@ class Resolver(Protocol):
     def close(self) -> None: ...
 
 
+class ImageArchive(Resolver, Protocol):
+    """Images in one file or directory, by digest. A context manager."""
+
+    def images(self) -> Sequence[tuple[str, Descriptor]]:
+        """What the archive calls each (a whole name, a tag, or nothing), and its target."""
+
+    def __enter__(self) -> "ImageArchive": ...
+
+    def __exit__(self, *exc: object) -> None: ...
+
+
 class Pusher(Protocol):
     def push(self, descriptor: Descriptor) -> BlobWriter: ...
 
@@ -410,7 +434,37 @@ class Publisher(Protocol):
         """Never blocks. From any thread."""
 
 
-class Collectible(Protocol):
-    """What garbage collection can ask for and remove."""
+class Tracker(Protocol):
+    """Told by whoever writes records, so that collection spares what they count on. From any thread; never blocks."""
 
-    def remove(self, namespace: str, key: str) -> None: ...
+    def touch(self, nodes: Iterable[Node]) -> None:
+        """A write that is about to be made, or is being made, refers to `nodes`."""
+
+    def removed(self) -> None:
+        """A record is gone: there may be something to collect."""
+
+
+class Untracked:
+    """A Tracker where nothing is collected."""
+
+    def touch(self, nodes: Iterable[Node]) -> None: ...
+
+    def removed(self) -> None: ...
+
+
+class Collectible(Protocol):
+    """Resources of some kinds, as garbage collection sees them. Blocking."""
+
+    kinds: frozenset[str]
+
+    def resources(self) -> Iterator[Resource]:
+        """All there are, with what they keep and who keeps them. Need not be of one instant."""
+
+    def order(self, dead: Iterable[Resource]) -> Sequence[Node]:
+        """Those of `dead` that are of these kinds, in an order in which they can be removed."""
+
+    def remove(self, nodes: Sequence[Node], still_dead: Callable[[Sequence[Node]], Sequence[Node]]) -> Sequence[Node]:
+        """Remove those of `nodes` that `still_dead` confirms at the last moment; those that went."""
+
+    def clean(self, removed: bool) -> None:
+        """Give back space, if anything was `removed` since the last time, by collection or by hand."""

@@ -15,6 +15,7 @@ from spec.api.diff import Diff
 from spec.api.events import Events
 from spec.api.images import Images
 from spec.api.introspection import Introspection
+from spec.api.leases import Leases
 from spec.api.namespaces import Namespaces
 from spec.api.service import Method, Service
 from spec.api.snapshots import Snapshots
@@ -30,6 +31,7 @@ SERVICES: tuple[type[Service], ...] = (
     Events,
     Images,
     Introspection,
+    Leases,
     Namespaces,
     Snapshots,
     Tasks,

@@ -95,10 +95,11 @@ class LeaseResource(Record, frozen=True):
 
 
 class Lease(Record, frozen=True):
+    """Keeps what is made under it, until it is deleted or `containerd.io/gc.expire` has passed."""
+
     id: str
     created_at_ns: int = 0
     labels: Labels = {}
-    resources: Sequence[LeaseResource] = ()
 
 
 class Status(enum.IntEnum):
@@ -142,6 +143,7 @@ class PluginInfo(Record, frozen=True):
     type: str
     id: str
     requires: Sequence[str] = ()
+    platforms: Sequence[str] = ()
     capabilities: Sequence[str] = ()
     exports: dict[str, str] = {}
     status: str = "ok"

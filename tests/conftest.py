@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tests import cgroups
 from tests import disks as making
 
-CGROUPS = Path("/sys/fs/cgroup")
 BESIDE = "HOLDD_TEST_BESIDE"  # set where other suites run on this host: then cgroups are not ours to compare
 SETTLE_S = 10.0  # how long what ends by itself (a dying thread, a reaped shim) may take
 
@@ -40,8 +40,7 @@ def _tops():
     """Cgroups right below each hierarchy's root: a runtime leaves that of a namespace behind, as under containerd."""
     if BESIDE in os.environ:
         return set()
-    bases = [base for base in CGROUPS.glob("*") if base.is_dir()]
-    return {path for base in bases for path in base.iterdir() if path.is_dir()}
+    return {path for root in cgroups.roots() for path in root.iterdir() if path.is_dir()}
 
 
 def _cgroups():

@@ -11,6 +11,7 @@ from pathlib import Path
 from daemon.client import connect
 from spec import errors
 from spec.api.version import VersionRequest
+from tests import cgroups
 
 BIN = Path(sys.executable).parent
 START_S = 30.0
@@ -80,9 +81,8 @@ class Daemon:
         for namespace in namespaces:
             self.end_everything(namespace)
         self.stop()
-        for path in (path for namespace in namespaces for path in Path("/sys/fs/cgroup").glob(f"*/{namespace}")):
-            with contextlib.suppress(OSError):  # another daemon's containers may be in it
-                path.rmdir()
+        for namespace in namespaces:
+            cgroups.remove(namespace)
         if os.path.ismount(self.state):
             raise AssertionError(f"{self.state} is still mounted: {self.log.read_text()}")
 

@@ -14,10 +14,11 @@ MIB = 1 << 20
 MAKERS = {
     "ext4": ("mkfs.ext4", "-q", "-F", "-O", "has_journal"),
     "ext4 without d_type": ("mkfs.ext4", "-q", "-F", "-O", "^filetype"),
+    "btrfs": ("mkfs.btrfs", "-q"),
     "xfs": ("mkfs.xfs", "-q", "-m", "reflink=1"),
 }
 KINDS = ("tmpfs", "ext4")
-LARGE = ("ext4", "xfs")
+LARGE = ("btrfs", "ext4", "xfs")
 
 
 @contextlib.contextmanager

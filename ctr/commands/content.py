@@ -11,7 +11,7 @@ from typing import IO
 
 from msgspec.structs import replace
 
-from ctr import output
+from ctr import garbage, output
 from ctr.output import Out
 from daemon.client.client import Client
 from spec import errors
@@ -45,6 +45,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     label.add_argument("digest")
     label.add_argument("labels", nargs="+", metavar="KEY=VALUE")
     label.set_defaults(do=_label)
+    garbage.register(verbs)
     _register_writes(verbs)
 
 

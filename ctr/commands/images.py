@@ -7,7 +7,7 @@ import os
 import msgspec
 from msgspec.structs import replace
 
-from ctr import check, image, mount, output, progress
+from ctr import check, garbage, image, mount, output, progress
 from ctr.output import Out
 from daemon.client.client import Client
 from spec import errors, platforms, reference
@@ -21,6 +21,7 @@ from spec.records import Image
 def register(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(metavar="VERB", required=True)
     _register_pull(verbs.add_parser("pull", help="pull an image from a registry and unpack it"))
+    _register_import(verbs.add_parser("import", help="bring in the images of an archive, and unpack them"))
     ls = verbs.add_parser("ls", aliases=["list"], help="list images")
     output.register_list(ls)
     ls.add_argument("filters", nargs="*")
@@ -46,6 +47,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     inspect.set_defaults(do=_inspect)
     _register_snapshots(verbs)
     check.register(verbs)
+    garbage.register_images(verbs)
     mount.register(verbs)
 
 
@@ -102,6 +104,45 @@ def _pull(args: argparse.Namespace, client: Client, out: Out) -> None:
     )
     request = transfer.TransferRequest(source=source, destination=destination)
     progress.show(client.transfer.transfer(request), args.quiet)
+
+
+def _register_import(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--base-name", default="", metavar="NAME", help="before names that are but a tag")
+    parser.add_argument("--index-name", default="", metavar="NAME", help="of the archive's only image")
+    parser.add_argument("--platform", action="append", default=[], help="instead of the host's; may be repeated")
+    parser.add_argument("--all-platforms", action="store_true", help="content of every platform")
+    parser.add_argument("--no-unpack", action="store_true", help="content only")
+    parser.add_argument("--snapshotter", default=os.environ.get("HOLDD_SNAPSHOTTER", ""), help="unpack into this one")
+    parser.add_argument("--label", action="append", default=[], metavar="KEY=VALUE", help="of the images")
+    parser.add_argument("--quiet", "-q", action="store_true", help="show no progress")
+    parser.add_argument("file", help="a tar of an OCI layout, or its directory; - for stdin")
+    parser.set_defaults(do=_import)
+
+
+def _import(args: argparse.Namespace, client: Client, out: Out) -> None:
+    unpacks = [transfer.Unpack(platform=platform, snapshotter=args.snapshotter) for platform in args.platform or [""]]
+    destination = transfer.ImageStore(
+        name=args.index_name,
+        labels=output.parse_labels(args.label),
+        platforms=args.platform,
+        all_platforms=args.all_platforms,
+        unpacks=() if args.no_unpack else unpacks,
+    )
+    source = transfer.Archive(base_name=args.base_name)
+    fd = 0 if args.file == "-" else _opened(args.file)
+    try:
+        request = transfer.TransferRequest(source=source, destination=destination)
+        progress.show(client.transfer.transfer(request, [fd]), args.quiet)
+    finally:
+        if fd:
+            os.close(fd)
+
+
+def _opened(path: str) -> int:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as exc:
+        raise errors.from_os(exc, f"opening {path}") from exc
 
 
 def _ls(args: argparse.Namespace, client: Client, out: Out) -> None:

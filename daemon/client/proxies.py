@@ -14,7 +14,7 @@ from spec.api import introspection as introspection_api
 from spec.api import snapshots as snapshots_api
 from spec.api.service import Duplex
 from spec.oci.image import Descriptor
-from spec.ports import Applied, Cancel, Source
+from spec.ports import Applied, Cancel, Source, Tail
 from spec.records import ContentInfo, IngestStatus, Labels, SnapshotInfo
 from spec.types import Mount, Usage
 
@@ -94,6 +94,9 @@ class RemoteBlobWriter:
         self.close()
         self._client.content.abort(content_api.AbortRequest(ref=self._ref))
         self._offset = self._ask(self._message("stat")).offset
+
+    def tail(self) -> Tail:
+        raise errors.Unimplemented(f"reading {self._ref} before its commit: the API has no call for it")
 
     def commit(self, size: int = 0, expected: str = "", labels: Labels | None = None) -> str:
         request = content_api.WriteRequest(

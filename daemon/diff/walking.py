@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from daemon.diff.applier import ArchiveApplier
+from daemon.diff.bounds import Bounds
 from daemon.diff.comparer import WalkingComparer
 from spec.oci.image import Descriptor
 from spec.ports import Cancel, ContentStore, StreamProcessor
@@ -13,8 +14,10 @@ from spec.types import Mount
 class WalkingDiffer(ArchiveApplier):
     """A ports.Differ whose blobs are in `content`; `programs` take the media types that are not known here."""
 
-    def __init__(self, content: ContentStore, programs: Sequence[StreamProcessor] = ()) -> None:
-        super().__init__(content, programs=programs)
+    def __init__(
+        self, content: ContentStore, programs: Sequence[StreamProcessor] = (), bounds: Bounds = Bounds()
+    ) -> None:
+        super().__init__(content, bounds, programs)
         self._comparer = WalkingComparer(content)
 
     def compare(

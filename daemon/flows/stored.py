@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from daemon.flows.arrival import stored
 from daemon.flows.progress import Report
 from daemon.flows.pull import Target
 from daemon.kit.cancel import Token
@@ -75,14 +76,11 @@ class Unpacking:
                     raise errors.Unimplemented(
                         f"unpacking {self.name}: layer {layer.digest} is {layer.media_type!r}, which is not supported"
                     )
+            arrivals = {layer.digest: stored(layer, self.content) for layer in image.manifest.layers}
             chain_id = target.unpacker.unpack(
-                image.manifest.layers, image.config.rootfs.diff_ids, self._is_here, report, self.cancel
+                image.manifest.layers, image.config.rootfs.diff_ids, arrivals, report, self.cancel
             )
             label = f"{names.GC_REF_SNAPSHOT}.{target.unpacker.name}"
             config = ContentInfo(digest=image.manifest.config.digest, labels={label: chain_id})
             self.content.update(config, [f"labels.{label}"])
         report.tell("unpacked", self.target.digest)
-
-    def _is_here(self, layer: Descriptor) -> None:
-        """NotFound for a layer that never came, or was given up."""
-        self.content.info(layer.digest)

@@ -32,6 +32,9 @@ class House(Protocol):
 
     def applier(self, content: ContentStore) -> Applier: ...
 
+    async def collected(self) -> object:
+        """Wait for a garbage collection."""
+
 
 class Images:
     """`journeys` runs whole checks, `hashing` what they have to hash."""
@@ -56,6 +59,8 @@ class Images:
 
     async def delete(self, request: api.DeleteRequest) -> Empty:
         await self._images().delete(request.name, request.target)
+        if request.sync:
+            await self._house.collected()
         return Empty()
 
     async def check(self, request: api.CheckRequest) -> AsyncIterator[api.CheckReply]:

@@ -1,10 +1,11 @@
 """Namespaces: their records; one with anything in it stays."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 
 from daemon.metadata import buckets
 from daemon.metadata.store import Store, Txn
-from daemon.metadata.tables import GLOBAL, NAMESPACED, NAMESPACES
+from daemon.metadata.tables import GLOBAL, NAMESPACED, NAMESPACES, in_use
 from spec import errors, filters, masks
 from spec.api import namespaces as api
 from spec.base import Empty
@@ -15,7 +16,7 @@ from spec.records import Namespace
 
 
 class Namespaces:
-    """`held` says what else than records a namespace has, in words."""
+    """`held` says what else than records a namespace has, in words; it blocks."""
 
     def __init__(self, store: Store, publisher: Publisher, held: Callable[[str], Sequence[str]]) -> None:
         self._store = store
@@ -29,7 +30,8 @@ class Namespaces:
     def list(self, request: api.ListRequest) -> api.ListReply:
         matches = filters.matcher(request.filters, _FIELDS)
         with self._store.view() as view:
-            return api.ListReply(namespaces=[row for row in NAMESPACES.scan(view, GLOBAL) if matches(row)])
+            rows = [NAMESPACES.find(view, GLOBAL, name) or Namespace(name=name) for name in in_use(view)]
+        return api.ListReply(namespaces=[row for row in rows if matches(row)])
 
     async def create(self, request: api.CreateRequest) -> Namespace:
         namespace = request.namespace
@@ -54,7 +56,7 @@ class Namespaces:
         return namespace
 
     async def delete(self, request: api.DeleteRequest) -> Empty:
-        held = self._held(request.name)
+        held = await asyncio.to_thread(self._held, request.name)
         await self._store.update(lambda txn: _delete(txn, request.name, held))
         self._publisher.publish(request.name, "/namespaces/delete", NamespaceDelete(name=request.name))
         return Empty()

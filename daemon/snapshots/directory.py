@@ -5,6 +5,7 @@ import contextlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from typing import ClassVar
 
 from daemon.snapshots import folders
 from daemon.snapshots.folders import Folders
@@ -23,9 +24,11 @@ class DirectorySnapshotter(ABC):
     Of a removal: the record, then the directory.
     """
 
+    FOLDERS: ClassVar[type[Folders]] = Folders
+
     def __init__(self, root: str, kv: KV, sync_remove: bool = False) -> None:
         """With `sync_remove` a removal returns once the disk space is given back; else a thread does that later."""
-        self._folders = Folders(root)
+        self._folders = self.FOLDERS(root)
         self._tree = Tree(kv)
         self._sync_remove = sync_remove
         self._recover()

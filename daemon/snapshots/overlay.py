@@ -14,7 +14,7 @@ from functools import cached_property
 
 from msgspec.structs import replace
 
-from daemon.snapshots import idmaps
+from daemon.snapshots import folders, idmaps
 from daemon.snapshots.directory import DirectorySnapshotter
 from daemon.snapshots.probes import Probes
 from daemon.snapshots.tree import Node
@@ -101,7 +101,7 @@ class Overlay(DirectorySnapshotter):
         if parent is None:
             os.chmod(fs, 0o755)  # whatever the umask
         else:
-            _follow(fs, self._own(parent))
+            folders.follow(fs, self._own(parent))
         if kind == Kind.ACTIVE:
             os.mkdir(os.path.join(directory, "work"), 0o711)
 
@@ -119,7 +119,7 @@ class Overlay(DirectorySnapshotter):
         own = self._own(node.id)
         found = os.stat(own)
         if (found.st_uid, found.st_gid, found.st_mode & 0o7777) == (os.geteuid(), os.getegid(), 0o755):
-            _follow(own, self._own(below.id))
+            folders.follow(own, self._own(below.id))
 
     def _mounts(self, node: Node) -> Sequence[Mount]:
         own = self._own(node.id)
@@ -147,11 +147,3 @@ class Overlay(DirectorySnapshotter):
 
     def _own(self, id: int) -> str:
         return self._folders.path(id, "fs")
-
-
-def _follow(fs: str, below: str) -> None:
-    """Give a layer's root the owner and mode of the root below it."""
-    found = os.stat(below)
-    if (found.st_uid, found.st_gid) != (os.geteuid(), os.getegid()):
-        os.chown(fs, found.st_uid, found.st_gid)
-    os.chmod(fs, found.st_mode & 0o7777)  # after the owner, whose change clears setgid

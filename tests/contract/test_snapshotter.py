@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,15 +18,19 @@ import pytest
 
 from daemon.client import connect
 from daemon.client.proxies import PLUGIN_TYPE, RemoteSnapshotter
+from daemon.config import ProxyPlugin
 from daemon.events.exchange import Exchange
 from daemon.kit import mounting
 from daemon.kit.dictkv import DictKV
 from daemon.kit.threads import Pool
 from daemon.metadata.kv import BucketKV
 from daemon.metadata.store import Store
+from daemon.proxy import ProxySnapshotter
 from daemon.scoped.snapshots import ScopedSnapshots
 from daemon.services.introspection import Introspection
 from daemon.services.snapshots import Snapshots
+from daemon.snapshots.aufs import Aufs
+from daemon.snapshots.btrfs import Btrfs
 from daemon.snapshots.native import Native
 from daemon.snapshots.overlay import Overlay
 from spec import errors
@@ -34,6 +38,7 @@ from spec.api import introspection as introspection_api
 from spec.api import snapshots as snapshots_api
 from spec.records import Kind, PluginInfo, SnapshotInfo
 from tests.echo import SECONDS, Server
+from tests.proxied import Proxied
 
 pytestmark = pytest.mark.root
 
@@ -79,6 +84,40 @@ def remote(directory):
         pool.close()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def other_process(tmp_path_factory):
+    """One for all: a test has a namespace of it."""
+    with Proxied(tmp_path_factory.mktemp("proxied")) as other:
+        _others.append(other)
+        yield
+        _others.clear()
+
+
+_others: list[Proxied] = []
+
+
+@contextmanager
+def proxied(directory):
+    plugin = ProxyPlugin(type="snapshot", address=_others[0].address, capabilities=("rebase",), timeout_s=SECONDS)
+    with closing(ProxySnapshotter("other", plugin)) as raw:
+        yield ScopedSnapshots(raw, "other", Exchange(), directory.name.replace("_", "-").strip("-"))
+
+
+def where_offered(make):
+    """As `make` does, or a skip that says why this host has none."""
+
+    @contextmanager
+    def made(directory):
+        with ExitStack() as stack:
+            try:
+                snapshotter = stack.enter_context(make(directory))
+            except errors.Unimplemented as exc:
+                pytest.skip(exc.message.partition(": ")[2])
+            yield snapshotter
+
+    return made
+
+
 class Row(NamedTuple):
     """`make` gives a context manager of an empty snapshotter, of a directory on the `disk` (tests.disks). Without
     `moves_directories` those of a lower layer cannot be renamed: EXDEV."""
@@ -95,8 +134,12 @@ IMPLEMENTATIONS = {
     "native-ext4": Row(over_dict(Native)),
     "native-xfs": Row(over_dict(Native), "xfs"),
     "native-lmdb": Row(over_lmdb(Native)),
+    "btrfs": Row(over_dict(Btrfs), "btrfs"),
+    "btrfs-lmdb": Row(over_lmdb(Btrfs), "btrfs"),
+    "aufs": Row(where_offered(over_dict(Aufs)), moves_directories=False),
     "scoped": Row(scoped, moves_directories=False),
     "remote": Row(remote, moves_directories=False),
+    "proxied": Row(proxied, moves_directories=False),
 }
 
 
@@ -111,7 +154,11 @@ def snapshots(row, disks):
         pytest.skip(f"there is no {row.disk} here")
     before = os.umask(0)
     try:
-        with tempfile.TemporaryDirectory(dir=disks[row.disk]) as directory, row.make(Path(directory)) as snapshotter:
+        # Read-only subvolumes of btrfs stay, and go with their disk.
+        with (
+            tempfile.TemporaryDirectory(dir=disks[row.disk], ignore_cleanup_errors=True) as directory,
+            row.make(Path(directory)) as snapshotter,
+        ):
             yield snapshotter
             snapshotter.cleanup()
             snapshotter.close()

@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -12,10 +13,11 @@ from spec.api import content, images, snapshots, transfer
 from tests.daemon import BIN, Daemon
 from tests.fake import Fake
 from tests.fake import layer as fake_layer
+from tests.registry import BUSYBOX
 
 ZERO = "sha256:" + "0" * 64
 SNAPSHOTTERS = ("overlayfs", "native")
-BASE = {"bin/a": b"a" * 5000, "etc/b": b"b", "etc/c": b"c", "lib/deep/er/d": b"d"}
+BASE = {"bin/busybox": Path(BUSYBOX).read_bytes(), "etc/b": b"b", "etc/c": b"c", "lib/deep/er/d": b"d"}
 TOP = {"etc/b": b"other", "etc/.wh.c": b"", "new/e": b"e" * 3000, "new/f": b"f"}
 
 
@@ -284,6 +286,7 @@ def own(daemon, snapshotter):
 @pytest.mark.parametrize("snapshotter", SNAPSHOTTERS)
 def test_a_snapshot_is_repaired_beside_what_runs_on_it(whole, snapshotter):
     flags = ("--snapshotter", snapshotter)
+    whole.ctr("run", "-d", *flags, whole.ref, "runs", "/bin/busybox", "sleep", "1000")
     directory = own(whole, snapshotter)
     before = os.stat(f"{directory}/new/e").st_mtime_ns
     with open(f"{directory}/new/e", "r+b") as opened:
@@ -299,8 +302,11 @@ def test_a_snapshot_is_repaired_beside_what_runs_on_it(whole, snapshotter):
     done = whole.ctr("images", "check", "--repair", *flags)
     assert [line[4] for line in table(done.stdout)[4:]] == ["true"] * 3
     assert whole.ctr("images", "check", "-q", "--verify", *flags).stdout == f"{whole.ref}\n"
-    with open(f"{directory}/new/e", "rb") as opened:
-        assert opened.read() == TOP["new/e"]
+    told = whole.ctr("run", "--rm", *flags, whole.ref, "anew", "/bin/busybox", "cat", "/new/e", "/new/f").stdout
+    assert told.encode() == TOP["new/e"] + TOP["new/f"]
+    whole.ctr("tasks", "exec", "--exec-id", "x", "runs", "/bin/busybox", "ls", "-l", "/new")
+    whole.ctr("tasks", "rm", "-f", "runs")
+    whole.ctr("containers", "rm", "runs")
 
 
 def test_a_blob_that_is_damaged_is_told_and_nothing_repaired_from_it(whole):

@@ -14,6 +14,7 @@ from daemon.runtime.tasks import Tasks
 from pyx import mount as mounts
 from spec.records import RuntimeRef
 from spec.types import Mount, Stdio
+from tests import cgroups
 
 NAMESPACE = "test"
 MS_BIND, MS_PRIVATE, MNT_DETACH = 4096, 1 << 18, 2
@@ -160,12 +161,6 @@ class Rig:
         return [str(path) for path in Path(self.state).rglob("*") if not path.is_dir() or path.name.startswith(".")]
 
 
-def remove_cgroups():
-    """Of all tests' containers, which are gone by now: the one they were in."""
-    for path in Path("/sys/fs/cgroup").glob("*/holdd-test"):
-        path.rmdir()
-
-
 @asynccontextmanager
 async def rigged(nursery, **options):
     with private_state() as state, tempfile.TemporaryDirectory(prefix="holdd-test-") as directory:
@@ -180,7 +175,7 @@ async def rigged(nursery, **options):
                 except Exception as exc:  # the test's own failure is what counts
                     print("cleaning up", task.id, exc)
             await rig.tasks.close()
-            remove_cgroups()
+            cgroups.remove("holdd-test")
         assert left == []
 
 

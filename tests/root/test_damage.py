@@ -13,6 +13,7 @@ import zstandard
 
 from daemon.content.local import LocalContent
 from daemon.diff.applier import ArchiveApplier
+from daemon.diff.bounds import Bounds
 from daemon.kit.dictkv import DictKV
 from daemon.snapshots.native import Native
 from daemon.snapshots.overlay import Overlay
@@ -60,10 +61,10 @@ def with_garbage(blob, choose):
 class House:
     """A snapshotter, and a thread that applies."""
 
-    def __init__(self, directory):
+    def __init__(self, directory, bounds=Bounds()):
         self._directory = directory
         self.snapshots = Overlay(str(directory / "snapshots"), DictKV())
-        self._applier = ArchiveApplier(LocalContent(str(directory / "content")))
+        self._applier = ArchiveApplier(LocalContent(str(directory / "content")), bounds)
         self._thread = ThreadPoolExecutor(1)
 
     def apply(self, source, parent="", patience=PATIENCE_S):
@@ -162,20 +163,35 @@ HUGE = 100 << 30
 CHARGES = {"gzip": gzip.compress(ZEROS), "zstd": zstandard.compress(ZEROS)}
 
 
-def _lit(compression, header):
-    compress = gzip.compress if compression == "gzip" else zstandard.compress
-    return Bomb(compress(header), CHARGES[compression], HUGE // len(ZEROS))
+FUSES = {
+    "a file": entry("zeros", size=HUGE),
+    "a body without meaning": entry("zeros", "g", size=HUGE),
+    "behind the end": archive(file("f", b"1")),
+}
 
 
+@pytest.mark.parametrize("fuse", FUSES)
 @pytest.mark.parametrize("compression", CHARGES)
-def test_a_file_of_100_gib_of_zeros(house, compression):
-    """10 MiB of zstd come to that, or 100 MiB of gzip, whose ratio has an end: then the disk ends it."""
-    bomb = _lit(compression, entry("zeros", size=HUGE))
+def test_100_gib_of_zeros(house, compression, fuse):
+    """10 MiB of zstd come to that, or 100 MiB of gzip, whose ratio has an end. The disk ends it, or the bounds do."""
+    compress = gzip.compress if compression == "gzip" else zstandard.compress
+    bomb = Bomb(compress(FUSES[fuse]), CHARGES[compression], HUGE // len(ZEROS))
     with Memory() as memory, pytest.raises(errors.ResourceExhausted):
         house.apply(bomb, patience=60)
     assert memory.growth < 80 * MIB  # zstd comes in blocks of 128 KiB for each 4 bytes read
     assert not list(house.snapshots.list())
     assert house.free() > 15 * MIB
+
+
+@pytest.mark.parametrize("name", ["{}", "d/{}", "same", "."])
+def test_more_entries_than_the_bounds_allow(tmp_path, name):
+    many = Chunks(b"".join(entry(name.format(at), "5" if name == "." else "0") for at in range(30_000)), (1 << 16,))
+    room = disk(tmp_path, "tmpfs", 256 * MIB)
+    with room as directory, contextlib.closing(House(directory, Bounds(entries=20_000))) as house:
+        with Memory() as memory, pytest.raises(errors.ResourceExhausted):
+            house.apply(many, patience=60)
+        assert memory.growth < 16 * MIB
+        assert not list(house.snapshots.list())
 
 
 def test_more_files_than_the_disk_has_inodes(tmp_path):
@@ -184,6 +200,7 @@ def test_more_files_than_the_disk_has_inodes(tmp_path):
     with few as directory, contextlib.closing(House(directory)) as house:
         with pytest.raises(errors.ResourceExhausted):
             house.apply(Chunks(gzip.compress(b"".join(names))))
+        house.free()
         house.apply(Chunks(gzip.compress(b"".join(names[:900]))))
 
 

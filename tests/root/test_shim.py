@@ -25,6 +25,7 @@ import pytest
 from daemon.runtime.nursery import Nursery
 from daemon.runtime.shim import ExitRecord, Shim
 from spec import errors
+from tests import cgroups
 
 pytestmark = pytest.mark.root
 
@@ -836,9 +837,7 @@ def bundle(state: Path, tmp_path: Path) -> Iterator[Path]:
     shutil.copy("/bin/busybox", tmp_path / "lower" / "bin" / "busybox")
     (state / "c1" / "rootfs").mkdir(parents=True)
     yield state / "c1"
-    for base in Path("/sys/fs/cgroup").glob("*/holdd-test"):
-        with contextlib.suppress(OSError):
-            base.rmdir()  # unless another run has a container below it
+    cgroups.remove("holdd-test")
 
 
 async def create(shim: Shim, bundle: Path, layers: Path, *options: str, fds: dict[int, int]) -> int:

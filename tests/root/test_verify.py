@@ -5,14 +5,19 @@ import json
 import os
 import shutil
 import stat
+import subprocess
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from daemon.content.local import LocalContent
 from daemon.diff.applier import ArchiveApplier
 from daemon.events.exchange import Exchange
-from daemon.flows.progress import Report
+from daemon.flows.crew import Crew
+from daemon.flows.pull import Target
+from daemon.flows.stored import Unpacking
 from daemon.flows.unpack import Unpacker
 from daemon.flows.verify import Check, Place, verify_blob
 from daemon.kit import mounting
@@ -22,6 +27,7 @@ from daemon.kit.keylock import KeyLock, Once
 from daemon.metadata.store import Store
 from daemon.scoped.content import ScopedContent
 from daemon.scoped.snapshots import ScopedSnapshots
+from daemon.snapshots.btrfs import Btrfs
 from daemon.snapshots.native import Native
 from daemon.snapshots.overlay import Overlay
 from spec import digest as digests
@@ -53,7 +59,7 @@ class World:
     def __init__(self, directory, kind, store):
         self.raw = LocalContent(str(directory / "content"), sync=False)
         self.content = ScopedContent(self.raw, store, Exchange(), "ns")
-        made = {"overlay": Overlay, "native": Native}[kind](str(directory / "snapshots"), DictKV())
+        made = {"overlay": Overlay, "native": Native, "btrfs": Btrfs}[kind](str(directory / "snapshots"), DictKV())
         self.snapshotter = ScopedSnapshots(made, kind, Exchange(), "ns")
         self.directory = directory
         self.kind = kind
@@ -71,8 +77,10 @@ class World:
             OCI_MANIFEST,
             {"schemaVersion": 2, "config": said(self.config), "layers": [said(layer) for layer in self.layers]},
         )
-        unpacker = Unpacker(kind, self.snapshotter, self.applier, Once(), "ns")
-        unpacker.unpack(self.layers, diff_ids, lambda _: None, Report(lambda _: None, "i"), Token())
+        with ThreadPoolExecutor(2) as pool:
+            unpacker = Unpacker(kind, self.snapshotter, self.applier, Once(), "ns", Crew(pool, 2), sync=False)
+            targets = [Target(unpacker, platforms.only(host))]
+            Unpacking("i", self.target, self.content, targets, lambda _: None, Token()).run()
 
     def put(self, media_type, data):
         with self.content.writer("w") as writer:
@@ -191,6 +199,12 @@ def broken_link(path):
     os.rename(path, path + "-")
     shutil.copy2(path + "-", path)
     os.remove(path + "-")
+
+
+def aside(path):
+    """The bytes are right, but somebody else's."""
+    os.rename(path, f"{path}.aside")
+    os.symlink(f"{path}.aside", path)
 
 
 def tree_at(path):
@@ -320,7 +334,7 @@ def test_directories_keep_their_times(mended):
     assert os.stat(path).st_mtime_ns == before
 
 
-@pytest.mark.parametrize("damage", [flip, emptied, os.remove])
+@pytest.mark.parametrize("damage", [flip, emptied, os.remove, aside])
 @pytest.mark.parametrize("part", ["layer", "config", "manifest"])
 def test_a_blob_that_is_damaged(world, part, damage):
     """Nothing is repaired from it."""
@@ -393,8 +407,8 @@ def test_where_no_directory_is_shown_whole_trees_are_compared(world, tmp_path):
     world.snapshotter = Elsewhere(world.snapshotter, tmp_path / "spare")
     world.applier = Blind(world.applier)
     assert world.differences() == {(1, b"exe"): {"content"}}
-    with pytest.raises(errors.Unimplemented, match="no directory"):
-        world.differences(repair=True)
+    found, _ = world.check(repair=True)
+    assert [(finding.path, finding.repaired) for finding in found] == [(b"exe", False)]
     assert {info.name for info in world.snapshotter.list()} == set(world.chain)
 
 
@@ -406,3 +420,21 @@ class Blind:
 
     def apply(self, layer, mounts, cancel=None):
         return self._raw.apply(layer, mounts[:1], cancel)
+
+
+def test_subvolumes_are_compared_and_left_alone(disks):
+    if "btrfs" not in disks:
+        pytest.skip("there is no btrfs here")
+    with contextlib.ExitStack() as stack:
+        made = tempfile.TemporaryDirectory(dir=disks["btrfs"], ignore_cleanup_errors=True)  # subvolumes stay
+        directory = Path(stack.enter_context(made))
+        store = stack.enter_context(contextlib.closing(Store(str(directory / "metadata"), sync=False)))
+        world = World(directory, "btrfs", store)
+        assert world.differences() == {}
+        subprocess.run(["btrfs", "property", "set", world.own(), "ro", "false"], check=True)
+        flip(os.path.join(world.own(), "exe"))
+        for repair in (False, True):
+            found, _ = world.check(repair)
+            assert [(finding.path, finding.what, finding.repaired) for finding in found] == [
+                (b"exe", ("content",), False)
+            ]
