@@ -55,7 +55,7 @@ def _committed(daemon, files):
         for turn in range(3):
             key = f"large-{files}-{turn}"
             (mount,) = client.snapshots.prepare(api.PrepareRequest(snapshotter="overlayfs", key=key)).mounts
-            _fill(mount.source, files)
+            fill(mount.source, files)
             began = time.perf_counter()
             client.snapshots.commit(api.CommitRequest(snapshotter="overlayfs", name=f"name of {key}", key=key))
             taken.append(time.perf_counter() - began)
@@ -66,7 +66,7 @@ def _committed(daemon, files):
 
 
 def _committed_by_peer(peer, files):
-    return statistics.median(peer.commit(lambda directory: _fill(directory, files), turn) for turn in range(3)) * 1e3
+    return statistics.median(peer.commit(lambda directory: fill(directory, files), turn) for turn in range(3)) * 1e3
 
 
 def _own(mount):
@@ -74,7 +74,7 @@ def _own(mount):
     return upper[0].partition("=")[2] if upper else mount.source
 
 
-def _fill(directory, files):
+def fill(directory, files):
     for number in range(files):
         folder = Path(directory, str(number // 100))
         if number % 100 == 0:
