@@ -29,6 +29,7 @@ NOUNS = (
     Noun("content", (), "manage content"),
     Noun("events", ("event",), "show what happens, as it happens"),
     Noun("images", ("image", "i"), "manage images"),
+    Noun("leases", ("lease",), "manage what keeps content, images and snapshots from collection"),
     Noun("namespaces", ("namespace", "ns"), "manage namespaces"),
     Noun("plugins", ("plugin",), "show the daemon's components"),
     Noun("run", (), "run a container"),

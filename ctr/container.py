@@ -81,19 +81,26 @@ def describe(args: argparse.Namespace, client: Client) -> tuple[Container, str, 
     return record, parent, mounts
 
 
-def create(client: Client, record: Container, parent: str, undo: contextlib.ExitStack) -> None:
-    """Snapshot and record; `undo` takes them back."""
+def create(
+    client: Client, record: Container, parent: str, undo: contextlib.ExitStack, ephemeral: bool = False
+) -> None:
+    """Record and snapshot; `undo` takes them back. What an ephemeral one writes is never synced.
+
+    The record comes first: it keeps the snapshot from garbage collection.
+    """
+    client.containers.create(containers.CreateRequest(container=record))
+    undo.callback(client.containers.delete, containers.DeleteRequest(id=record.id))
     if record.snapshot_key:
         snapshotter, key = record.snapshotter, record.snapshot_key
+        labels = {names.VOLATILE: "true"} if ephemeral else {}
+        request = snapshots.PrepareRequest(snapshotter=snapshotter, key=key, parent=parent, labels=labels)
         try:
-            client.snapshots.prepare(snapshots.PrepareRequest(snapshotter=snapshotter, key=key, parent=parent))
+            client.snapshots.prepare(request)
         except errors.NotFound as exc:
             raise errors.FailedPrecondition(
                 f"image {record.image} is not unpacked into snapshotter {record.snapshotter}: pull it again"
             ) from exc
         undo.callback(client.snapshots.remove, snapshots.RemoveRequest(snapshotter=snapshotter, key=key))
-    client.containers.create(containers.CreateRequest(container=record))
-    undo.callback(client.containers.delete, containers.DeleteRequest(id=record.id))
 
 
 def remove(client: Client, id: str, keep_snapshot: bool = False) -> None:

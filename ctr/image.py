@@ -1,20 +1,23 @@
-"""From an image's name to its config: the walk through index and manifest, over the API."""
+"""From an image's name to its documents: the walk through index and manifest, over the API."""
 
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from daemon.client.client import Client
 from spec import digest as digests
 from spec import errors, platforms
-from spec.api import content, images
+from spec.api import content, images, snapshots, transfer
 from spec.oci import graph
 from spec.oci.image import Descriptor, ImageConfig, Manifest
 from spec.records import Image
+from spec.types import Progress
 
 
 class Resolved(NamedTuple):
     """An image as one platform sees it."""
 
     image: Image
+    descriptor: Descriptor
     manifest: Manifest
     config: ImageConfig
 
@@ -22,15 +25,25 @@ class Resolved(NamedTuple):
     def chain_id(self) -> str:
         return digests.chain_id(self.config.rootfs.diff_ids)
 
+    @property
+    def chain_ids(self) -> list[str]:
+        return digests.chain_ids(self.config.rootfs.diff_ids)
+
+
+class Measured(NamedTuple):
+    """Bytes of an image's content for this host's platform, and the platforms it has, as text."""
+
+    size: int
+    offered: Sequence[str]
+
 
 def resolve(client: Client, name: str, platform: str = "") -> Resolved:
     """NotFound for an image that is not there, or has nothing for the platform."""
     image = client.images.get(images.GetRequest(name=name))
-    matcher = platforms.only(platforms.parse(platform) if platform else platforms.default())
     descriptor = image.target
     if graph.is_index(descriptor.media_type):
         index = graph.index(descriptor, read(client, descriptor.digest))
-        chosen = graph.choose(index, matcher)
+        chosen = graph.choose(index, matcher(platform))
         if not chosen:
             raise errors.NotFound(
                 f"image {name} has nothing for platform {platform or platforms.format(platforms.default())};"
@@ -38,7 +51,13 @@ def resolve(client: Client, name: str, platform: str = "") -> Resolved:
             )
         descriptor = chosen[0]
     manifest = graph.manifest(descriptor, read(client, descriptor.digest))
-    return Resolved(image, manifest, graph.config(manifest.config, read(client, manifest.config.digest)))
+    config = graph.config(manifest.config, read(client, manifest.config.digest))
+    return Resolved(image, descriptor, manifest, config)
+
+
+def matcher(platform: str = "") -> platforms.Matcher:
+    """Of a platform as text, "" for the host's."""
+    return platforms.only(platforms.parse(platform) if platform else platforms.default())
 
 
 def read(client: Client, digest: str) -> bytes:
@@ -46,20 +65,56 @@ def read(client: Client, digest: str) -> bytes:
     return b"".join(part.data for part in client.content.read(content.ReadRequest(digest=digest)))
 
 
-def size(client: Client, target: Descriptor) -> int:
-    """Bytes of an image's content for this host's platform."""
-    total = target.size
-    if graph.is_index(target.media_type):
-        chosen = graph.choose(graph.index(target, read(client, target.digest)), platforms.only(platforms.default()))
-        return total + (size(client, chosen[0]) if chosen else 0)
-    manifest = graph.manifest(target, read(client, target.digest))
-    return total + manifest.config.size + sum(layer.size for layer in manifest.layers)
+def has(client: Client, digest: str) -> bool:
+    try:
+        client.content.info(content.InfoRequest(digest=digest))
+    except errors.NotFound:
+        return False
+    return True
 
 
-def offered(client: Client, target: Descriptor) -> list[str]:
-    """Platforms of an image, as text."""
+def measure(client: Client, target: Descriptor) -> Measured:
+    """Each document is read once."""
     if graph.is_index(target.media_type):
-        return graph.offered(graph.index(target, read(client, target.digest)))
+        index = graph.index(target, read(client, target.digest))
+        chosen = graph.choose(index, matcher())
+        below = measure(client, chosen[0]).size if chosen else 0
+        return Measured(target.size + below, graph.offered(index))
     manifest = graph.manifest(target, read(client, target.digest))
+    size = target.size + manifest.config.size + sum(layer.size for layer in manifest.layers)
     config = graph.config(manifest.config, read(client, manifest.config.digest))
-    return [platforms.format(graph.platform_of(config))]
+    return Measured(size, [platforms.format(graph.platform_of(config))])
+
+
+def needed(client: Client, target: Descriptor, platform: str = "") -> Iterator[tuple[Descriptor, bool]]:
+    """What an image must have for a platform, top down, and whether it is here; what is below a document that is not
+    here, nobody knows."""
+    here = has(client, target.digest)
+    yield target, here
+    if not here:
+        return
+    if graph.is_index(target.media_type):
+        for chosen in graph.choose(graph.index(target, read(client, target.digest)), matcher(platform))[:1]:
+            yield from needed(client, chosen, platform)
+    elif graph.is_manifest(target.media_type):
+        for child in graph.children(target, read(client, target.digest)):
+            yield child, has(client, child.digest)
+
+
+def is_unpacked(client: Client, snapshotter: str, chain_id: str) -> bool:
+    if not chain_id:
+        return True
+    try:
+        client.snapshots.stat(snapshots.StatRequest(snapshotter=snapshotter, key=chain_id))
+    except errors.NotFound:
+        return False
+    return True
+
+
+def unpack(client: Client, name: str, snapshotter: str, wanted: Sequence[str] = ()) -> Iterator[Progress]:
+    """Make an image's snapshots of what the content store has, for the platforms `wanted`; none is the host's."""
+    unpacks = [transfer.Unpack(platform=platform, snapshotter=snapshotter) for platform in wanted or [""]]
+    request = transfer.TransferRequest(
+        source=transfer.ImageStore(name=name), destination=transfer.ImageStore(name=name, unpacks=unpacks)
+    )
+    return client.transfer.transfer(request)

@@ -4,6 +4,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 
 import msgspec
 
@@ -81,6 +82,16 @@ def age(created_at_ns: int) -> str:
         if seconds >= 2 * length:
             return f"{seconds // length} {unit}"
     return f"{seconds} seconds"
+
+
+def timestamp() -> str:
+    """Now, as a label says it (RFC 3339)."""
+    return moment(time.time_ns())
+
+
+def moment(at_ns: int) -> str:
+    """RFC 3339, to the second."""
+    return datetime.fromtimestamp(at_ns // 1_000_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def labels(given: dict[str, str]) -> str:

@@ -11,8 +11,12 @@ from msgspec.structs import asdict
 
 from daemon import builtin
 from daemon.config import Config
+from daemon.flows.crew import Crew
+from daemon.gc.collector import Collected, Collector
+from daemon.gc.scheduler import Scheduler, Thresholds
 from daemon.kit import atomic
-from daemon.kit.threads import Pool
+from daemon.kit.keylock import KeyLock
+from daemon.kit.threads import Pool, hop
 from daemon.metadata.kv import BucketKV
 from daemon.metadata.migrate import migrate
 from daemon.plugins import Plugins
@@ -20,13 +24,16 @@ from daemon.runtime.nursery import Nursery
 from daemon.runtime.oci import RuntimeConfig
 from daemon.runtime.tasks import Tasks
 from daemon.scoped.content import ScopedContent
+from daemon.scoped.garbage import IngestGarbage, RecordGarbage, SnapshotGarbage
 from daemon.scoped.images import ScopedImages
+from daemon.scoped.leases import Holds, ScopedLeases
 from daemon.scoped.snapshots import ScopedSnapshots
 from spec import errors
 from spec.api.service import Service
 from spec.api.transfer import Registry
-from spec.ports import Applier, ContentStore, Resolver, Snapshotter
+from spec.ports import Applier, Cancel, ContentStore, ImageArchive, Resolver, Snapshotter
 from spec.protocol import SERVICES
+from spec.records import LeaseResource
 from spec.version import REVISION, VERSION
 
 log = logging.getLogger(__name__)
@@ -70,14 +77,12 @@ class System:
         self._content = self._plugins.one(
             builtin.CONTENT, "local", lambda cls: cls(self._root("content"), sync=config.content.sync)
         )
-        self._snapshotters = self._plugins.every(
-            builtin.SNAPSHOTTER,
-            lambda row, cls: cls(self._root("snapshots", row.id), BucketKV(self._store, "snapshots", row.id)),
-        )
+        self._snapshotters = self._plugins.every(builtin.SNAPSHOTTER, self._snapshotter)
 
         # Layers and registries: what is imported when the first image is pulled.
         self._applier = self._plugins.later(builtin.DIFFER, "walking")
         self._resolver = self._plugins.later(builtin.RESOLVER, "registry")
+        self._archive = self._plugins.later(builtin.RESOLVER, "archive")
 
         # Running processes.
         self.runtime = self._plugins.one(
@@ -92,23 +97,51 @@ class System:
             ),
         )
 
+        # Garbage: what keeps what, and when to look. Whoever writes records tells the collector.
+        self._blobs = KeyLock()
+        self._holds = Holds()
+        self._collector = Collector(
+            [
+                RecordGarbage(self._store, self._content, self._blobs, self._holds, self._events),
+                *(SnapshotGarbage(name, raw, self._events) for name, raw in self._snapshotters.items()),
+                IngestGarbage(self._content),
+            ]
+        )
+        self._gc_pool = self._pool("gc", 1)
+        self.scheduler = self._plugins.one(builtin.GC, "scheduler", self._make_scheduler)
+        self._collector.mutated = self.scheduler.notify
+
         # The API over all of them.
         self.services = self._services()
 
+    def _snapshotter(self, row: builtin.Row, cls: Any) -> Any:
+        """One of the table, with the options that its section of the configuration has."""
+        options = asdict(getattr(self.config.snapshotter, row.id))
+        root = options.pop("root_path") or self._root("snapshots", row.id)
+        return cls(root, BucketKV(self._store, "snapshots", row.id), **options)
+
     def _services(self) -> Sequence[tuple[type[Service], object]]:
         io = self._pool("io", 16)
+        journeys = self._pool("transfer", 8)
         downloads = self.config.registry.max_concurrent_downloads
         arguments: dict[str, tuple[Any, ...]] = {
             "version": (VERSION, REVISION),
             "namespaces": (self._store, self._events, self._snapshots_of),
-            "images": (self.images,),
-            "containers": (self._store, self._events),
-            "content": (self.content, io),
+            "images": (self, journeys, self._pool("hash", os.cpu_count() or 1)),
+            "containers": (self._store, self._events, self._collector),
+            "leases": (self.leases, self.collected, self.holders),
+            "content": (self.content, self._content, io),
             "snapshots": (self.snapshotter, io),
             "tasks": (self._store, self.runtime, self.snapshotter),
             "events": (self._events,),
             "introspection": (self._uuid(), self._plugins.infos),
-            "transfer": (self, self._pool("transfer", 8), self._pool("download", downloads)),
+            "transfer": (
+                self,
+                journeys,
+                self._pool("download", downloads),
+                self._crew(downloads),
+                self.config.differ.sync_fs,
+            ),
         }
         made = self._plugins.every(builtin.SERVICE, lambda row, cls: cls(*arguments[row.id]))
         return [(TABLES[id], service) for id, service in made.items()]
@@ -116,17 +149,23 @@ class System:
     # Components as one namespace sees them.
 
     def content(self, namespace: str) -> ContentStore:
-        return ScopedContent(self._content, self._store, self._events, namespace)
+        keep = self.leases(namespace).keep
+        return ScopedContent(
+            self._content, self._store, self._events, namespace, self._collector, keep, self._blobs
+        )
 
     def images(self, namespace: str) -> ScopedImages:
-        return ScopedImages(self._store, self._events, namespace)
+        return ScopedImages(self._store, self._events, namespace, self._collector)
+
+    def leases(self, namespace: str) -> ScopedLeases:
+        return ScopedLeases(self._store, self._collector, self._holds, namespace)
 
     def snapshotter(self, namespace: str, name: str) -> Snapshotter:
         name = name or self.config.default_snapshotter
         raw = self._snapshotters.get(name)
         if raw is None:
             raise errors.InvalidArgument(f"snapshotter {name} is unknown; there are {', '.join(self._snapshotters)}")
-        return ScopedSnapshots(raw, name, self._events, namespace)
+        return ScopedSnapshots(raw, name, self._events, namespace, self._collector, self.leases(namespace).keep)
 
     def applier(self, content: ContentStore) -> Applier:
         made: Applier = self._applier()(content)
@@ -141,6 +180,20 @@ class System:
             source.username,
             source.secret,
         )
+        return made
+
+    async def collected(self) -> Collected:
+        """What a garbage collection did, begun now."""
+        done: Collected = await self.scheduler.now()
+        return done
+
+    async def holders(self, namespace: str, type: str, id: str) -> Sequence[Sequence[LeaseResource]]:
+        """Why a resource stays: a way from each root that keeps it."""
+        ways = await hop(self._gc_pool, self._collector.holders, (type, namespace, id))
+        return [[LeaseResource(id=id, type=kind) for kind, _, id in way] for way in ways]
+
+    def archive(self, fd: int, cancel: Cancel) -> ImageArchive:
+        made: ImageArchive = self._archive()(fd, self.config.root, cancel)
         return made
 
     @property
@@ -165,10 +218,26 @@ class System:
             pool.close()
         self._plugins.close()
 
+    def _make_scheduler(self, cls: type[Scheduler]) -> Scheduler:
+        given = self.config.gc
+        thresholds = Thresholds(
+            pause=given.pause_threshold,
+            deletions=given.deletion_threshold,
+            mutations=given.mutation_threshold,
+            delay_s=given.schedule_delay_s,
+            startup_delay_s=given.startup_delay_s,
+        )
+        return cls(lambda: hop(self._gc_pool, self._collector.collect), thresholds)
+
     def _pool(self, name: str, size: int) -> Pool:
         pool = Pool(name, size)
         self._pools.append(pool)
         return pool
+
+    def _crew(self, downloads: int) -> Crew:
+        """Layers wait for their bytes beside those that are unpacked, so there are threads for both."""
+        size = self.config.transfer.max_concurrent_unpacks or len(os.sched_getaffinity(0))
+        return Crew(self._pool("unpack", size + downloads).executor, size)
 
     def _root(self, *parts: str) -> str:
         return os.path.join(self.config.root, *parts)

@@ -27,6 +27,7 @@ CONTENT = "io.holdd.content.v1"
 SNAPSHOTTER = "io.holdd.snapshotter.v1"
 DIFFER = "io.holdd.differ.v1"
 RUNTIME = "io.holdd.runtime.v1"
+GC = "io.holdd.gc.v1"
 RESOLVER = "io.holdd.resolver.v1"
 SERVICE = "io.holdd.service.v1"
 
@@ -36,12 +37,17 @@ ROWS = (
     Row(CONTENT, "local", "daemon.content.local:LocalContent"),
     Row(SNAPSHOTTER, "overlayfs", "daemon.snapshots.overlay:Overlay", (METADATA,)),
     Row(SNAPSHOTTER, "native", "daemon.snapshots.native:Native", (METADATA,)),
+    Row(SNAPSHOTTER, "aufs", "daemon.snapshots.aufs:Aufs", (METADATA,)),
+    Row(SNAPSHOTTER, "btrfs", "daemon.snapshots.btrfs:Btrfs", (METADATA,)),
     Row(DIFFER, "walking", "daemon.diff.applier:ArchiveApplier", (CONTENT,)),
     Row(RUNTIME, "tasks", "daemon.runtime.tasks:Tasks", (EVENT,)),
     Row(RESOLVER, "registry", "daemon.images.resolver:RegistryResolver"),
+    Row(RESOLVER, "archive", "daemon.images.archive:Archive"),
+    Row(GC, "scheduler", "daemon.gc.scheduler:Scheduler", (METADATA, CONTENT, SNAPSHOTTER)),
     Row(SERVICE, "version", "daemon.services.version:Version"),
+    Row(SERVICE, "leases", "daemon.services.leases:Leases", (METADATA, GC)),
     Row(SERVICE, "namespaces", "daemon.services.namespaces:Namespaces", (METADATA, EVENT)),
-    Row(SERVICE, "images", "daemon.services.images:Images", (METADATA, EVENT)),
+    Row(SERVICE, "images", "daemon.services.images:Images", (METADATA, EVENT, CONTENT, SNAPSHOTTER, DIFFER)),
     Row(SERVICE, "containers", "daemon.services.containers:Containers", (METADATA, EVENT)),
     Row(SERVICE, "content", "daemon.services.content:Content", (METADATA, CONTENT)),
     Row(SERVICE, "snapshots", "daemon.services.snapshots:Snapshots", (METADATA, SNAPSHOTTER)),

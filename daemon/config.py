@@ -2,6 +2,7 @@
 
 import tomllib
 from collections.abc import Mapping
+from typing import Annotated
 
 import msgspec
 from msgspec.structs import replace
@@ -43,11 +44,66 @@ class RuntimeEntry(Section, frozen=True):
     timeout_s: float = 30.0
 
 
+class GC(Section, frozen=True):
+    """When garbage is collected. `pause_threshold` is the share of time it may take (at most 0.5); `deletion_threshold`
+    deletions make a run due at once (0: never); a scheduled run waits for `mutation_threshold` mutations or a deletion.
+    """
+
+    pause_threshold: Annotated[float, msgspec.Meta(ge=0, le=0.5)] = 0.02
+    deletion_threshold: Annotated[int, msgspec.Meta(ge=0)] = 0
+    mutation_threshold: Annotated[int, msgspec.Meta(ge=0)] = 100
+    schedule_delay_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    startup_delay_s: Annotated[float, msgspec.Meta(ge=0)] = 0.1
+
+
 class Registry(Section, frozen=True):
     """`hosts_dir` holds a folder a registry with its hosts.toml, as containerd's certs.d."""
 
     hosts_dir: str = "/etc/holdd/certs.d"
     max_concurrent_downloads: int = 3
+
+
+class Transfer(Section, frozen=True):
+    """How many layers are unpacked at once, by all transfers together; 0 for as many as there are cores."""
+
+    max_concurrent_unpacks: int = 0
+
+
+class Differ(Section, frozen=True):
+    """`sync_fs` makes a layer's data durable before its snapshot is committed."""
+
+    sync_fs: bool = True
+
+
+class Directory(Section, frozen=True):
+    """A snapshotter that keeps directories. `root_path` says where, instead of below root; `sync_remove` lets a removal
+    return only once the disk space is given back."""
+
+    root_path: str = ""
+    sync_remove: bool = False
+
+
+class Overlayfs(Directory, frozen=True):
+    """`mount_options` are added to every overlay mount; `upperdir_label` tells each snapshot's own directory in its
+    labels; `slow_chown` lets owners be changed file by file where the kernel cannot map them."""
+
+    mount_options: tuple[str, ...] = ()
+    upperdir_label: bool = False
+    slow_chown: bool = False
+
+
+class Aufs(Directory, frozen=True):
+    """`mount_options` are added to every aufs mount; one of a name that holdd gives itself (dio, dirperm1, xino)
+    replaces it."""
+
+    mount_options: tuple[str, ...] = ()
+
+
+class Snapshotters(Section, frozen=True):
+    overlayfs: Overlayfs = Overlayfs()
+    native: Directory = Directory()
+    aufs: Aufs = Aufs()
+    btrfs: Directory = Directory()
 
 
 class Config(Section, frozen=True):
@@ -64,7 +120,11 @@ class Config(Section, frozen=True):
     disabled_plugins: tuple[str, ...] = ()
     metadata: Metadata = Metadata()
     content: Content = Content()
+    gc: GC = GC()
     registry: Registry = Registry()
+    transfer: Transfer = Transfer()
+    differ: Differ = Differ()
+    snapshotter: Snapshotters = Snapshotters()
     runtimes: dict[str, RuntimeEntry] = {}
 
 

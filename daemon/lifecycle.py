@@ -31,12 +31,14 @@ async def serve(config: Config, nursery: Nursery) -> None:
         server.listen(config.address)
         log.info("serving at %s", config.address)
         tidying = asyncio.create_task(asyncio.to_thread(system.tidy))
+        collecting = asyncio.create_task(system.scheduler.run())
         try:
             await stopping.wait()
         finally:
             log.info("stopping")
             await server.close()
-            await tidying
+            collecting.cancel()
+            await asyncio.wait([tidying, collecting])
     finally:
         await system.runtime.close()
         system.close()

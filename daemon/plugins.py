@@ -3,7 +3,7 @@
 import importlib
 import inspect
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -75,15 +75,16 @@ class Plugins:
     def _make(self, row: Row, make: Callable[[Any], Any]) -> Any:
         component = make(_load(row))
         self._made.append(component)
-        self._note(row, "ok", "")
+        self._note(row, "ok", "", getattr(component, "capabilities", ()))
         return component
 
-    def _note(self, row: Row, status: str, error: str) -> None:
+    def _note(self, row: Row, status: str, error: str, found: Iterable[str] = ()) -> None:
+        """`found` are capabilities that the component itself has, on this host."""
         self._infos[row.uri] = PluginInfo(
             type=row.type,
             id=row.id,
             requires=row.requires,
-            capabilities=row.capabilities,
+            capabilities=(*row.capabilities, *sorted(found)),
             status=status,
             init_error=error,
         )

@@ -8,6 +8,15 @@ path below /proc/self/fd).
 from pyx cimport sys
 from pyx.err cimport failed, retried, text
 
+cdef extern from *:
+    """
+    struct pyx_dirent { unsigned long long inode; long long offset; unsigned short length; unsigned char type;
+                        char name[]; };
+    """
+    struct entry_t "pyx_dirent":
+        unsigned short length
+        unsigned char type
+
 # openat2(2)
 RESOLVE_NO_XDEV = sys.RESOLVE_NO_XDEV
 RESOLVE_NO_MAGICLINKS = sys.RESOLVE_NO_MAGICLINKS
@@ -109,3 +118,21 @@ def is_mount_root(int folder, path):
     if not info.stx_attributes_mask & sys.STATX_ATTR_MOUNT_ROOT:
         return None
     return info.stx_attributes & sys.STATX_ATTR_MOUNT_ROOT != 0
+
+
+def names_types(int folder):
+    """Whether the entries that a directory's first listing has all tell of which type they are (getdents64(2), d_type:
+    overlay needs it)."""
+    cdef char[4096] listing
+    cdef entry_t* entry
+    cdef long got, at = 0
+    with nogil:
+        got = retried(sys.SYS_getdents64, folder, <long>&listing[0], sizeof(listing), 0, 0)
+    if got < 0:
+        raise failed(-got, None)
+    while at < got:
+        entry = <entry_t*>(<char*>listing + at)
+        if entry.type == sys.DT_UNKNOWN:
+            return False
+        at += entry.length
+    return True

@@ -103,6 +103,7 @@ cdef extern from "<signal.h>" nogil:
 cdef extern from "<string.h>" nogil:
     void* memcpy(void* to, const void* source, size_t size)
     void* memset(void* to, int byte, size_t size)
+    int memcmp(const void* a, const void* b, size_t size)
     int strcmp(const char* a, const char* b)
     int strncmp(const char* a, const char* b, size_t size)
     char* strerror(int number)
@@ -197,6 +198,10 @@ cdef extern from "<sys/stat.h>" nogil:
     bint S_ISDIR(unsigned int mode)
     bint S_ISREG(unsigned int mode)
     bint S_ISLNK(unsigned int mode)
+    bint S_ISBLK(unsigned int mode)
+    bint S_ISCHR(unsigned int mode)
+    bint S_ISFIFO(unsigned int mode)
+    bint S_ISSOCK(unsigned int mode)
     ctypedef struct stat_t "struct stat":
         unsigned long st_dev
         unsigned long st_ino
@@ -222,6 +227,8 @@ cdef extern from "<sys/syscall.h>" nogil:
 
 cdef extern from "<sys/sysmacros.h>" nogil:
     unsigned long makedev(unsigned int major, unsigned int minor)
+    unsigned int major(unsigned long device)
+    unsigned int minor(unsigned long device)
 
 cdef extern from "<sys/un.h>" nogil:
     struct sockaddr_un:
@@ -258,6 +265,7 @@ cdef extern from "<unistd.h>" nogil:
     long syscall(long number, ...)
     ssize_t copy_file_range(int source, off_t* source_at, int target, off_t* target_at, size_t size,
                             unsigned int flags)
+    int fchown(int fd, unsigned int uid, unsigned int gid)
     int fchownat(int folder, const char* path, unsigned int uid, unsigned int gid, int flags)
     int linkat(int folder, const char* path, int to_folder, const char* to, int flags)
     ssize_t readlinkat(int folder, const char* path, char* buffer, size_t size)
@@ -284,10 +292,12 @@ cdef extern from "<stdlib.h>" nogil:
     void* calloc(size_t count, size_t size)
     void* realloc(void* at, size_t size)
     void free(void* at)
+    void qsort(void* at, size_t count, size_t size, int (*order)(const void*, const void*) noexcept nogil)
 
 cdef extern from "<sys/xattr.h>" nogil:
     ssize_t flistxattr(int fd, char* names, size_t size)
     ssize_t fgetxattr(int fd, const char* name, void* value, size_t size)
+    int fremovexattr(int fd, const char* name)
     int fsetxattr(int fd, const char* name, const void* value, size_t size, int flags)
     ssize_t llistxattr(const char* path, char* names, size_t size)
     ssize_t lgetxattr(const char* path, const char* name, void* value, size_t size)

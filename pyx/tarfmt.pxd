@@ -28,6 +28,11 @@ cdef enum:
     MINOR_AT = 337
     PREFIX_AT = 345
     PREFIX_SIZE = 155
+    SPARSE_AT = 386        # old GNU: four pairs of offset and size, 12 bytes each number
+    SPARSE_MORE_AT = 482   # whether a block of 21 more pairs follows, which says at 504 whether another does
+    REAL_SIZE_AT = 483
+    SPARSE_PAIRS = 21
+    BLOCK_MORE_AT = 504
 
 
 cdef inline bint number(const unsigned char* field, int size, long long* value) noexcept nogil:
@@ -72,18 +77,17 @@ cdef inline bint number(const unsigned char* field, int size, long long* value) 
 cdef inline bint checksum(const unsigned char* block) noexcept nogil:
     """Whether the header's checksum is its bytes' sum, as unsigned ones or, as some old tars had it, as signed ones."""
     cdef long long stated
-    cdef long plain = 0, signed_ = 0
+    cdef unsigned int plain = 8 * 32, high = 0  # the checksum's own bytes count as spaces
     cdef int at
     if not number(block + CHKSUM_AT, 8, &stated):
         return False
     for at in range(BLOCK):
-        if CHKSUM_AT <= at < CHKSUM_AT + 8:
-            plain += 32
-            signed_ += 32
-        else:
-            plain += block[at]
-            signed_ += <signed char>block[at]
-    return stated == plain or stated == signed_
+        plain += block[at]
+        high += block[at] >> 7
+    for at in range(CHKSUM_AT, CHKSUM_AT + 8):
+        plain -= block[at]
+        high -= block[at] >> 7
+    return stated == plain or stated == <long long>plain - 256 * <long long>high
 
 
 cdef inline bint is_zero(const unsigned char* block) noexcept nogil:
@@ -92,3 +96,74 @@ cdef inline bint is_zero(const unsigned char* block) noexcept nogil:
         if block[at] != 0:
             return False
     return True
+
+
+# Writing: ustar headers, and pax records for what does not fit into one.
+
+cdef enum:
+    DEVICE_SIZE = 8
+    PAX_DIGITS = 20      # of a record's length, or of a number in one
+
+
+cdef inline bint fits(long long value, int size) noexcept nogil:
+    """Whether the field of `size` bytes can hold it in octal with a NUL behind it."""
+    return 0 <= value < 1LL << 3 * (size - 1)
+
+
+cdef inline void put_number(unsigned char* field, int size, long long value) noexcept nogil:
+    """In octal, with a NUL; what does not fit is 0, for a pax record to say."""
+    cdef int at = size - 1
+    if not fits(value, size):
+        value = 0
+    field[at] = 0
+    while at:
+        at -= 1
+        field[at] = <unsigned char>(c"0" + (value & 7))
+        value >>= 3
+
+
+cdef inline void seal(unsigned char* block) noexcept nogil:
+    """Magic and checksum of a header whose other fields are set."""
+    cdef const char* magic = b"ustar\x0000"
+    cdef long total = 0
+    cdef int at
+    for at in range(8):
+        block[MAGIC_AT + at] = <unsigned char>magic[at]
+        block[CHKSUM_AT + at] = c" "
+    for at in range(BLOCK):
+        total += block[at]
+    put_number(block + CHKSUM_AT, 7, total)
+
+
+cdef inline size_t decimal(char* to, long long value) noexcept nogil:
+    """Write it, without a NUL; how many bytes that took, at most PAX_DIGITS."""
+    cdef char digits[PAX_DIGITS]
+    cdef size_t count = 0, size = 0
+    cdef unsigned long long left = <unsigned long long>value
+    if value < 0:
+        to[0] = c"-"
+        size, left = 1, -left
+    while True:
+        digits[count] = <char>(c"0" + left % 10)
+        count += 1
+        left //= 10
+        if left == 0:
+            break
+    while count:
+        count -= 1
+        to[size] = digits[count]
+        size += 1
+    return size
+
+
+cdef inline size_t pax_size(size_t key, size_t value) noexcept nogil:
+    """Bytes of the record "LENGTH KEY=VALUE\\n", whose length counts its own digits."""
+    cdef size_t rest = key + value + 3, size = rest + 1, digits, left
+    while True:
+        digits, left = 0, size
+        while left:
+            digits += 1
+            left //= 10
+        if rest + digits == size:
+            return size
+        size = rest + digits

@@ -31,6 +31,10 @@ SNAPSHOT_PREFIX = "containerd.io/snapshot/"
 SNAPSHOT_REF = "containerd.io/snapshot.ref"
 DIFF_ID = "containerd.io/snapshot/diff-id"
 PARENT_CHAIN_ID = "containerd.io/snapshot/parent-chain-id"
+UID_MAPPING = "containerd.io/snapshot/uidmapping"
+GID_MAPPING = "containerd.io/snapshot/gidmapping"
+UPPER_DIRECTORY = "containerd.io/snapshot/overlay.upperdir"
+VOLATILE = "containerd.io/snapshot/overlay.volatile"  # ours: not "" spares an active snapshot all syncing
 
 # Namespaces and containers.
 DEFAULT_RUNTIME = "containerd.io/defaults/runtime"

@@ -10,11 +10,12 @@ Words: the `key` of a snapshot names an active one or a view, its `name` a commi
 image reference; `digest` is `alg:hex`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol, TypeVar
 
 from spec.base import Event
+from spec.edges import Node, Resource
 from spec.oci.image import Descriptor
 from spec.records import (
     ContentInfo,
@@ -68,6 +69,15 @@ class BlobReader(Protocol):
     def __exit__(self, *exc: object) -> None: ...
 
 
+class Tail(Protocol):
+    """A look at what an ingest holds, while it grows and after it has become a blob."""
+
+    def pread(self, size: int, offset: int, /) -> bytes:
+        """Bytes that were written; empty where there are none yet. From any thread."""
+
+    def close(self) -> None: ...
+
+
 class BlobWriter(Protocol):
     """One ingest, open. Closing keeps what was written, and `writer` with the same ref resumes it."""
 
@@ -80,6 +90,9 @@ class BlobWriter(Protocol):
 
     def truncate(self) -> None:
         """Start again at offset 0."""
+
+    def tail(self) -> Tail:
+        """Its bytes for another to read meanwhile; it outlives the writer. Unimplemented where they cannot be read."""
 
     def commit(self, size: int = 0, expected: str = "", labels: Labels | None = None) -> str:
         """Verify, make the blob durable and visible, and return its digest.
@@ -141,6 +154,11 @@ class Snapshotter(Protocol):
     has no children. Keys and names share one space.
     """
 
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """Of "rebase" (see `commit`), "remap-ids" (mounts show owners through the maps that a snapshot's labels name)
+        and "only-remap-ids" (nobody shall change owners one by one instead)."""
+
     def prepare(self, key: str, parent: str = "", labels: Labels | None = None) -> Sequence[Mount]:
         """AlreadyExists for `key`; NotFound for `parent`, InvalidArgument when it is not committed."""
 
@@ -150,10 +168,16 @@ class Snapshotter(Protocol):
     def mounts(self, key: str) -> Sequence[Mount]:
         """NotFound; FailedPrecondition when `key` is committed."""
 
-    def commit(self, name: str, key: str, labels: Labels | None = None, usage: Usage | None = None) -> None:
+    def commit(
+        self, name: str, key: str, labels: Labels | None = None, usage: Usage | None = None, parent: str = ""
+    ) -> None:
         """NotFound for `key`, FailedPrecondition when not active; AlreadyExists for `name`.
 
-        `usage`, when the caller counted it while writing, spares the walk of the tree.
+        It takes no longer for a larger tree: `usage`, when the caller counted it while writing, is kept; else the tree
+        is walked when `usage` is first asked for. `parent` puts what was prepared
+        without one on top of it (rebases it): NotFound, FailedPrecondition when it is not committed; InvalidArgument
+        when `key` has another already; Unimplemented without the capability. The root directory takes the parent's
+        owner and mode, unless it was given others than it was prepared with.
         """
 
     def remove(self, key: str) -> None:
@@ -206,19 +230,49 @@ class KV(Protocol):
 
 
 class Applier(Protocol):
+    """Unpacks layers into what mounts show, or straight into an overlay's upper directory.
+
+    Mounts that are one overlay with an `upperdir` are not mounted: what the layer hides is written there in overlay's
+    own form. With `lowerdir` the layers below are known. With `upperdir` alone the layer is unpacked apart from them,
+    into a directory that must be empty, so that all layers of an image can be unpacked at once: what it leaves to those
+    below is `implied`, and `settle` makes up for it. The lowest layer has nothing below, and so needs none of this.
+    """
+
     def apply(self, layer: Descriptor, mounts: Sequence[Mount], cancel: Cancel | None = None) -> "Applied":
         """Apply the layer blob to what the mounts show.
 
         Unimplemented for a media type no processor takes; InvalidArgument for a hostile or malformed archive;
-        DataLoss for a truncated one.
+        DataLoss for a truncated one; ResourceExhausted for one beyond the bounds. FailedPrecondition, "needs the layers
+        below", for one that cannot be unpacked apart from them: the caller empties the snapshot, and applies it on top
+        of its parent.
         """
+
+    def apply_stream(
+        self, source: Source, layer: Descriptor, mounts: Sequence[Mount], cancel: Cancel | None = None
+    ) -> "Applied":
+        """As `apply`, of bytes from anywhere: they may still be arriving."""
+
+    def settle(self, applied: "Applied", mounts: Sequence[Mount]) -> bool:
+        """Give each implied directory the owner, mode, times and attributes of the one below, which `mounts` show.
+
+        False when the layer means something else on top of these: it must be applied anew, as after "needs the layers
+        below". True at once when nothing was implied.
+        """
+
+    def sync(self, mounts: Sequence[Mount]) -> None:
+        """Make durable what was written through the mounts, and all else on their filesystem (syncfs(2))."""
 
 
 class Applied(Protocol):
-    """What was applied: `descriptor` of the plain stream (its digest is the diff id), `usage` of what it made."""
+    """What was applied: `descriptor` of the plain stream (its digest is the diff id), `usage` of what it made.
+
+    `implied` are the directories, relative to the root, whose meaning depends on what is below: those that the layer
+    has no entries of, and those that it hides something in.
+    """
 
     descriptor: Descriptor
     usage: Usage
+    implied: Sequence[bytes]
 
 
 class Comparer(Protocol):
@@ -250,6 +304,17 @@ class Resolver(Protocol):
     def fetcher(self, ref: str) -> Fetcher: ...
 
     def close(self) -> None: ...
+
+
+class ImageArchive(Resolver, Protocol):
+    """Images in one file or directory, by digest. A context manager."""
+
+    def images(self) -> Sequence[tuple[str, Descriptor]]:
+        """What the archive calls each (a whole name, a tag, or nothing), and its target."""
+
+    def __enter__(self) -> "ImageArchive": ...
+
+    def __exit__(self, *exc: object) -> None: ...
 
 
 class Pusher(Protocol):
@@ -345,7 +410,37 @@ class Publisher(Protocol):
         """Never blocks. From any thread."""
 
 
-class Collectible(Protocol):
-    """What garbage collection can ask for and remove."""
+class Tracker(Protocol):
+    """Told by whoever writes records, so that collection spares what they count on. From any thread; never blocks."""
 
-    def remove(self, namespace: str, key: str) -> None: ...
+    def touch(self, nodes: Iterable[Node]) -> None:
+        """A write that is about to be made, or is being made, refers to `nodes`."""
+
+    def removed(self) -> None:
+        """A record is gone: there may be something to collect."""
+
+
+class Untracked:
+    """A Tracker where nothing is collected."""
+
+    def touch(self, nodes: Iterable[Node]) -> None: ...
+
+    def removed(self) -> None: ...
+
+
+class Collectible(Protocol):
+    """Resources of some kinds, as garbage collection sees them. Blocking."""
+
+    kinds: frozenset[str]
+
+    def resources(self) -> Iterator[Resource]:
+        """All there are, with what they keep and who keeps them. Need not be of one instant."""
+
+    def order(self, dead: Iterable[Resource]) -> Sequence[Node]:
+        """Those of `dead` that are of these kinds, in an order in which they can be removed."""
+
+    def remove(self, nodes: Sequence[Node], still_dead: Callable[[Sequence[Node]], Sequence[Node]]) -> Sequence[Node]:
+        """Remove those of `nodes` that `still_dead` confirms at the last moment; those that went."""
+
+    def clean(self, removed: bool) -> None:
+        """Give back space, if anything was `removed` since the last time, by collection or by hand."""

@@ -14,6 +14,7 @@ from spec.api.content import Content
 from spec.api.events import Events
 from spec.api.images import Images
 from spec.api.introspection import Introspection
+from spec.api.leases import Leases
 from spec.api.namespaces import Namespaces
 from spec.api.service import Method, Service
 from spec.api.snapshots import Snapshots
@@ -28,6 +29,7 @@ SERVICES: tuple[type[Service], ...] = (
     Events,
     Images,
     Introspection,
+    Leases,
     Namespaces,
     Snapshots,
     Tasks,

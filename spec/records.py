@@ -95,10 +95,11 @@ class LeaseResource(Record, frozen=True):
 
 
 class Lease(Record, frozen=True):
+    """Keeps what is made under it, until it is deleted or `containerd.io/gc.expire` has passed."""
+
     id: str
     created_at_ns: int = 0
     labels: Labels = {}
-    resources: Sequence[LeaseResource] = ()
 
 
 class Status(enum.IntEnum):

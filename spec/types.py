@@ -53,3 +53,19 @@ class Progress(Record, frozen=True):
     progress: int = 0
     total: int = 0
     descriptor: str = ""
+
+
+class Finding(Record, frozen=True):
+    """Something of an image that is not as it should be.
+
+    `kind` is content or snapshot, `object` a digest or a snapshot's name. `what` of content: missing, damaged; of a
+    snapshot: unchecked (`detail` says why), or what differs of `path` (relative, of bytes, `.` for the root): missing,
+    extra, type, content, mode, owner, xattr, opaque, target, device, link, time. `detail` is for people.
+    """
+
+    kind: str
+    object: str
+    path: bytes = b""
+    what: Sequence[str] = ()
+    detail: str = ""
+    repaired: bool = False

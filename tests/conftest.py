@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests import cgroups
+from tests import disks as making
 
 BESIDE = "HOLDD_TEST_BESIDE"  # set where other suites run on this host: then cgroups are not ours to compare
 SETTLE_S = 10.0  # how long what ends by itself (a dying thread, a reaped shim) may take
@@ -58,6 +59,13 @@ def namespaces_cgroups():
     yield
     for path in _tops() - before:
         path.rmdir()
+
+
+@pytest.fixture(scope="session")
+def disks(tmp_path_factory):
+    """Filesystems by type (tests.disks), the same for the whole session."""
+    with making.every(tmp_path_factory.mktemp("disks")) as made:
+        yield made
 
 
 def _state():

@@ -54,6 +54,7 @@ class Echo(Service):
     give = giving(Text, Said)
     take = unary(Text, Said, takes=True)
     take_later = unary(Text, Said, takes=True)
+    take_many = server_stream(Text, Said, takes=True)
     missing = unary(Text, Empty)
 
 
@@ -181,6 +182,9 @@ class EchoService:
     async def take_later(self, request: Text, fds: list[int]) -> Said:
         await asyncio.sleep(0)
         return self.take(request, fds)
+
+    async def take_many(self, request: Text, fds: list[int]) -> AsyncIterator[Said]:
+        yield self.take(request, fds)
 
 
 class Server:

@@ -89,7 +89,7 @@ class Fake:
 
         self._server = _Server(("127.0.0.1", 0), Handler)
         self.host = f"127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, name="fake-registry")
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), name="fake-registry")
         self._thread.start()
         return self
 
@@ -117,6 +117,7 @@ class _Server(http.server.ThreadingHTTPServer):
 
 class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # it would wait 40 ms for each answer's acknowledgement
     registry: Fake
 
     def log_message(self, *args):

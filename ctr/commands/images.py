@@ -3,14 +3,17 @@
 import argparse
 import getpass
 import os
-from collections.abc import Callable
 
-from ctr import image, output, progress
+import msgspec
+from msgspec.structs import replace
+
+from ctr import check, garbage, image, mount, output, progress
 from ctr.output import Out
 from daemon.client.client import Client
-from spec import errors, reference
+from spec import errors, platforms, reference
 from spec.api import images as api
-from spec.api import transfer
+from spec.api import snapshots, transfer
+from spec.oci import graph
 from spec.oci.image import Descriptor
 from spec.records import Image
 
@@ -18,6 +21,7 @@ from spec.records import Image
 def register(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(metavar="VERB", required=True)
     _register_pull(verbs.add_parser("pull", help="pull an image from a registry and unpack it"))
+    _register_import(verbs.add_parser("import", help="bring in the images of an archive, and unpack them"))
     ls = verbs.add_parser("ls", aliases=["list"], help="list images")
     output.register_list(ls)
     ls.add_argument("filters", nargs="*")
@@ -32,6 +36,32 @@ def register(parser: argparse.ArgumentParser) -> None:
     tag.add_argument("source")
     tag.add_argument("targets", nargs="+", metavar="target")
     tag.set_defaults(do=_tag)
+    label = verbs.add_parser("label", help="set labels; an empty value removes one")
+    label.add_argument("--replace-all", "-r", action="store_true", help="instead of all that it has")
+    label.add_argument("name", metavar="ref")
+    label.add_argument("labels", nargs="+", metavar="KEY=VALUE")
+    label.set_defaults(do=_label)
+    inspect = verbs.add_parser("inspect", aliases=["i"], help="show what an image consists of")
+    inspect.add_argument("--content", action="store_true", help="with the documents themselves")
+    inspect.add_argument("name", metavar="ref")
+    inspect.set_defaults(do=_inspect)
+    _register_snapshots(verbs)
+    check.register(verbs)
+    garbage.register_images(verbs)
+    mount.register(verbs)
+
+
+def _register_snapshots(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    usage = verbs.add_parser("usage", help="show what an image's snapshots take")
+    usage.add_argument("--platform", default="", help="instead of the host's")
+    usage.set_defaults(do=_usage)
+    unpack = verbs.add_parser("unpack", help="make an image's snapshots of its content")
+    unpack.add_argument("--platform", action="append", default=[], help="instead of the host's; may be repeated")
+    unpack.add_argument("--quiet", "-q", action="store_true", help="show no progress")
+    unpack.set_defaults(do=_unpack)
+    for verb in (usage, unpack):
+        verb.add_argument("--snapshotter", default=os.environ.get("HOLDD_SNAPSHOTTER") or "overlayfs")
+        verb.add_argument("ref")
 
 
 def run(args: argparse.Namespace, client: Client, out: Out) -> int:
@@ -76,6 +106,45 @@ def _pull(args: argparse.Namespace, client: Client, out: Out) -> None:
     progress.show(client.transfer.transfer(request), args.quiet)
 
 
+def _register_import(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--base-name", default="", metavar="NAME", help="before names that are but a tag")
+    parser.add_argument("--index-name", default="", metavar="NAME", help="of the archive's only image")
+    parser.add_argument("--platform", action="append", default=[], help="instead of the host's; may be repeated")
+    parser.add_argument("--all-platforms", action="store_true", help="content of every platform")
+    parser.add_argument("--no-unpack", action="store_true", help="content only")
+    parser.add_argument("--snapshotter", default=os.environ.get("HOLDD_SNAPSHOTTER", ""), help="unpack into this one")
+    parser.add_argument("--label", action="append", default=[], metavar="KEY=VALUE", help="of the images")
+    parser.add_argument("--quiet", "-q", action="store_true", help="show no progress")
+    parser.add_argument("file", help="a tar of an OCI layout, or its directory; - for stdin")
+    parser.set_defaults(do=_import)
+
+
+def _import(args: argparse.Namespace, client: Client, out: Out) -> None:
+    unpacks = [transfer.Unpack(platform=platform, snapshotter=args.snapshotter) for platform in args.platform or [""]]
+    destination = transfer.ImageStore(
+        name=args.index_name,
+        labels=output.parse_labels(args.label),
+        platforms=args.platform,
+        all_platforms=args.all_platforms,
+        unpacks=() if args.no_unpack else unpacks,
+    )
+    source = transfer.Archive(base_name=args.base_name)
+    fd = 0 if args.file == "-" else _opened(args.file)
+    try:
+        request = transfer.TransferRequest(source=source, destination=destination)
+        progress.show(client.transfer.transfer(request, [fd]), args.quiet)
+    finally:
+        if fd:
+            os.close(fd)
+
+
+def _opened(path: str) -> int:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as exc:
+        raise errors.from_os(exc, f"opening {path}") from exc
+
+
 def _ls(args: argparse.Namespace, client: Client, out: Out) -> None:
     found = client.images.list(api.ListRequest(filters=args.filters)).images
     rows = [] if args.quiet or args.json else [_row(client, record) for record in found]
@@ -85,17 +154,13 @@ def _ls(args: argparse.Namespace, client: Client, out: Out) -> None:
 
 def _row(client: Client, record: Image) -> tuple[str, ...]:
     target = record.target
-    size = _or_dash(lambda: output.size(image.size(client, target)))
-    offered = _or_dash(lambda: ",".join(image.offered(client, target)))
-    return record.name, target.media_type, target.digest, size, offered, output.labels(record.labels)
-
-
-def _or_dash(work: Callable[[], str]) -> str:
-    """An image whose content is partly gone is still listed."""
     try:
-        return work() or "-"
-    except errors.Error:
-        return "-"
+        measured = image.measure(client, target)
+    except errors.Error:  # an image whose content is partly gone is still listed
+        size, offered = "-", "-"
+    else:
+        size, offered = output.size(measured.size), ",".join(measured.offered) or "-"
+    return record.name, target.media_type, target.digest, size, offered, output.labels(record.labels)
 
 
 def _rm(args: argparse.Namespace, client: Client, out: Out) -> int:
@@ -123,3 +188,45 @@ def _point(client: Client, name: str, target: Descriptor, force: bool) -> None:
         if not force:
             raise
         client.images.update(api.UpdateRequest(image=record, fields=["target"]))
+
+
+def _label(args: argparse.Namespace, client: Client, out: Out) -> None:
+    labels = output.parse_labels(args.labels)
+    record = replace(client.images.get(api.GetRequest(name=args.name)), labels=labels)
+    fields = ["labels"] if args.replace_all else [f"labels.{key}" for key in labels]
+    out.line(output.labels(client.images.update(api.UpdateRequest(image=record, fields=fields)).labels))
+
+
+def _inspect(args: argparse.Namespace, client: Client, out: Out) -> None:
+    target = client.images.get(api.GetRequest(name=args.name)).target
+    out.line(args.name)
+    _draw(client, out, target, "", args.content)
+
+
+def _draw(client: Client, out: Out, descriptor: Descriptor, indent: str, content: bool) -> None:
+    """One document or layer and, below it, what it points at."""
+    here = image.has(client, descriptor.digest)
+    platform = f" {platforms.format(descriptor.platform)}" if descriptor.platform else ""
+    size = output.size(descriptor.size) + ("" if here else ", missing")
+    out.line(f"{indent}\\_ {descriptor.media_type}{platform} {descriptor.digest} ({size})")
+    opens = graph.is_index(descriptor.media_type) or graph.is_manifest(descriptor.media_type)
+    if not here or not (opens or graph.is_config(descriptor.media_type)):
+        return
+    body = image.read(client, descriptor.digest)
+    if content:
+        for line in msgspec.json.format(body, indent=2).decode().splitlines():
+            out.line(f"{indent}   {line}")
+    for child in graph.children(descriptor, body):
+        _draw(client, out, child, f"{indent}   ", content)
+
+
+def _usage(args: argparse.Namespace, client: Client, out: Out) -> None:
+    rows = []
+    for chain_id in image.resolve(client, args.ref, args.platform).chain_ids:
+        usage = client.snapshots.usage(snapshots.UsageRequest(snapshotter=args.snapshotter, key=chain_id))
+        rows.append((chain_id, output.size(usage.size), str(usage.inodes)))
+    out.columns([("KEY", "SIZE", "INODES"), *rows])
+
+
+def _unpack(args: argparse.Namespace, client: Client, out: Out) -> None:
+    progress.show(image.unpack(client, args.ref, args.snapshotter, args.platform), args.quiet)

@@ -12,7 +12,7 @@ from spec.api import tasks
 
 
 def register(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--rm", action="store_true", help="remove the container when it has ended")
+    parser.add_argument("--rm", action="store_true", help="remove the container, which never syncs, when it has ended")
     parser.add_argument("--pid-file", default="", metavar="FILE")
     parser.add_argument("--dump-config", action="store_true", help="print the OCI runtime spec and run nothing")
     process.register(parser)
@@ -27,7 +27,7 @@ def run(args: argparse.Namespace, client: Client, out: Out) -> int:
         sys.stdout.buffer.write(record.spec + b"\n")
         return 0
     with contextlib.ExitStack() as undo:
-        container.create(client, record, parent, undo)
+        container.create(client, record, parent, undo, ephemeral=args.rm)
         stdio, fds = process.streams(args, args.tty)
         request = tasks.CreateRequest(container_id=args.id, rootfs=mounts, stdio=stdio)
         pid = client.tasks.create(request, fds=fds).pid

@@ -1,4 +1,5 @@
-"""Clients of the daemon: blocking, asynchronous, and proxies that satisfy the ports. Sees `spec` and nothing else."""
+"""Clients of the daemon: blocking, asynchronous, and proxies that satisfy the ports. Sees `spec`; `mounting` alone sees
+the kit, too."""
 
 from daemon.client.client import Client
 

@@ -81,9 +81,9 @@ class Client:
             close_fds(frame.fds)
             raise
 
-    async def stream(self, method: Method[Q, R], request: Q) -> AsyncIterator[R]:
-        """The messages of a server's stream; closing the iterator cancels the call."""
-        async with self.duplex(method, request) as stream:
+    async def stream(self, method: Method[Q, R], request: Q, fds: Sequence[int] = ()) -> AsyncIterator[R]:
+        """The messages of a server's stream; closing the iterator cancels the call. `fds` stay the caller's."""
+        async with Stream(self, method, self._start(method, request, wire.REMOTE_CLOSED, fds)) as stream:
             async for reply in stream:
                 yield reply
 

@@ -17,6 +17,7 @@ from spec.api.content import Content
 from spec.api.events import Events
 from spec.api.images import Images
 from spec.api.introspection import Introspection
+from spec.api.leases import Leases
 from spec.api.namespaces import Namespaces
 from spec.api.service import Method
 from spec.api.snapshots import Snapshots
@@ -223,21 +224,21 @@ class Client:
         self._pool.give(connection)
         return _answer(method, frame)
 
-    def server_stream(self, method: Method[Q, R], request: Q) -> Stream[Q, R]:
+    def server_stream(self, method: Method[Q, R], request: Q, fds: Sequence[int] = ()) -> Stream[Q, R]:
         """Returns when the server is at work on it."""
-        stream = self._start(method, request, wire.REMOTE_CLOSED)
+        stream = self._start(method, request, wire.REMOTE_CLOSED, fds)
         stream.opened()
         return stream
 
     def duplex(self, method: Method[Q, R]) -> Stream[Q, R]:
         return self._start(method, None, wire.REMOTE_OPEN | wire.NO_DATA)
 
-    def _start(self, method: Method[Q, R], request: Q | None, flags: int) -> Stream[Q, R]:
+    def _start(self, method: Method[Q, R], request: Q | None, flags: int, fds: Sequence[int] = ()) -> Stream[Q, R]:
         deadline = self._deadline()
         connection = self._pool.take(deadline)
         try:
             id = connection.stream()
-            connection.send(self._open(id, method, request, flags), (), deadline)
+            connection.send(self._open(id, method, request, flags, len(fds)), fds, deadline)
         except BaseException:
             connection.close()
             raise
@@ -296,6 +297,10 @@ class Client:
     @cached_property
     def introspection(self) -> Introspection:
         return Introspection(self)
+
+    @cached_property
+    def leases(self) -> Leases:
+        return Leases(self)
 
     @cached_property
     def transfer(self) -> Transfer:

@@ -2,17 +2,21 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from types import TracebackType
 
 from daemon.client.client import Client
 from spec import errors
 from spec.api import content as content_api
+from spec.api import introspection as introspection_api
 from spec.api import snapshots as snapshots_api
 from spec.api.service import Duplex
+from spec.ports import Tail
 from spec.records import ContentInfo, IngestStatus, Labels, SnapshotInfo
 from spec.types import Mount, Usage
 
 CHUNK_BYTES = 1 << 20
+PLUGIN_TYPE = "io.holdd.snapshotter.v1"
 
 
 class RemoteBlobReader:
@@ -87,6 +91,9 @@ class RemoteBlobWriter:
         self.close()
         self._client.content.abort(content_api.AbortRequest(ref=self._ref))
         self._offset = self._ask(self._message("stat")).offset
+
+    def tail(self) -> Tail:
+        raise errors.Unimplemented(f"reading {self._ref} before its commit: the API has no call for it")
 
     def commit(self, size: int = 0, expected: str = "", labels: Labels | None = None) -> str:
         request = content_api.WriteRequest(
@@ -187,6 +194,13 @@ class RemoteSnapshotter:
         self.name = name
         self._client = client
 
+    @cached_property
+    def capabilities(self) -> frozenset[str]:
+        """As the daemon says; asked once."""
+        request = introspection_api.PluginsRequest(filters=[f"type=={PLUGIN_TYPE},id=={self.name}"])
+        plugins = self._client.introspection.plugins(request).plugins
+        return frozenset(word for plugin in plugins for word in plugin.capabilities)
+
     def prepare(self, key: str, parent: str = "", labels: Labels | None = None) -> Sequence[Mount]:
         request = snapshots_api.PrepareRequest(snapshotter=self.name, key=key, parent=parent, labels=labels or {})
         return self._client.snapshots.prepare(request).mounts
@@ -198,8 +212,12 @@ class RemoteSnapshotter:
     def mounts(self, key: str) -> Sequence[Mount]:
         return self._client.snapshots.mounts(snapshots_api.MountsRequest(snapshotter=self.name, key=key)).mounts
 
-    def commit(self, name: str, key: str, labels: Labels | None = None, usage: Usage | None = None) -> None:
-        request = snapshots_api.CommitRequest(snapshotter=self.name, name=name, key=key, labels=labels or {})
+    def commit(
+        self, name: str, key: str, labels: Labels | None = None, usage: Usage | None = None, parent: str = ""
+    ) -> None:
+        request = snapshots_api.CommitRequest(
+            snapshotter=self.name, name=name, key=key, labels=labels or {}, parent=parent
+        )
         self._client.snapshots.commit(request)
 
     def remove(self, key: str) -> None:

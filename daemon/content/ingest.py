@@ -105,6 +105,9 @@ class Ingest:
         self._offset = 0
         self._hash = digests.hasher(self._algorithm)
 
+    def tail(self) -> "Tail":
+        return Tail(os.dup(self._open()), self._about.ref)
+
     def commit(self, size: int = 0, expected: str = "", labels: Labels | None = None) -> str:
         doing = f"committing ingest {self._about.ref}"
         fd = self._open()
@@ -170,6 +173,27 @@ class Ingest:
             running.update(chunk)
             offset += len(chunk)
         return running, offset
+
+
+class Tail:
+    """A ports.Tail; it owns `fd`, which the rename to a blob leaves good."""
+
+    def __init__(self, fd: int, ref: str) -> None:
+        self._fd = fd
+        self._ref = ref
+
+    def pread(self, size: int, offset: int, /) -> bytes:
+        if self._fd < 0:
+            raise errors.FailedPrecondition(f"the tail of ingest {self._ref} is closed")
+        try:
+            return os.pread(self._fd, size, offset)
+        except OSError as exc:
+            raise errors.from_os(exc, f"reading ingest {self._ref}") from exc
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
 
 def discard(directory: str) -> None:

@@ -4,6 +4,7 @@ Knows no namespaces and keeps no labels. A blob appears by rename once its bytes
 """
 
 import contextlib
+import errno
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -188,6 +189,8 @@ def _doing(doing: str, digest: str) -> Iterator[None]:
     except FileNotFoundError:
         raise errors.NotFound(f"content {digest} not found") from None
     except OSError as exc:
+        if exc.errno == errno.ELOOP:  # none of ours: whoever put it there could show us anything
+            raise errors.DataLoss(f"{doing} content {digest}: it is a symbolic link") from exc
         raise errors.from_os(exc, f"{doing} content {digest}") from exc
 
 

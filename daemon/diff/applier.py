@@ -1,18 +1,21 @@
 """Layers applied to what mounts show: inflate, hash and unpack in one pass."""
 
 import errno
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
-from daemon.diff import processors
-from daemon.diff.processors import Bounds
+from daemon.diff import processors, upper
+from daemon.diff.bounds import Bounds
+from daemon.diff.upper import Upper
 from daemon.kit import mounting
-from pyx.unpack import Malformed, Truncated, Unpacker
+from pyx import fs
+from pyx.unpack import Entangled, Exceeded, Malformed, Truncated, Unpacker
 from spec import digest as digests
 from spec import errors
-from spec.base import Record
 from spec.oci.image import OCI_LAYER, Descriptor
-from spec.ports import BlobReader, Cancel, ContentStore, Source
+from spec.ports import Applied, BlobReader, Cancel, ContentStore, Source
 from spec.types import Mount, Usage
 
 CHUNK = 1 << 20  # bytes of plain tar at once
@@ -24,12 +27,19 @@ ITS_OWN_FAULT = frozenset(
      errno.ERANGE, errno.EMLINK, errno.E2BIG, errno.EFBIG}
 )  # fmt: skip
 
+log = logging.getLogger(__name__)
 
-class AppliedLayer(Record, frozen=True):
-    """A ports.Applied."""
 
-    descriptor: Descriptor
-    usage: Usage
+class AppliedLayer:
+    """A ports.Applied. `stated` are those of the implied directories that the layer has entries of, and `path` is the
+    upper directory that it was written to by itself."""
+
+    def __init__(self, descriptor: Descriptor, usage: Usage, implied: Sequence[tuple[bytes, bool]] = ()) -> None:
+        self.descriptor = descriptor
+        self.usage = usage
+        self.implied: Sequence[bytes] = tuple(path for path, _ in implied)
+        self.stated = frozenset(path for path, stated in implied if stated)
+        self.path = ""
 
 
 class ArchiveApplier:
@@ -40,47 +50,132 @@ class ArchiveApplier:
         self._bounds = bounds
 
     def apply(self, layer: Descriptor, mounts: Sequence[Mount], cancel: Cancel | None = None) -> AppliedLayer:
+        target = upper.of(mounts)
+        if target is not None and target.lowers:
+            applied = self._onto(target, layer, cancel)
+            if applied is not None:
+                return applied
         with self._content.reader(layer.digest) as blob:
             return self.apply_stream(_BlobSource(blob), layer, mounts, cancel)
 
     def apply_stream(
         self, source: Source, layer: Descriptor, mounts: Sequence[Mount], cancel: Cancel | None = None
     ) -> AppliedLayer:
-        """As `apply`, of bytes from anywhere: they may still be arriving."""
-        doing = f"applying layer {layer.digest}"
+        """On top of known layers it goes through the mount: bytes that come once could not be applied again."""
+        target = upper.of(mounts)
+        if target is not None and not target.lowers:
+            return self._apart(target, source, layer, cancel)
         with mounting.opened(mounts) as root:
-            try:
-                watched = source if cancel is None else _Watched(source, cancel)
-                return _unpack(processors.opened(watched, layer.media_type, self._bounds), root, cancel)
-            except Malformed as exc:
-                raise errors.InvalidArgument(f"{doing}: {exc}{_at(exc.entry)}") from exc
-            except Truncated as exc:
-                raise errors.DataLoss(f"{doing}: {exc}{_at(exc.entry)}") from exc
-            except errors.Error as exc:
-                raise type(exc)(f"{doing}: {exc.message}") from exc
-            except OSError as exc:
-                text = f"{doing}{_at(os.fsencode(exc.filename or ''))}"
-                if exc.errno in ITS_OWN_FAULT:
-                    raise errors.InvalidArgument(f"{text}: {exc.strerror}") from exc
-                raise errors.from_os(exc, text) from exc
+            return self._unpack(source, layer, self._unpacker(root), cancel)
+
+    def settle(self, applied: Applied, mounts: Sequence[Mount]) -> bool:
+        if not isinstance(applied, AppliedLayer) or not applied.implied:
+            return True
+        try:
+            return upper.settle(applied.path, applied.implied, applied.stated, mounts)
+        except OSError as exc:
+            raise errors.from_os(exc, f"settling layer {applied.descriptor.digest}") from exc
+
+    def sync(self, mounts: Sequence[Mount]) -> None:
+        target = upper.of(mounts)
+        if target is None:
+            with mounting.opened(mounts) as fd:
+                _sync(fd)
+            return
+        with _directory(target.path, "making layers durable") as fd:
+            _sync(fd)
+
+    def _onto(self, target: Upper, layer: Descriptor, cancel: Cancel | None) -> AppliedLayer | None:
+        """Straight into the upper directory; None when it takes the mount, and the directory is empty again."""
+        if not target.is_empty():
+            return None
+        try:
+            with self._content.reader(layer.digest) as blob:
+                applied = self._apart(target, _BlobSource(blob), layer, cancel)
+            if self.settle(applied, target.lowers):
+                applied.implied = ()
+                return applied
+        except errors.FailedPrecondition:
+            pass
+        target.clear()
+        return None
+
+    def _apart(self, target: Upper, source: Source, layer: Descriptor, cancel: Cancel | None) -> AppliedLayer:
+        with _directory(target.path, f"applying layer {layer.digest}") as root:
+            if not target.is_empty():
+                raise errors.InvalidArgument(f"applying layer {layer.digest}: {target.path} is not empty")
+            applied = self._unpack(source, layer, self._unpacker(root, target.opaque), cancel)
+            applied.path = target.path
+            return applied
+
+    def _unpacker(self, root: int, opaque: str = "") -> Unpacker:
+        return Unpacker(root, opaque, entries=self._bounds.entries, meta=self._bounds.header)
+
+    def _unpack(self, source: Source, layer: Descriptor, unpacker: Unpacker, cancel: Cancel | None) -> AppliedLayer:
+        with _doing(f"applying layer {layer.digest}"), unpacker:
+            watched = source if cancel is None else _Watched(source, cancel)
+            applied = _run(processors.opened(watched, layer.media_type, self._bounds), unpacker, cancel)
+            if dropped := unpacker.dropped():
+                log.warning("layer %s: %d attributes left out: no place for them here", layer.digest, dropped)
+            return applied
 
 
-def _unpack(plain: Source, root: int, cancel: Cancel | None) -> AppliedLayer:
+def _run(plain: Source, unpacker: Unpacker, cancel: Cancel | None) -> AppliedLayer:
     running = digests.hasher()
     size = 0
-    with Unpacker(root) as unpacker:
-        while data := plain.read(CHUNK):
-            if cancel is not None:
-                cancel.check()
-            running.update(data)
-            unpacker.feed(data)
-            size += len(data)
-        made, inodes = unpacker.finish()
-    diff_id = f"{digests.CANONICAL}:{running.hexdigest()}"
+    while data := plain.read(CHUNK):
+        if cancel is not None:
+            cancel.check()
+        running.update(data)
+        unpacker.feed(data)
+        size += len(data)
+    made, inodes = unpacker.finish()
     return AppliedLayer(
-        descriptor=Descriptor(media_type=OCI_LAYER, digest=diff_id, size=size),
-        usage=Usage(size=made, inodes=inodes),
+        Descriptor(media_type=OCI_LAYER, digest=f"{digests.CANONICAL}:{running.hexdigest()}", size=size),
+        Usage(size=made, inodes=inodes),
+        unpacker.implied(),
     )
+
+
+@contextmanager
+def _doing(what: str) -> Iterator[None]:
+    """Faults of archives and of their processors in the taxonomy's classes."""
+    try:
+        yield
+    except Malformed as exc:
+        raise errors.InvalidArgument(f"{what}: {exc}{_at(exc.entry)}") from exc
+    except Truncated as exc:
+        raise errors.DataLoss(f"{what}: {exc}{_at(exc.entry)}") from exc
+    except Exceeded as exc:
+        raise errors.ResourceExhausted(f"{what}: {exc}{_at(exc.entry)}") from exc
+    except Entangled as exc:
+        raise errors.FailedPrecondition(f"{what}: needs the layers below: {exc}{_at(exc.entry)}") from exc
+    except errors.Error as exc:
+        raise type(exc)(f"{what}: {exc.message}") from exc
+    except OSError as exc:
+        text = f"{what}{_at(os.fsencode(exc.filename or ''))}"
+        if exc.errno in ITS_OWN_FAULT:
+            raise errors.InvalidArgument(f"{text}: {exc.strerror}") from exc
+        raise errors.from_os(exc, text) from exc
+
+
+@contextmanager
+def _directory(path: str, doing: str) -> Iterator[int]:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as exc:
+        raise errors.from_os(exc, f"{doing}: opening {path}") from exc
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _sync(fd: int) -> None:
+    try:
+        fs.syncfs(fd)
+    except OSError as exc:
+        raise errors.from_os(exc, "making layers durable") from exc
 
 
 class _BlobSource:

@@ -7,8 +7,8 @@ ResourceExhausted.
 from isal import isal_zlib
 from zstandard import ZstdDecompressor, ZstdError
 
+from daemon.diff.bounds import Bounds
 from spec import errors
-from spec.base import Record
 from spec.oci import graph
 from spec.ports import Source
 
@@ -20,15 +20,6 @@ ZSTD_SKIPPABLE = b"\x2a\x4d\x18"  # behind a byte from 0x50 to 0x5f (RFC 8878, 3
 GZIP_WINDOW = 31  # zlib's wbits for a gzip header
 GULP = 64 << 10  # bytes of gzip at once: what is behind a member's end is copied, and members may be of a few bytes
 EMPTIES = 1000  # members or frames in a row that hold nothing: work without end that no bound on the output ends
-
-
-class Bounds(Record, frozen=True):
-    """`size` is the most bytes a layer may inflate to; `ratio` the most of them for each byte read, once `slack` bytes
-    came out."""
-
-    size: int = 1 << 40
-    ratio: int = 2000
-    slack: int = 64 << 20
 
 
 def opened(source: Source, media_type: str, bounds: Bounds = Bounds()) -> Source:

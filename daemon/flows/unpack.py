@@ -1,96 +1,222 @@
-"""Unpacking: an image's layers become snapshots, each named by its chain id. Over ports only."""
+"""Unpacking: an image's layers become snapshots, each named by its chain id. Over ports only.
 
-import contextlib
-import itertools
-import time
-from collections.abc import Callable, Sequence
+Where the snapshotter can rebase, layers are unpacked side by side, each while it arrives, and committed in order of the
+chain; elsewhere one after the other. Data of all that are committed together is synced once.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import CancelledError, Future, wait
+from contextvars import copy_context
 from functools import partial
 
+from daemon.flows.arrival import Arrival
+from daemon.flows.crew import Crew
+from daemon.flows.layer import Layers, Made, Step
 from daemon.flows.progress import Report
-from daemon.kit.keylock import Once
+from daemon.kit.cancel import Token
+from daemon.kit.keylock import Flight, Once
 from spec import digest as digests
-from spec import errors, names
+from spec import errors
 from spec.oci.image import Descriptor
-from spec.ports import Applier, Cancel, Snapshotter
-from spec.records import Labels
-from spec.types import Usage
-
-_sequence = itertools.count()
+from spec.ports import Applier, Snapshotter
 
 
 class Unpacker:
     """Unpacks into one snapshotter. Whoever wants a chain id that another is making waits for it: `once` is shared, and
-    `scope` tells equal chain ids of different namespaces apart."""
+    `scope` tells equal chain ids of different namespaces apart. The same layer in two chains is unpacked in both: what
+    it makes belongs to one snapshot."""
 
-    def __init__(self, name: str, snapshotter: Snapshotter, applier: Applier, once: "Once[None]", scope: str) -> None:
+    def __init__(
+        self,
+        name: str,
+        snapshotter: Snapshotter,
+        applier: Applier,
+        once: "Once[None]",
+        scope: str,
+        crew: Crew,
+        sync: bool = True,
+    ) -> None:
         self.name = name
-        self._snapshotter = snapshotter
-        self._applier = applier
+        self.crew = crew
+        self.layers = Layers(snapshotter, applier, sync)
         self._once = once
         self._scope = scope
 
-    def done(self, chain_ids: Sequence[str]) -> int:
-        """How many of the layers are unpacked: the deepest chain id that is known ends the work."""
-        for count in range(len(chain_ids), 0, -1):
-            with contextlib.suppress(errors.NotFound):
-                self._snapshotter.stat(chain_ids[count - 1])
-                return count
-        return 0
+    def begin(self, chain_id: str) -> "Flight[None]":
+        """The making of a chain id: ours to do, or another's to wait for."""
+        return self._once.begin(f"{self._scope}/{self.name}/{chain_id}")
 
     def unpack(
         self,
         layers: Sequence[Descriptor],
         diff_ids: Sequence[str],
-        arrived: Callable[[Descriptor], None],
+        arrivals: Mapping[str, Arrival],
         report: Report,
-        cancel: Cancel,
+        cancel: Token,
     ) -> str:
-        """Unpack what is missing, lowest first; `arrived` waits for a layer's bytes. The chain id of them all."""
+        """Unpack what is missing; the chain id of them all. `arrivals` are the layers' bytes, by digest.
+
+        When one fails, those below it that were done are committed, and nothing is left of the others.
+        """
         chain = digests.chain_ids(diff_ids)
-        for position in range(self.done(chain), len(layers)):
-            arrived(layers[position])
-            cancel.check()
-            step = _Step(layers[position], diff_ids[position], chain[position], chain[position - 1] if position else "")
-            flight = f"{self._scope}/{self.name}/{step.chain_id}"
-            self._once.do(flight, partial(self._make, step, report, cancel), cancel)
-        return chain[-1] if chain else ""
+        parents = ["", *chain]
+        steps = [Step(*step) for step in zip(layers, diff_ids, chain, parents[:-1], strict=True)]
+        missing = steps[self._done(chain) :]
+        if missing:
+            _Climb(self, missing, arrivals, report, cancel.child()).run()
+        return parents[-1]
 
-    def _make(self, step: "_Step", report: Report, cancel: Cancel) -> None:
-        """One layer's snapshot; nothing is left of one that fails."""
-        if self.done([step.chain_id]):
-            return
-        name = f"layer-{step.layer.digest}"
-        report.tell_part("extracting", name, total=step.layer.size)
-        key = f"extract-{time.time_ns()}-{next(_sequence)} {step.chain_id}"
-        labels = {names.DIFF_ID: step.diff_id}
-        if step.parent:
-            labels[names.PARENT_CHAIN_ID] = step.parent
-        mounts = self._snapshotter.prepare(key, step.parent, labels)
+    def _done(self, chain_ids: Sequence[str]) -> int:
+        """How many of the layers are unpacked: the deepest chain id that is known ends the work."""
+        known = (count for count in range(len(chain_ids), 0, -1) if self.layers.has(chain_ids[count - 1]))
+        return next(known, 0)
+
+
+class _Climb:
+    """One image's missing layers, from the lowest to the top.
+
+    The flights of all of them are ours or another's from the start. So that two climbs never wait for each other, ours
+    land in order of the chain, and those below land before we wait for another's.
+    """
+
+    def __init__(
+        self, unpacker: Unpacker, steps: Sequence[Step], arrivals: Mapping[str, Arrival], report: Report, cancel: Token
+    ) -> None:
+        self._unpacker = unpacker
+        self._layers = unpacker.layers
+        self._steps = steps
+        self._arrivals = arrivals
+        self._report = report
+        self._cancel = cancel
+        self._flights: dict[str, Flight[None]] = {}
+        self._jobs: dict[str, Future[Made | None]] = {}
+        self._batch: list[Made] = []
+        self._failures: list[BaseException] = []
+
+    def run(self) -> None:
         try:
-            applied = self._applier.apply(step.layer, mounts, cancel)
-            if applied.descriptor.digest != step.diff_id:
-                raise errors.InvalidArgument(
-                    f"unpacking layer {step.layer.digest}: its diff id is {applied.descriptor.digest},"
-                    f" the image's config says {step.diff_id}"
-                )
-            self._commit(step, key, labels, applied.usage)
-        except BaseException:
-            with contextlib.suppress(errors.Error):
-                self._snapshotter.remove(key)
+            if self._layers.rebases:
+                self._start()
+            for step in self._steps:
+                self._climb(step)
+            self._flush()
+        except BaseException as exc:
+            self._abandon(exc)
+            if self._failures and isinstance(exc, errors.Canceled):
+                raise self._failures[0] from None  # what the rest was cancelled for
             raise
-        report.tell_part("extracted", name, step.layer.size, step.layer.size)
 
-    def _commit(self, step: "_Step", key: str, labels: Labels, usage: Usage) -> None:
-        """Somebody else's equal snapshot, by another way, is as good. A snapshot's labels are those of its commit."""
+    def _start(self) -> None:
+        """All that are ours begin as their bytes do."""
+        for step in self._steps:
+            flight = self._flights[step.chain_id] = self._unpacker.begin(step.chain_id)
+            if flight.mine:
+                work = partial(copy_context().run, self._apart, step)
+                job = self._unpacker.crew.start(self._arrival(step).begun, work)
+                self._jobs[step.chain_id] = job
+                job.add_done_callback(self._ended)
+
+    def _climb(self, step: Step) -> None:
+        """One layer: once it returns it is committed, or in the batch."""
+        if not self._ours(step):
+            return
+        made = self._job(step)
+        self._arrival(step).wait(self._cancel)
+        if made is not None and made.applied.implied and made.step.parent:
+            self._flush()  # its parent must be there to look at
+            if not self._layers.settle(made):
+                self._layers.drop(made)
+                made = None
+        if made is None:
+            self._flush()
+            if self._layers.has(step.chain_id):
+                self._flights[step.chain_id].land(None)
+                return
+            made = self._unpack(step, self._layers.on_parent)
+        if made is not None:
+            self._batch.append(made)
+
+    def _ours(self, step: Step) -> bool:
+        """Whether it is ours to make; else another has made it."""
+        while True:
+            flight = self._flights.get(step.chain_id) or self._unpacker.begin(step.chain_id)
+            self._flights[step.chain_id] = flight
+            if flight.mine:
+                return True
+            self._flush()  # the other may wait for those below
+            if flight.landed(self._cancel):
+                return False
+            del self._flights[step.chain_id]
+
+    def _job(self, step: Step) -> Made | None:
+        """What has been made of it apart from its parent, if it was."""
+        job = self._jobs.get(step.chain_id)
         try:
-            self._snapshotter.commit(step.chain_id, key, labels, usage if usage.inodes > 0 else None)
-        except errors.AlreadyExists:
-            self._snapshotter.remove(key)
+            return job.result() if job is not None else None
+        except CancelledError:
+            raise errors.Canceled(f"unpacking {step.layer.digest}: it was not begun") from None
+
+    def _apart(self, step: Step) -> Made | None:
+        return None if self._layers.has(step.chain_id) else self._unpack(step, self._layers.apart)
+
+    def _unpack(self, step: Step, way: Callable[..., Made | None]) -> Made | None:
+        """By one of the two ways of Layers. What is wrong with the blob itself goes before what came of it."""
+        arrival = self._arrival(step)
+        try:
+            with self._unpacker.crew.turn(self._cancel) as turn:
+                self._tell("extracting", step, 0)
+                source = arrival.source(turn, self._cancel)
+                try:
+                    return way(step, source, self._cancel)
+                finally:
+                    source.close()
+        except errors.Error:
+            arrival.wait(self._cancel)
+            raise
+
+    def _flush(self) -> None:
+        """Commit the batch, lowest first."""
+        if self._batch:
+            self._layers.sync(self._batch[-1])
+        while self._batch:
+            made = self._batch[0]
+            self._layers.commit(made)
+            self._batch.pop(0)
+            self._flights[made.step.chain_id].land(None)
+            self._tell("extracted", made.step, made.step.layer.size)
+
+    def _abandon(self, exc: BaseException) -> None:
+        """End what runs, keep what is done in order, and remove the rest."""
+        self._cancel.cancel("another part of the unpacking failed")
+        for job in self._jobs.values():
+            job.cancel()
+        wait(self._jobs.values())
+        made = {id(result): result for job in self._jobs.values() if (result := _result(job)) is not None}
+        for kept in self._batch:
+            made.pop(id(kept), None)
+        try:
+            self._flush()
+        except (errors.Error, OSError):  # the first failure is told
+            made |= {id(lost): lost for lost in self._batch}
+        for lost in made.values():
+            self._layers.drop(lost)
+        for flight in self._flights.values():
+            if flight.mine:
+                flight.fail(exc)
+
+    def _ended(self, job: "Future[Made | None]") -> None:
+        """The first that fails ends the others."""
+        failure = None if job.cancelled() else job.exception()
+        if failure is not None and not isinstance(failure, errors.Canceled):
+            self._failures.append(failure)
+            self._cancel.cancel("another part of the unpacking failed")
+
+    def _arrival(self, step: Step) -> Arrival:
+        return self._arrivals[step.layer.digest]
+
+    def _tell(self, event: str, step: Step, progress: int) -> None:
+        self._report.tell_part(event, f"layer-{step.layer.digest}", progress, step.layer.size)
 
 
-class _Step:
-    def __init__(self, layer: Descriptor, diff_id: str, chain_id: str, parent: str) -> None:
-        self.layer = layer
-        self.diff_id = diff_id
-        self.chain_id = chain_id
-        self.parent = parent
+def _result(job: "Future[Made | None]") -> Made | None:
+    return None if job.cancelled() or job.exception() is not None else job.result()

@@ -43,33 +43,67 @@ class Once(Generic[T]):
     def do(self, key: str, work: Callable[[], T], cancel: Cancel | None = None) -> T:
         """The result of `work`, or of the same work that is under way. A waiter whose `cancel` fires stops waiting;
         when the worker fails, its waiters try for themselves, one by one."""
-        while True:
-            with self._lock:
-                flight = self._flights.get(key)
-                if flight is None:
-                    mine: Future[T] = Future()
-                    self._flights[key] = mine
-                    break
-            if _ended(flight, cancel):
+        while not (flight := self.begin(key)).mine:
+            if flight.landed(cancel):
                 return flight.result()
         try:
             result = work()
         except BaseException as exc:
-            with self._lock:
-                del self._flights[key]
-                mine.set_exception(exc)
+            flight.fail(exc)
             raise
-        with self._lock:
-            del self._flights[key]
-            mine.set_result(result)
+        flight.land(result)
         return result
 
+    def begin(self, key: str) -> "Flight[T]":
+        """The key's flight: ours, which we must `land` or `fail`, or another's. For work that is done in parts."""
+        with self._lock:
+            outcome = self._flights.get(key)
+            if outcome is not None:
+                return Flight(outcome, None)
+            outcome = self._flights[key] = Future()
+            return Flight(outcome, lambda: self._end(key))
 
-def _ended(flight: "Future[T]", cancel: Cancel | None) -> bool:
-    """Wait for another's flight; whether it brought a result."""
-    while True:
-        try:
-            return flight.exception(POLL_S) is None
-        except TimeoutError:
-            if cancel is not None:
-                cancel.check()
+    def _end(self, key: str) -> None:
+        with self._lock:
+            del self._flights[key]
+
+
+class Flight(Generic[T]):
+    """Work under a key that is under way. Whoever holds several waits for another's only once all of his own that those
+    behind it need have landed."""
+
+    def __init__(self, outcome: "Future[T]", end: Callable[[], None] | None) -> None:
+        self._outcome = outcome
+        self._end = end
+
+    @property
+    def mine(self) -> bool:
+        return self._end is not None
+
+    def land(self, result: T) -> None:
+        """For the one whose it is."""
+        self._ending()
+        self._outcome.set_result(result)
+
+    def fail(self, exc: BaseException) -> None:
+        """For the one whose it is; nothing when it has landed."""
+        if not self._outcome.done():
+            self._ending()
+            self._outcome.set_exception(exc)
+
+    def landed(self, cancel: Cancel | None = None) -> bool:
+        """Wait for its end; whether it brought a result."""
+        while True:
+            try:
+                return self._outcome.exception(POLL_S) is None
+            except TimeoutError:
+                if cancel is not None:
+                    cancel.check()
+
+    def result(self) -> T:
+        return self._outcome.result()
+
+    def _ending(self) -> None:
+        """The key is free before anyone hears of the outcome: who asks again begins anew."""
+        if self._end is not None:
+            self._end()

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from daemon.kit import mounting, threads
+from daemon.kit import steps, threads
 from daemon.runtime import cgroups, config, held, living, users
 from daemon.runtime.bundle import Bundle, ProcessRecord, TaskRecord
 from daemon.runtime.calls import Calls
@@ -141,13 +141,13 @@ class Workshop:
 
     async def _mount(self, order: Order, bundle: Bundle, shim: Shim) -> None:
         """For kernels without detached mounts: by mount(2) in the shim."""
-        for step in mounting.plan(order.rootfs):
+        for step in steps.plan(order.rootfs):
             if step.target or step.loop or step.uid_map:
                 raise errors.Unimplemented(f"{order.doing}: mounting {step} needs Linux 5.2")
             target = bundle.at("rootfs")
             await shim.mount(step.type, step.source or step.type, target, step.flags, step.data)
-            if step.binds and step.flags & mounting.MS_RDONLY:
-                await shim.mount("", "", target, step.flags | mounting.MS_REMOUNT, "")
+            if step.binds and step.flags & steps.MS_RDONLY:
+                await shim.mount("", "", target, step.flags | steps.MS_REMOUNT, "")
 
     def _write_config(
         self, order: Order, spec: config.Spec, bundle: Bundle, root: int | str, stack: ExitStack

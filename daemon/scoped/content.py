@@ -1,29 +1,52 @@
 """The content store as one namespace sees it: its own records and labels over bytes that all namespaces share."""
 
+import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
 
 from msgspec.structs import replace
 
+from daemon.kit import context
+from daemon.kit.keylock import KeyLock
 from daemon.metadata.store import Store, Txn
 from daemon.metadata.tables import CONTENT
+from daemon.scoped.leases import attach
 from spec import digest as digests
-from spec import errors, filterable, masks
+from spec import edges, errors, filterable, masks
 from spec.events import ContentCreate, ContentDelete
 from spec.filters import matcher
 from spec.names import check_labels
-from spec.ports import BlobReader, BlobWriter, ContentStore, Publisher
+from spec.ports import BlobReader, BlobWriter, ContentStore, Publisher, Tail, Tracker, Untracked
 from spec.records import ContentInfo, IngestStatus, Labels
 
 
 class ScopedContent:
-    """A ports.ContentStore. Bytes stay until garbage collection finds that no namespace has a record of them."""
+    """A ports.ContentStore. Bytes stay until garbage collection finds that no namespace has a record of them.
 
-    def __init__(self, raw: ContentStore, store: Store, publisher: Publisher, namespace: str) -> None:
+    What is made under the call's lease is the lease's: ingests, blobs, and a blob that is there already; `keep` makes a
+    resource, by type and id, the lease's. `blobs` is held by digest from the moment that bytes appear to that of their
+    record, so that nobody takes them for rubbish.
+    """
+
+    def __init__(
+        self,
+        raw: ContentStore,
+        store: Store,
+        publisher: Publisher,
+        namespace: str,
+        tracker: Tracker = Untracked(),
+        keep: Callable[[str, str], None] = lambda kind, id: None,
+        blobs: KeyLock | None = None,
+    ) -> None:
         self._raw = raw
         self._store = store
         self._publisher = publisher
         self._namespace = namespace
+        self._tracker = tracker
+        self._keep = keep
+        self._blobs = blobs or KeyLock()
 
     def info(self, digest: str) -> ContentInfo:
         digests.check(digest)
@@ -36,6 +59,7 @@ class ScopedContent:
 
         def change(txn: Txn) -> ContentInfo:
             merged = masks.merge(CONTENT.get(txn, self._namespace, info.digest), info, fields, ("labels",))
+            self._tracker.touch(edges.touched(edges.of_content(self._namespace, merged)))
             return CONTENT.put(txn, replace(merged, updated_at_ns=time.time_ns()), self._namespace, info.digest)
 
         return self._store.update(change).result()
@@ -47,6 +71,7 @@ class ScopedContent:
     def delete(self, digest: str) -> None:
         digests.check(digest)
         self._store.update(lambda txn: CONTENT.delete(txn, self._namespace, digest)).result()
+        self._tracker.removed()
         self._publisher.publish(self._namespace, "/content/delete", ContentDelete(digest=digest))
 
     def reader(self, digest: str) -> BlobReader:
@@ -54,14 +79,17 @@ class ScopedContent:
         return self._raw.reader(digest)
 
     def writer(self, ref: str, total: int = 0, expected: str = "") -> BlobWriter:
-        """As the port says; a blob that another namespace has is recorded here at commit, without its bytes."""
+        """As the port says; a blob that another namespace has is recorded here at commit, without its bytes. One whose
+        bytes are lost, or some of them, can be written again: its commit is AlreadyExists, and has made it whole."""
         if not ref:
             raise errors.InvalidArgument("opening a writer: the ref is empty")
         if expected and self._has(expected):
+            self._keep(edges.CONTENT, expected)
             raise errors.AlreadyExists(f"content {expected} already exists in namespace {self._namespace}")
         shared = self._shared(expected, total)
         if shared is not None:
-            return _SharedWriter(self, ref, shared)
+            return _SharedWriter(self, ref, shared, partial(self._raw.reader, shared.digest))
+        self._keep(edges.INGEST, ref)
         try:
             raw = self._raw.writer(self._raw_ref(ref), total, expected)
         except errors.AlreadyExists:  # one of another size, which is damaged or not what is meant: the commit decides
@@ -83,19 +111,44 @@ class ScopedContent:
 
     def abort(self, ref: str) -> None:
         self._raw.abort(self._raw_ref(ref))
+        self._tracker.removed()
+
+    def held(self, digest: str) -> AbstractContextManager[None]:
+        return self._blobs.held(digest)
+
+    def raw_info(self, digest: str) -> ContentInfo:
+        """NotFound when no namespace has its bytes."""
+        return self._raw.info(digest)
 
     def record(self, digest: str, size: int, labels: Labels) -> None:
-        """Make a blob that the raw store has one of this namespace."""
+        """Make a blob that the raw store has one of this namespace; AlreadyExists when it is. `held` by the caller."""
         check_labels(labels)
         now = time.time_ns()
         info = ContentInfo(digest=digest, size=size, labels=labels, created_at_ns=now, updated_at_ns=now)
-        self._store.update(lambda txn: CONTENT.create(txn, info, self._namespace, digest)).result()
+        lease = context.lease()
+
+        def change(txn: Txn) -> None:
+            attach(txn, self._namespace, lease, edges.CONTENT, digest)
+            self._tracker.touch(edges.touched(edges.of_content(self._namespace, info)))
+            if CONTENT.find(txn, self._namespace, digest) is None:
+                CONTENT.put(txn, info, self._namespace, digest)
+                created.append(True)
+
+        created: list[bool] = []
+        self._store.update(change).result()
+        if not created:
+            raise errors.AlreadyExists(f"content {digest} already exists in namespace {self._namespace}")
         self._publisher.publish(self._namespace, "/content/create", ContentCreate(digest=digest, size=size))
 
     def _has(self, digest: str) -> bool:
+        """Whether there is a record, and as many bytes as it says."""
         digests.check(digest)
         with self._store.view() as view:
-            return CONTENT.find(view, self._namespace, digest) is not None
+            info = CONTENT.find(view, self._namespace, digest)
+        try:
+            return info is not None and self._raw.info(digest).size == info.size
+        except errors.NotFound:
+            return False
 
     def _shared(self, expected: str, total: int) -> ContentInfo | None:
         """What the raw store has under the digest that is expected, if its size does not contradict `total`."""
@@ -132,16 +185,19 @@ class _ScopedWriter:
     def truncate(self) -> None:
         self._raw.truncate()
 
+    def tail(self) -> Tail:
+        return self._raw.tail()
+
     def commit(self, size: int = 0, expected: str = "", labels: Labels | None = None) -> str:
         check_labels(labels or {})  # while the ingest is there to be tried again
         expected = expected or self._expected
-        digest = self._raw.digest()
+        digest = expected or self._raw.digest()
         length = self._raw.status().offset
-        try:
-            digest = self._raw.commit(size, expected)
-        except errors.AlreadyExists:  # in the raw store, which is not for this namespace to know
-            digest = expected or digest
-        self._content.record(digest, length, labels or {})
+        with self._content.held(digest):
+            # AlreadyExists in the raw store is not for this namespace to know.
+            with contextlib.suppress(errors.AlreadyExists):
+                self._raw.commit(size, expected)
+            self._content.record(digest, length, labels or {})
         return digest
 
     def close(self) -> None:
@@ -157,10 +213,11 @@ class _ScopedWriter:
 class _SharedWriter:
     """A writer that is complete from the start: the bytes are there, only this namespace's record is not."""
 
-    def __init__(self, content: ScopedContent, ref: str, info: ContentInfo) -> None:
+    def __init__(self, content: ScopedContent, ref: str, info: ContentInfo, blob: Callable[[], BlobReader]) -> None:
         self._content = content
         self._ref = ref
         self._info = info
+        self._blob = blob
         self._opened_at_ns = time.time_ns()
 
     def write(self, data: bytes | bytearray | memoryview, /) -> int:
@@ -181,12 +238,17 @@ class _SharedWriter:
     def truncate(self) -> None:
         raise errors.FailedPrecondition(f"truncating {self._ref}: {self._info.digest} is complete")
 
+    def tail(self) -> Tail:
+        return self._blob()
+
     def commit(self, size: int = 0, expected: str = "", labels: Labels | None = None) -> str:
         if size and size != self._info.size:
             raise errors.FailedPrecondition(f"committing {self._ref}: {self._info.size} bytes, not {size}")
         if expected and expected != self._info.digest:
             raise errors.FailedPrecondition(f"committing {self._ref}: it is {self._info.digest}, not {expected}")
-        self._content.record(self._info.digest, self._info.size, labels or {})
+        with self._content.held(self._info.digest):
+            self._content.raw_info(self._info.digest)
+            self._content.record(self._info.digest, self._info.size, labels or {})
         return self._info.digest
 
     def close(self) -> None:

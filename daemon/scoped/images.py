@@ -6,16 +6,18 @@ from concurrent.futures import Future
 
 from msgspec.structs import replace
 
+from daemon.kit import context
 from daemon.metadata.store import Commit, Store, Txn
 from daemon.metadata.tables import IMAGES
+from daemon.scoped.leases import attach
 from spec import digest as digests
-from spec import errors, masks
+from spec import edges, errors, masks, names
 from spec.base import Event
 from spec.events import ImageCreate, ImageDelete, ImageUpdate
 from spec.filters import fields_of, matcher
 from spec.names import check_labels
 from spec.oci.image import Descriptor
-from spec.ports import Publisher
+from spec.ports import Publisher, Tracker, Untracked
 from spec.records import Image, Labels
 
 MUTABLE = ("labels", "target", "target.annotations")
@@ -24,10 +26,13 @@ MUTABLE = ("labels", "target", "target.annotations")
 class ScopedImages:
     """Reads are inline; writes return a Commit, which threads wait for and coroutines await."""
 
-    def __init__(self, store: Store, publisher: Publisher, namespace: str) -> None:
+    def __init__(
+        self, store: Store, publisher: Publisher, namespace: str, tracker: Tracker = Untracked()
+    ) -> None:
         self._store = store
         self._publisher = publisher
         self._namespace = namespace
+        self._tracker = tracker
 
     def get(self, name: str) -> Image:
         with self._store.view() as view:
@@ -41,11 +46,15 @@ class ScopedImages:
         _check(image)
         now = epoch_ns or time.time_ns()
         image = replace(image, created_at_ns=now, updated_at_ns=now)
-        return self._commit(
-            lambda txn: IMAGES.create(txn, image, self._namespace, image.name),
-            "create",
-            lambda made: ImageCreate(name=made.name, labels=made.labels),
-        )
+        lease = context.lease() if names.GC_EXPIRE in image.labels else ""
+
+        def change(txn: Txn) -> Image:
+            made = IMAGES.create(txn, image, self._namespace, image.name)
+            attach(txn, self._namespace, lease, edges.IMAGE, image.name)
+            self._touch(made)
+            return made
+
+        return self._commit(change, "create", lambda made: ImageCreate(name=made.name, labels=made.labels))
 
     def update(self, image: Image, fields: Sequence[str] = (), epoch_ns: int = 0) -> Commit[Image]:
         fields = [_on_target(field) for field in fields]
@@ -54,6 +63,7 @@ class ScopedImages:
         def change(txn: Txn) -> Image:
             merged = masks.merge(IMAGES.get(txn, self._namespace, image.name), image, fields, MUTABLE)
             _check(merged)
+            self._touch(merged)
             return IMAGES.put(
                 txn, replace(merged, updated_at_ns=epoch_ns or time.time_ns()), self._namespace, image.name
             )
@@ -67,7 +77,9 @@ class ScopedImages:
                 raise errors.NotFound(f"image {name} in namespace {self._namespace} is not {target.digest}")
             return IMAGES.delete(txn, self._namespace, name)
 
-        return self._commit(change, "delete", lambda gone: ImageDelete(name=gone.name))
+        commit = self._commit(change, "delete", lambda gone: ImageDelete(name=gone.name))
+        commit.add_done_callback(lambda done: self._tracker.removed())
+        return commit
 
     def put_image(self, name: str, target: Descriptor, labels: Labels) -> None:
         """Create the image, or point the one there is at `target`; its other labels stay."""
@@ -76,6 +88,9 @@ class ScopedImages:
             self.create(image).result()
         except errors.AlreadyExists:
             self.update(image, ["target", *(f"labels.{key}" for key in labels)]).result()
+
+    def _touch(self, image: Image) -> None:
+        self._tracker.touch(edges.touched(edges.of_image(self._namespace, image, 0)))
 
     def _commit(self, change: Callable[[Txn], Image], verb: str, event: Callable[[Image], Event]) -> Commit[Image]:
         """Its event, made of what was committed, is published once that is durable."""

@@ -8,21 +8,22 @@ from msgspec.structs import replace
 from daemon.kit import context
 from daemon.metadata.store import Store, Txn
 from daemon.metadata.tables import CONTAINERS
-from spec import errors, filters, masks
+from spec import edges, errors, filters, masks
 from spec.api import containers as api
 from spec.base import Empty
 from spec.events import ContainerCreate, ContainerDelete, ContainerUpdate
 from spec.names import check_identifier, check_labels
-from spec.ports import Publisher
+from spec.ports import Publisher, Tracker, Untracked
 from spec.records import Container
 
 MUTABLE = ("labels", "spec", "extensions", "image", "snapshot_key")
 
 
 class Containers:
-    def __init__(self, store: Store, publisher: Publisher) -> None:
+    def __init__(self, store: Store, publisher: Publisher, tracker: Tracker = Untracked()) -> None:
         self._store = store
         self._publisher = publisher
+        self._tracker = tracker
 
     def get(self, request: api.GetRequest) -> Container:
         with self._store.view() as view:
@@ -40,6 +41,7 @@ class Containers:
         namespace = context.namespace()
         now = time.time_ns()
         container = replace(request.container, created_at_ns=now, updated_at_ns=now)
+        self._touch(namespace, container)
         await self._store.update(lambda txn: CONTAINERS.create(txn, container, namespace, container.id))
         event = ContainerCreate(id=container.id, image=container.image, runtime=container.runtime.name)
         self._publisher.publish(namespace, "/containers/create", event)
@@ -47,6 +49,7 @@ class Containers:
 
     async def update(self, request: api.UpdateRequest) -> Container:
         namespace = context.namespace()
+        self._touch(namespace, request.container)
         container = await self._store.update(lambda txn: _update(txn, namespace, request))
         event = ContainerUpdate(
             id=container.id, image=container.image, labels=container.labels, snapshot_key=container.snapshot_key
@@ -57,8 +60,13 @@ class Containers:
     async def delete(self, request: api.DeleteRequest) -> Empty:
         namespace = context.namespace()
         await self._store.update(lambda txn: CONTAINERS.delete(txn, namespace, request.id))
+        self._tracker.removed()
         self._publisher.publish(namespace, "/containers/delete", ContainerDelete(id=request.id))
         return Empty()
+
+    def _touch(self, namespace: str, container: Container) -> None:
+        """Before it is written, so that no collection takes what it is about to keep."""
+        self._tracker.touch(edges.touched(edges.of_container(namespace, container)))
 
     def _matching(self, filters_: Sequence[str]) -> Iterator[Container]:
         return filter(filters.matcher(filters_, _FIELDS), CONTAINERS.each(self._store, context.namespace()))

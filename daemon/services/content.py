@@ -1,10 +1,12 @@
 """Content: blobs and ingests of the call's namespace. Bytes go over the wire for callers that take no descriptor."""
 
+import contextlib
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack
 from itertools import islice
 
+from daemon.flows.verify import verify_blob
 from daemon.kit import context
 from daemon.kit.threads import Pool, hop
 from spec import errors
@@ -18,10 +20,11 @@ CHUNK = 1 << 20  # bytes of a read message
 
 
 class Content:
-    """`scoped` makes the content store of a namespace."""
+    """`scoped` makes the content store of a namespace; `raw` holds the bytes of all."""
 
-    def __init__(self, scoped: Callable[[str], ContentStore], pool: Pool) -> None:
+    def __init__(self, scoped: Callable[[str], ContentStore], raw: ContentStore, pool: Pool) -> None:
         self._scoped = scoped
+        self._raw = raw
         self._pool = pool
 
     def info(self, request: api.InfoRequest) -> ContentInfo:
@@ -81,6 +84,17 @@ class Content:
     async def abort(self, request: api.AbortRequest) -> Empty:
         await hop(self._pool, self._content().abort, request.ref)
         return Empty()
+
+    async def verify(self, request: api.VerifyRequest) -> ContentInfo:
+        content = self._content()
+        try:
+            await hop(self._pool, verify_blob, content, request.digest, context.cancel())
+        except errors.DataLoss:
+            if request.discard:
+                with contextlib.suppress(errors.NotFound):  # its bytes are gone already
+                    await hop(self._pool, self._raw.delete, request.digest)
+            raise
+        return content.info(request.digest)
 
     def _content(self) -> ContentStore:
         return self._scoped(context.namespace())

@@ -1,19 +1,49 @@
 """Images: names for descriptors, in the namespace of the call."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from typing import Protocol
 
+from daemon.flows.verify import Check, Place
 from daemon.kit import context
+from daemon.kit.cancel import Token
+from daemon.kit.keylock import KeyLock
+from daemon.kit.threads import Pool
 from daemon.scoped.images import ScopedImages
+from daemon.services.journey import journey
+from spec import platforms
 from spec.api import images as api
 from spec.base import Empty
+from spec.oci.image import Descriptor
+from spec.ports import Applier, ContentStore, Snapshotter
 from spec.records import Image
 
 
-class Images:
-    """`scoped` makes the images of a namespace."""
+class House(Protocol):
+    """What is needed of the assembly."""
 
-    def __init__(self, scoped: Callable[[str], ScopedImages]) -> None:
-        self._scoped = scoped
+    @property
+    def default_snapshotter(self) -> str: ...
+
+    def images(self, namespace: str) -> ScopedImages: ...
+
+    def content(self, namespace: str) -> ContentStore: ...
+
+    def snapshotter(self, namespace: str, name: str) -> Snapshotter: ...
+
+    def applier(self, content: ContentStore) -> Applier: ...
+
+    async def collected(self) -> object:
+        """Wait for a garbage collection."""
+
+
+class Images:
+    """`journeys` runs whole checks, `hashing` what they have to hash."""
+
+    def __init__(self, house: House, journeys: Pool, hashing: Pool) -> None:
+        self._house = house
+        self._journeys = journeys
+        self._hashing = hashing
+        self._locks = KeyLock()
 
     def get(self, request: api.GetRequest) -> Image:
         return self._images().get(request.name)
@@ -29,7 +59,44 @@ class Images:
 
     async def delete(self, request: api.DeleteRequest) -> Empty:
         await self._images().delete(request.name, request.target)
+        if request.sync:
+            await self._house.collected()
         return Empty()
 
+    async def check(self, request: api.CheckRequest) -> AsyncIterator[api.CheckReply]:
+        namespace = context.namespace()
+        target = self._images().get(request.name).target
+
+        def work(sink: Callable[[api.CheckReply], None], token: Token) -> None:
+            self._check(namespace, request, target, sink, token)
+
+        async for reply in journey(self._journeys, work):
+            yield reply
+
+    def _check(
+        self,
+        namespace: str,
+        request: api.CheckRequest,
+        target: Descriptor,
+        sink: Callable[[api.CheckReply], None],
+        token: Token,
+    ) -> None:
+        content = self._house.content(namespace)
+        name = request.snapshotter or self._house.default_snapshotter
+        snapshotter = self._house.snapshotter(namespace, name)
+        platform = platforms.parse(request.platform) if request.platform else platforms.default()
+        Check(
+            name=request.name,
+            target=target,
+            content=content,
+            place=Place(name, snapshotter, self._house.applier(content), self._locks, namespace),
+            matcher=platforms.only(platform),
+            pool=self._hashing.executor,
+            sink=lambda progress: sink(api.CheckReply(progress=progress)),
+            found=lambda finding: sink(api.CheckReply(finding=finding)),
+            cancel=token,
+            repair=request.repair,
+        ).run()
+
     def _images(self) -> ScopedImages:
-        return self._scoped(context.namespace())
+        return self._house.images(context.namespace())

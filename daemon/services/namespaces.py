@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from daemon.metadata import buckets
 from daemon.metadata.store import Store, Txn
-from daemon.metadata.tables import GLOBAL, NAMESPACED, NAMESPACES
+from daemon.metadata.tables import GLOBAL, NAMESPACED, NAMESPACES, in_use
 from spec import errors, filters, masks
 from spec.api import namespaces as api
 from spec.base import Empty
@@ -29,7 +29,8 @@ class Namespaces:
     def list(self, request: api.ListRequest) -> api.ListReply:
         matches = filters.matcher(request.filters, _FIELDS)
         with self._store.view() as view:
-            return api.ListReply(namespaces=[row for row in NAMESPACES.scan(view, GLOBAL) if matches(row)])
+            rows = [NAMESPACES.find(view, GLOBAL, name) or Namespace(name=name) for name in in_use(view)]
+        return api.ListReply(namespaces=[row for row in rows if matches(row)])
 
     async def create(self, request: api.CreateRequest) -> Namespace:
         namespace = request.namespace

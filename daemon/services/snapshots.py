@@ -5,6 +5,7 @@ from itertools import islice
 
 from daemon.kit import context
 from daemon.kit.threads import Pool, hop
+from spec import errors
 from spec.api import snapshots as api
 from spec.base import Empty
 from spec.ports import Snapshotter
@@ -34,7 +35,7 @@ class Snapshots:
 
     async def commit(self, request: api.CommitRequest) -> Empty:
         commit = self._snapshotter(request.snapshotter).commit
-        await hop(self._pool, commit, request.name, request.key, request.labels)
+        await hop(self._pool, commit, request.name, request.key, request.labels, None, request.parent)
         return Empty()
 
     async def remove(self, request: api.RemoveRequest) -> Empty:
@@ -48,7 +49,7 @@ class Snapshots:
         return await hop(self._pool, self._snapshotter(request.snapshotter).update, request.info, request.fields)
 
     async def list(self, request: api.ListRequest) -> AsyncIterator[api.ListReply]:
-        infos = self._snapshotter(request.snapshotter).list(request.filters)
+        infos = await hop(self._pool, self._snapshotter(request.snapshotter).list, request.filters)
         while block := await hop(self._pool, lambda: tuple(islice(infos, BLOCK))):
             yield api.ListReply(info=block)
 
@@ -60,4 +61,6 @@ class Snapshots:
         return Empty()
 
     def _snapshotter(self, name: str) -> Snapshotter:
+        if not name:
+            raise errors.InvalidArgument("the snapshotter is not named")
         return self._scoped(context.namespace(), name)

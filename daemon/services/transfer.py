@@ -1,22 +1,26 @@
 """Transfer: whole journeys as one call, with progress as its stream."""
 
-import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+import os
+from collections.abc import AsyncIterator, Sequence
+from contextlib import ExitStack
 from typing import Protocol
 
+from daemon.flows import importing
+from daemon.flows.crew import Crew
 from daemon.flows.pull import Pull, Target
+from daemon.flows.stored import Unpacking
 from daemon.flows.unpack import Unpacker
 from daemon.kit import context
 from daemon.kit.cancel import Token
 from daemon.kit.keylock import Once
 from daemon.kit.threads import Pool, hop
 from daemon.scoped.images import ScopedImages
-from spec import errors, platforms, reference
+from daemon.scoped.leases import ScopedLeases
+from daemon.services.journey import journey
+from spec import errors, names, platforms, reference
 from spec.api import transfer as api
-from spec.oci.image import Descriptor
-from spec.ports import Applier, ContentStore, Resolver, Snapshotter
-from spec.records import Image
+from spec.ports import Applier, Cancel, ContentStore, ImageArchive, ProgressSink, Resolver, Snapshotter
+from spec.records import Image, Labels
 from spec.types import Progress
 
 
@@ -36,28 +40,45 @@ class House(Protocol):
 
     def resolver(self, source: api.Registry) -> Resolver: ...
 
+    def leases(self, namespace: str) -> ScopedLeases: ...
+
+    def archive(self, fd: int, cancel: Cancel) -> ImageArchive: ...
+
 
 class Transfer:
-    """`journeys` runs whole transfers, `downloads` their blobs."""
+    """`journeys` runs whole transfers, `downloads` their blobs, `crew` unpacks; with `sync` what it unpacked is durable
+    before any record says so."""
 
-    def __init__(self, house: House, journeys: Pool, downloads: Pool) -> None:
+    def __init__(self, house: House, journeys: Pool, downloads: Pool, crew: Crew, sync: bool = True) -> None:
         self._house = house
         self._journeys = journeys
         self._downloads = downloads
+        self._crew = crew
+        self._sync = sync
         self._once: Once[None] = Once()
 
-    async def transfer(self, request: api.TransferRequest) -> AsyncIterator[Progress]:
+    async def transfer(self, request: api.TransferRequest, fds: Sequence[int]) -> AsyncIterator[Progress]:
         """Progress until it is done."""
         source, destination = request.source, request.destination
-        if isinstance(source, api.Registry) and isinstance(destination, api.ImageStore):
-            async for progress in self._pull(source, destination):
-                yield progress
-        elif isinstance(source, api.ImageStore) and isinstance(destination, api.ImageStore):
-            yield await self._tag(source, destination)
-        else:
-            raise errors.Unimplemented(
-                f"transferring from {type(source).__name__} to {type(destination).__name__} is not offered"
-            )
+        with ExitStack() as held:
+            for fd in fds:
+                held.callback(os.close, fd)
+            if isinstance(source, api.Registry) and isinstance(destination, api.ImageStore):
+                async for progress in self._pull(source, destination):
+                    yield progress
+            elif isinstance(source, api.Archive) and isinstance(destination, api.ImageStore):
+                async for progress in self._import(source, destination, fds):
+                    yield progress
+            elif isinstance(source, api.ImageStore) and isinstance(destination, api.ImageStore):
+                if destination.name != source.name or not destination.unpacks:
+                    yield await self._tag(source, destination)
+                if destination.unpacks:
+                    async for progress in self._unpack(source, destination.unpacks):
+                        yield progress
+            else:
+                raise errors.Unimplemented(
+                    f"transferring from {type(source).__name__} to {type(destination).__name__} is not offered"
+                )
 
     async def _tag(self, source: api.ImageStore, destination: api.ImageStore) -> Progress:
         """One more name. AlreadyExists, unless it is forced to point elsewhere."""
@@ -69,63 +90,89 @@ class Transfer:
             await images.create(Image(name=destination.name, target=target, labels=destination.labels))
         return Progress(event="saved", name=destination.name, descriptor=target.digest)
 
-    async def _pull(self, source: api.Registry, destination: api.ImageStore) -> AsyncIterator[Progress]:
-        loop = asyncio.get_running_loop()
-        queue: asyncio.Queue[Progress | None] = asyncio.Queue()
-        token = Token()
+    async def _unpack(self, source: api.ImageStore, unpacks: Sequence[api.Unpack]) -> AsyncIterator[Progress]:
+        """Snapshots of an image that is here."""
+        namespace = context.namespace()
+        target = self._house.images(namespace).get(source.name).target
 
+        def work(sink: ProgressSink, token: Token) -> None:
+            targets = [self._target(namespace, unpack) for unpack in unpacks]
+            with self._house.leases(namespace).passing():
+                Unpacking(source.name, target, self._house.content(namespace), targets, sink, token).run()
+
+        async for progress in journey(self._journeys, work):
+            yield progress
+
+    async def _pull(self, source: api.Registry, destination: api.ImageStore) -> AsyncIterator[Progress]:
+        namespace = context.namespace()
         resolver = await hop(self._journeys, self._house.resolver, source)
 
-        def sink(progress: Progress) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens
-                loop.call_soon_threadsafe(queue.put_nowait, progress)
+        def work(sink: ProgressSink, token: Token) -> None:
+            try:
+                parsed = reference.parse(source.reference)
+                origin = {f"{names.DISTRIBUTION_SOURCE}.{parsed.host}": parsed.repository}
+                name = destination.name or source.reference
+                with self._house.leases(namespace).passing():
+                    self._one(namespace, str(parsed), name, destination, resolver, sink, token, origin).run()
+            finally:
+                resolver.close()
 
-        work = asyncio.ensure_future(
-            hop(self._journeys, self._run, context.namespace(), source, destination, resolver, sink, token)
-        )
-        work.add_done_callback(lambda _: queue.put_nowait(None))
-        try:
-            while (progress := await queue.get()) is not None:
-                yield progress
-            await work
-        finally:
-            token.cancel("the caller gave up")
-            resolver.close()  # wakes whoever waits for a registry
-            await asyncio.wait([work])
+        # Closing the resolver wakes whoever waits for a registry.
+        async for progress in journey(self._journeys, work, resolver.close):
+            yield progress
 
-    def _run(
+    async def _import(
+        self, source: api.Archive, destination: api.ImageStore, fds: Sequence[int]
+    ) -> AsyncIterator[Progress]:
+        if len(fds) != 1:
+            raise errors.InvalidArgument(f"importing: one descriptor comes with the request, not {len(fds)}")
+        namespace = context.namespace()
+
+        def work(sink: ProgressSink, token: Token) -> None:
+            with self._house.archive(fds[0], token) as archive, self._house.leases(namespace).passing():
+
+                def pull(digest: str, name: str) -> Pull:
+                    return self._one(namespace, digest, name, destination, archive, sink, token, {})
+
+                importing.run(archive.images(), destination.name, source.base_name, pull, sink)
+
+        async for progress in journey(self._journeys, work):
+            yield progress
+
+    def _one(
         self,
         namespace: str,
-        source: api.Registry,
+        ref: str,
+        name: str,
         destination: api.ImageStore,
         resolver: Resolver,
-        sink: Callable[[Progress], None],
+        sink: ProgressSink,
         token: Token,
-    ) -> Descriptor:
-        try:
-            return Pull(
-                reference=reference.parse(source.reference),
-                name=destination.name or source.reference,
-                resolver=resolver,
-                content=self._house.content(namespace),
-                images=self._house.images(namespace),
-                targets=[self._target(namespace, unpack) for unpack in destination.unpacks],
-                matchers=[platforms.only(platforms.parse(text)) for text in _platforms(destination)],
-                wanted=" or ".join(_platforms(destination)),
-                pool=self._downloads.executor,
-                once=self._once,
-                scope=namespace,
-                sink=sink,
-                cancel=token,
-                labels=destination.labels,
-            ).run()
-        finally:
-            resolver.close()
+        origin: Labels,
+    ) -> Pull:
+        return Pull(
+            reference=ref,
+            name=name,
+            resolver=resolver,
+            content=self._house.content(namespace),
+            images=self._house.images(namespace),
+            targets=[self._target(namespace, unpack) for unpack in destination.unpacks],
+            matchers=[platforms.only(platforms.parse(text)) for text in _platforms(destination)],
+            wanted=" or ".join(_platforms(destination)),
+            pool=self._downloads.executor,
+            once=self._once,
+            scope=namespace,
+            sink=sink,
+            cancel=token,
+            labels=destination.labels,
+            origin=origin,
+        )
 
     def _target(self, namespace: str, unpack: api.Unpack) -> Target:
         name = unpack.snapshotter or self._house.default_snapshotter
         applier = self._house.applier(self._house.content(namespace))
-        unpacker = Unpacker(name, self._house.snapshotter(namespace, name), applier, self._once, namespace)
+        snapshotter = self._house.snapshotter(namespace, name)
+        unpacker = Unpacker(name, snapshotter, applier, self._once, namespace, self._crew, self._sync)
         platform = platforms.parse(unpack.platform) if unpack.platform else platforms.default()
         return Target(unpacker=unpacker, matcher=platforms.only(platform))
 

@@ -5,6 +5,7 @@ import contextlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from typing import ClassVar
 
 from daemon.snapshots import folders
 from daemon.snapshots.folders import Folders
@@ -23,15 +24,26 @@ class DirectorySnapshotter(ABC):
     Of a removal: the record, then the directory.
     """
 
-    def __init__(self, root: str, kv: KV, sync_remove: bool = True) -> None:
-        self._folders = Folders(root)
+    FOLDERS: ClassVar[type[Folders]] = Folders
+
+    def __init__(self, root: str, kv: KV, sync_remove: bool = False) -> None:
+        """With `sync_remove` a removal returns once the disk space is given back; else a thread does that later."""
+        self._folders = self.FOLDERS(root)
         self._tree = Tree(kv)
         self._sync_remove = sync_remove
         self._recover()
 
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """None, unless a room says otherwise."""
+        return frozenset()
+
     @abstractmethod
     def _fill(self, directory: str, kind: Kind, parent: int | None) -> None:
         """Make a new directory what a snapshot on top of the one with id `parent` starts as. OSError."""
+
+    def _label(self, directory: str, labels: Labels) -> None:  # noqa: B027 (few ask for anything)
+        """Make a filled directory what its snapshot's labels ask for. OSError."""
 
     @abstractmethod
     def _mounts(self, node: Node) -> Sequence[Mount]:
@@ -40,6 +52,9 @@ class DirectorySnapshotter(ABC):
     @abstractmethod
     def _own(self, id: int) -> str:
         """The path of the tree that counts as a snapshot's own."""
+
+    def _rebase(self, node: Node, below: Node) -> None:  # noqa: B027 (most cannot)
+        """Make a snapshot without a parent one that stands on `below`. OSError."""
 
     def prepare(self, key: str, parent: str = "", labels: Labels | None = None) -> Sequence[Mount]:
         return self._create(Kind.ACTIVE, key, parent, labels)
@@ -50,10 +65,18 @@ class DirectorySnapshotter(ABC):
     def mounts(self, key: str) -> Sequence[Mount]:
         return self._mounts(self._tree.active(key))
 
-    def commit(self, name: str, key: str, labels: Labels | None = None, usage: Usage | None = None) -> None:
-        if usage is None:
-            usage = folders.usage(self._own(self._tree.get(key).id))
-        self._tree.commit(name, key, labels, usage)
+    def commit(
+        self, name: str, key: str, labels: Labels | None = None, usage: Usage | None = None, parent: str = ""
+    ) -> None:
+        node, below = self._tree.committing(name, key, parent)
+        if below is not None:
+            if "rebase" not in self.capabilities:
+                raise errors.Unimplemented(f"committing snapshot {key} on top of {parent}: it cannot be rebased")
+            try:
+                self._rebase(node, below)
+            except OSError as exc:
+                raise errors.from_os(exc, f"committing snapshot {key} on top of {parent}") from exc
+        self._tree.commit(name, key, labels, usage or Usage(), parent)
 
     def remove(self, key: str) -> None:
         self._folders.discard(str(self._tree.remove(key).id), self._sync_remove)
@@ -65,8 +88,15 @@ class DirectorySnapshotter(ABC):
         return self._tree.update(info, fields)
 
     def usage(self, key: str) -> Usage:
+        """What is committed is walked once at most: when it is first asked for, so that no commit takes longer for a
+        larger tree."""
         node = self._tree.get(key)
-        return node.usage if node.kind == Kind.COMMITTED else folders.usage(self._own(node.id))
+        if node.usage.inodes:
+            return node.usage
+        usage = folders.usage(self._own(node.id))
+        if node.kind == Kind.COMMITTED:
+            self._tree.measured(node, usage)
+        return usage
 
     def list(self, filters: Sequence[str] = ()) -> Iterator[SnapshotInfo]:
         return self._tree.list(filters)
@@ -75,14 +105,15 @@ class DirectorySnapshotter(ABC):
         self._folders.sweep(self._tree.ids)
         self._folders.empty()
 
-    def close(self) -> None:  # noqa: B027 (a room may have something to close)
-        """Nothing is held open."""
+    def close(self) -> None:
+        self._folders.close()
 
     def _create(self, kind: Kind, key: str, parent: str, labels: Labels | None) -> Sequence[Mount]:
         try:
             below = self._tree.parent_of(key, parent)
             with self._folders.making() as new:
                 self._fill(new, kind, below.id if below else None)
+                self._label(new, labels or {})
                 node = self._tree.create(kind, key, parent, labels)
                 try:
                     self._folders.settle(new, node.id)
@@ -100,6 +131,7 @@ class DirectorySnapshotter(ABC):
             if node.kind == Kind.COMMITTED or os.path.isdir(self._folders.path(node.id)):
                 continue
             # One that cannot be made fails whoever mounts it, not all others.
-            with contextlib.suppress(OSError), self._folders.making() as new:
+            with contextlib.suppress(OSError, errors.Error), self._folders.making() as new:
                 self._fill(new, node.kind, node.parents[0] if node.parents else None)
+                self._label(new, node.info.labels)
                 self._folders.settle(new, node.id)

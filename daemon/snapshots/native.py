@@ -16,9 +16,11 @@ from spec.types import Mount, Usage
 class Native(DirectorySnapshotter):
     """A ports.Snapshotter below `root`."""
 
-    def commit(self, name: str, key: str, labels: Labels | None = None, usage: Usage | None = None) -> None:
+    def commit(
+        self, name: str, key: str, labels: Labels | None = None, usage: Usage | None = None, parent: str = ""
+    ) -> None:
         """A given `usage` is of the change alone, while this snapshot holds it all: so it is measured."""
-        super().commit(name, key, labels)
+        super().commit(name, key, labels, None, parent)
 
     def _fill(self, directory: str, kind: Kind, parent: int | None) -> None:
         os.chmod(directory, 0o755)

@@ -26,9 +26,9 @@ _LAST = b"n"
 
 
 class Node(Record, frozen=True):
-    """A snapshot as stored: `id` names its directory, `usage` counts once it is committed, `parents` are the ids it
-    stands on, nearest first. They never change, for what has children cannot be removed: so a chain is read at once,
-    however deep."""
+    """A snapshot as stored: `id` names its directory, `usage` is what it takes once it is committed and was counted (no
+    inodes: not yet), `parents` are the ids it stands on, nearest first. They never change, for what has children cannot
+    be removed: so a chain is read at once, however deep."""
 
     id: int
     info: SnapshotInfo
@@ -73,29 +73,33 @@ class Tree:
         with self._kv.view() as view:
             return _below(view, key, parent)
 
-    def commit(self, name: str, key: str, labels: Labels | None, usage: Usage) -> None:
-        """Active to committed. NotFound, FailedPrecondition for `key`; AlreadyExists for `name`."""
-        if not name:
-            raise errors.InvalidArgument(f"committing snapshot {key}: the name is empty")
+    def commit(self, name: str, key: str, labels: Labels | None, usage: Usage, parent: str = "") -> None:
+        """Active to committed. NotFound, FailedPrecondition for `key`; AlreadyExists for `name`. `parent` rebases it:
+        NotFound, FailedPrecondition; InvalidArgument when it has another."""
         now = time.time_ns()
 
         def change(txn: KVTxn) -> None:
-            node = _get(txn, key)
-            if node.kind != Kind.ACTIVE:
-                raise errors.FailedPrecondition(f"committing snapshot {key}: it is not active")
-            if txn.get(_key(name)) is not None:
-                raise errors.AlreadyExists(f"snapshot {name} already exists")
-            parent = node.info.parent
+            node, below = _committing(txn, name, key, parent)
+            had = node.info.parent
+            has = had or parent
             info = SnapshotInfo(
-                name=name, parent=parent, kind=Kind.COMMITTED, created_at_ns=now, updated_at_ns=now, labels=labels or {}
+                name=name, parent=has, kind=Kind.COMMITTED, created_at_ns=now, updated_at_ns=now, labels=labels or {}
             )
+            parents = (below.id, *below.parents) if below else node.parents
             txn.delete(_key(key))
-            txn.put(_key(name), pack(replace(node, info=info, usage=usage)))
-            if parent:
-                txn.delete(_child(parent, key))
-                txn.put(_child(parent, name), b"")
+            txn.put(_key(name), pack(replace(node, info=info, usage=usage, parents=parents)))
+            if had:
+                txn.delete(_child(had, key))
+            if has:
+                txn.put(_child(has, name), b"")
 
         self._kv.update(change)
+
+    def committing(self, name: str, key: str, parent: str) -> tuple[Node, Node | None]:
+        """What `commit` would commit, and what it would rebase it on; raises what it would. For those who work before
+        they commit."""
+        with self._kv.view() as view:
+            return _committing(view, name, key, parent)
 
     def remove(self, key: str) -> Node:
         """What was removed. NotFound; FailedPrecondition while it has children."""
@@ -110,6 +114,17 @@ class Tree:
             return node
 
         return self._kv.update(change)
+
+    def measured(self, node: Node, usage: Usage) -> None:
+        """Remember what a committed one takes; one that is gone is fine."""
+
+        def change(txn: KVTxn) -> None:
+            value = txn.get(_key(node.info.name))
+            found = _node.decode(value) if value is not None else None
+            if found is not None and found.id == node.id:
+                txn.put(_key(node.info.name), pack(replace(found, usage=usage)))
+
+        self._kv.update(change)
 
     def get(self, key: str) -> Node:
         """NotFound."""
@@ -188,3 +203,22 @@ def _below(view: KVTxn, key: str, parent: str) -> Node | None:
     if node.kind != Kind.COMMITTED:
         raise errors.InvalidArgument(f"parent snapshot {parent} is not committed")
     return node
+
+
+def _committing(view: KVTxn, name: str, key: str, parent: str) -> tuple[Node, Node | None]:
+    """The node of `key`, to be committed as `name`, and that of `parent` when it is to be rebased."""
+    if not name:
+        raise errors.InvalidArgument(f"committing snapshot {key}: the name is empty")
+    node = _get(view, key)
+    if node.kind != Kind.ACTIVE:
+        raise errors.FailedPrecondition(f"committing snapshot {key}: it is not active")
+    if view.get(_key(name)) is not None:
+        raise errors.AlreadyExists(f"snapshot {name} already exists")
+    if parent in ("", node.info.parent):
+        return node, None
+    if node.info.parent:
+        raise errors.InvalidArgument(f"committing snapshot {key} on top of {parent}: it stands on {node.info.parent}")
+    below = _get(view, parent)
+    if below.kind != Kind.COMMITTED:
+        raise errors.FailedPrecondition(f"committing snapshot {key} on top of {parent}: that is not committed")
+    return node, below

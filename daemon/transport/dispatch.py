@@ -23,7 +23,8 @@ class Route:
                         coroutine function runs as a task
         takes           handler(request, fds) -> reply; owns the descriptors from its first line on
         giving          handler(request) -> (reply, fds); the descriptors are closed once they are sent
-        server_stream   handler(request) -> asynchronous iterator of replies, best an asynchronous generator
+        server_stream   handler(request) -> asynchronous iterator of replies, best an asynchronous generator; one that
+                        takes is handed `fds` as above
         duplex          handler(requests) -> the same, over an asynchronous iterator of requests
     """
 
@@ -46,9 +47,9 @@ class Route:
         except wire.UNREADABLE as exc:
             raise errors.InvalidArgument(f"decoding the request of {self.path}: {exc}") from exc
 
-    def replies(self, argument: Request | AsyncIterator[Request]) -> AsyncIterator[Any]:
+    def replies(self, argument: Request | AsyncIterator[Request], fds: Sequence[int]) -> AsyncIterator[Any]:
         """The answers of a method that streams."""
-        answers: AsyncIterator[Any] = self.handler(argument)
+        answers: AsyncIterator[Any] = self.handler(argument, fds) if self.takes else self.handler(argument)
         return answers
 
 

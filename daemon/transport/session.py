@@ -289,7 +289,7 @@ class Session:
             assert source is not None
             # Runs when the handler has got to where it waits for the first time, or has sent something already.
             self._loop.call_soon(self._opened, stream)
-            await self._send_all(stream, route.replies(source))
+            await self._send_all(stream, route.replies(source, stream.take_fds()))
             self._link.write(wire.response(stream.id, wire.NIL))
         elif route.takes:
             self._respond(stream.id, route, await route.handler(argument, stream.take_fds()))

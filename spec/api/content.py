@@ -99,6 +99,17 @@ class AbortRequest(Request, frozen=True):
     ref: str
 
 
+class VerifyRequest(Request, frozen=True):
+    """Hash a blob again. DataLoss, which says what was found, when it is not what its digest says.
+
+    With `discard` a damaged blob's bytes are taken away: whoever writes it next, by a pull say, makes it whole for all
+    namespaces that have it.
+    """
+
+    digest: str
+    discard: bool = False
+
+
 class Content(Service):
     NAME = "holdd.services.content.v1.Content"
 
@@ -112,3 +123,4 @@ class Content(Service):
     list_statuses = unary(ListStatusesRequest, ListStatusesReply)
     write = duplex(WriteRequest, WriteReply)
     abort = unary(AbortRequest, Empty)
+    verify = unary(VerifyRequest, ContentInfo)

@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 
-from spec.api.service import Service, unary
+from spec.api.service import Service, server_stream, unary
 from spec.base import Empty, Reply, Request
 from spec.oci.image import Descriptor
 from spec.records import Image
+from spec.types import Finding, Progress
 
 
 class GetRequest(Request, frozen=True):
@@ -45,6 +46,24 @@ class DeleteRequest(Request, frozen=True):
     target: Descriptor | None = None
 
 
+class CheckRequest(Request, frozen=True):
+    """Hash an image's blobs again, and hold its snapshots in `snapshotter` ("" is the default) against what its layers
+    give, as `platform` ("" is the host's) selects. With `repair` the paths that differ are put right in place, from a
+    layer that is sound; a container that runs on them is best started anew."""
+
+    name: str
+    platform: str = ""
+    snapshotter: str = ""
+    repair: bool = False
+
+
+class CheckReply(Reply, frozen=True):
+    """One of the two: how far it is, or something that is not as it should be."""
+
+    progress: Progress | None = None
+    finding: Finding | None = None
+
+
 class Images(Service):
     NAME = "holdd.services.images.v1.Images"
 
@@ -53,3 +72,4 @@ class Images(Service):
     create = unary(CreateRequest, Image)
     update = unary(UpdateRequest, Image)
     delete = unary(DeleteRequest, Empty)
+    check = server_stream(CheckRequest, CheckReply)

@@ -47,7 +47,7 @@ class Caller(Protocol):
 
     def unary(self, method: "Method[Q, R]", request: Q, fds: Sequence[int]) -> tuple[R, list[int]]: ...
 
-    def server_stream(self, method: "Method[Q, R]", request: Q) -> Iterator[R]: ...
+    def server_stream(self, method: "Method[Q, R]", request: Q, fds: Sequence[int]) -> Iterator[R]: ...
 
     def duplex(self, method: "Method[Q, R]") -> Duplex[Q, R]: ...
 
@@ -141,15 +141,23 @@ class giving(Method[Q, R]):
 class server_stream(Method[Q, R]):
     server_streams = True
 
+    def __init__(self, request: type[Q], reply: type[R], *, takes: bool = False) -> None:
+        super().__init__(request, reply)
+        self.takes = takes
+
     @overload
     def __get__(self, stub: None, owner: type) -> "server_stream[Q, R]": ...
     @overload
-    def __get__(self, stub: Service, owner: type) -> Callable[[Q], Iterator[R]]: ...
-    def __get__(self, stub: Service | None, owner: type) -> "server_stream[Q, R] | Callable[[Q], Iterator[R]]":
+    def __get__(self, stub: Service, owner: type) -> Callable[..., Iterator[R]]: ...
+    def __get__(self, stub: Service | None, owner: type) -> "server_stream[Q, R] | Callable[..., Iterator[R]]":
         if stub is None:
             return self
         caller = stub.caller
-        return lambda request: caller.server_stream(self, request)
+
+        def call(request: Q, fds: Sequence[int] = ()) -> Iterator[R]:
+            return caller.server_stream(self, request, fds)
+
+        return call
 
 
 class duplex(Method[Q, R]):

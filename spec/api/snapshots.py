@@ -29,10 +29,13 @@ class MountsReply(Reply, frozen=True):
 
 
 class CommitRequest(Request, frozen=True):
+    """`parent` rebases what was prepared without one; the snapshotter needs the capability."""
+
     snapshotter: str
     name: str
     key: str
     labels: dict[str, str] = {}
+    parent: str = ""
 
 
 class RemoveRequest(Request, frozen=True):

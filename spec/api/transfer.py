@@ -1,4 +1,5 @@
-"""Transfer: whole journeys as one call, with progress as its stream. Now: pull (registry to image store), tag."""
+"""Transfer: whole journeys as one call, with progress as its stream. Now: pull (registry to image store), import
+(archive to image store), tag and unpack (image store to image store)."""
 
 from collections.abc import Sequence
 
@@ -23,6 +24,15 @@ class Registry(Record, frozen=True, tag="registry"):
     skip_verify: bool = False
 
 
+class Archive(Record, frozen=True, tag="archive"):
+    """Images in the descriptor that comes with the request: an OCI layout, as a tar (a file or a pipe) or a directory.
+
+    They are named as its index says; `base_name` is put before names that are but a tag.
+    """
+
+    base_name: str = ""
+
+
 class Unpack(Record, frozen=True):
     """Unpack what `platform` selects ("" is the host's) into `snapshotter` ("" is the namespace's default)."""
 
@@ -31,12 +41,14 @@ class Unpack(Record, frozen=True):
 
 
 class ImageStore(Record, frozen=True, tag="image_store"):
-    """A name among the images. `platforms` chooses what is kept of an index; none means the host's.
+    """A name among the images. `platforms` chooses what is kept of an index; none means the host's. From an archive
+    `name` may be empty for all of its images, or names the only one.
 
-    From one image store to another, a name that is taken is AlreadyExists, unless `force` points it elsewhere.
+    From one image store to another, a name that is taken is AlreadyExists, unless `force` points it elsewhere; to the
+    same name, with `unpacks`, nothing but snapshots are made.
     """
 
-    name: str
+    name: str = ""
     labels: dict[str, str] = {}
     platforms: Sequence[str] = ()
     all_platforms: bool = False
@@ -47,11 +59,11 @@ class ImageStore(Record, frozen=True, tag="image_store"):
 class TransferRequest(Request, frozen=True):
     """Unimplemented when no flow goes from this kind of source to this kind of destination."""
 
-    source: Registry | ImageStore
-    destination: Registry | ImageStore
+    source: Registry | ImageStore | Archive
+    destination: Registry | ImageStore | Archive
 
 
 class Transfer(Service):
     NAME = "holdd.services.transfer.v1.Transfer"
 
-    transfer = server_stream(TransferRequest, Progress)
+    transfer = server_stream(TransferRequest, Progress, takes=True)

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from spec.api.version import VersionRequest
-from tests.bench import containerd, records, tasks
+from tests.bench import containerd, layers, records, snapshots, tasks
 from tests.bench.figures import Row, at_once, journaled, memory_kb, show
 from tests.daemon import Daemon
 
@@ -43,6 +43,7 @@ def measure_idle(daemon, peer):
 
 
 def main():
+    show(layers.measure())
     with journaled() as where:
         for name in ("ours", "theirs", "life"):
             Path(where, name).mkdir()
@@ -52,6 +53,7 @@ def main():
                     measure_idle(daemon, peer),
                     measure_version(daemon, peer),
                     records.measure(daemon, peer),
+                    snapshots.measure(daemon, peer, where),
                     tasks.measure_life(daemon, where / "life"),
                     tasks.measure_many(daemon, where / "life"),
                 )

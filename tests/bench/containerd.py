@@ -44,7 +44,7 @@ def running(directory):
     with (directory / "log").open("wb") as log:
         process = subprocess.Popen(["containerd", "--config", config], stdout=log, stderr=log)
     try:
-        peer = Containerd(f"{directory}/containerd.sock", process.pid)
+        peer = Containerd(f"{directory}/containerd.sock", process.pid, directory / "root")
         peer.wait()
         yield peer
     finally:
@@ -55,9 +55,10 @@ def running(directory):
 class Containerd:
     """Calls by hand; each process makes its own channel."""
 
-    def __init__(self, address, pid):
+    def __init__(self, address, pid, root=None):
         self.address = address
         self.pid = pid
+        self.root = root
 
     @contextlib.contextmanager
     def caller(self):
@@ -92,6 +93,18 @@ class Containerd:
                 call("snapshots.v1.Snapshots/Prepare", packed((1, "overlayfs"), (2, key), (4, root)))
                 call("snapshots.v1.Snapshots/Remove", packed((1, "overlayfs"), (2, key)))
         return ROUNDS
+
+    def commit(self, fill, turn):
+        """Seconds for Commit of a snapshot that `fill(directory)` filled."""
+        root = packed((1, "containerd.io/gc.root"), (2, "bench"))
+        with self.caller() as call:
+            call("snapshots.v1.Snapshots/Prepare", packed((1, "overlayfs"), (2, f"key-{turn}"), (4, root)))
+            made = (self.root / "io.containerd.snapshotter.v1.overlayfs/snapshots").iterdir()
+            fill(max(made, key=lambda path: int(path.name)) / "fs")
+            began = time.perf_counter()
+            request = packed((1, "overlayfs"), (2, f"name-{turn}"), (3, f"key-{turn}"), (4, root))
+            call("snapshots.v1.Snapshots/Commit", request)
+            return time.perf_counter() - began
 
     def churn_containers(self, number):
         spec = packed((1, "types.containerd.io/opencontainers/runtime-spec/1/Spec"), (2, '{"ociVersion":"1.0.2"}'))

@@ -29,9 +29,10 @@ def show(rows):
 
 
 @contextlib.contextmanager
-def journaled(size="4G"):
-    """A directory on a fresh journaled ext4 in a loop device: what a host's disk behaves like."""
-    with tempfile.TemporaryDirectory(prefix="holdd-bench-") as directory:
+def journaled(size="4G", below=None):
+    """A directory on a fresh journaled ext4 in a loop device: what a host's disk behaves like. Its image is in a
+    directory `below` another."""
+    with tempfile.TemporaryDirectory(prefix="holdd-bench-", dir=below) as directory:
         image, where = Path(directory, "image"), Path(directory, "fs")
         where.mkdir()
         subprocess.run(["truncate", "-s", size, image], check=True)
@@ -90,6 +91,12 @@ def median_ms(runs, work):
         work()
         times.append((time.perf_counter() - began) * 1000)
     return statistics.median(times)
+
+
+def cpu_s(pid):
+    """CPU seconds that a process and the children it waited for have had (proc_pid_stat(5))."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
 def memory_kb(pid, *fields):

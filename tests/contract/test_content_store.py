@@ -44,7 +44,7 @@ def scoped(directory):
 def remote(directory):
     pool = Pool("content", 4)
     with scoped(directory) as store:
-        service = (content_api.Content, Content(lambda namespace: store, pool))
+        service = (content_api.Content, Content(lambda namespace: store, store, pool))
         with Server(extra=[service]) as server, connect(server.path, "default", timeout_s=SECONDS) as client:
             yield RemoteContent(client)
         pool.close()
@@ -257,6 +257,26 @@ def test_truncating_makes_other_content_possible(store):
 
 
 # Ingests
+
+
+def test_a_tail_sees_what_is_written_now_and_later_and_after_the_commit(store):
+    with store.writer("ref") as writer:
+        writer.write(b"some ")
+        try:
+            tail = writer.tail()
+        except errors.Unimplemented:
+            return
+        assert tail.pread(100, 0) == b"some "
+        assert tail.pread(100, 5) == b""
+        writer.write(b"bytes")
+        assert tail.pread(3, 4) == b" by"
+        digest = writer.commit()
+    store.delete(digest)
+    assert tail.pread(100, 0) == b"some bytes"
+    tail.close()
+    tail.close()
+    with pytest.raises(errors.FailedPrecondition):
+        tail.pread(1, 0)
 
 
 def test_listing_ingests(store):

@@ -6,15 +6,18 @@ import os
 import shutil
 import socket
 import stat
+import tempfile
 import threading
 import time
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from daemon.client import connect
-from daemon.client.proxies import RemoteSnapshotter
+from daemon.client.proxies import PLUGIN_TYPE, RemoteSnapshotter
 from daemon.events.exchange import Exchange
 from daemon.kit import mounting
 from daemon.kit.dictkv import DictKV
@@ -22,12 +25,16 @@ from daemon.kit.threads import Pool
 from daemon.metadata.kv import BucketKV
 from daemon.metadata.store import Store
 from daemon.scoped.snapshots import ScopedSnapshots
+from daemon.services.introspection import Introspection
 from daemon.services.snapshots import Snapshots
+from daemon.snapshots.aufs import Aufs
+from daemon.snapshots.btrfs import Btrfs
 from daemon.snapshots.native import Native
 from daemon.snapshots.overlay import Overlay
 from spec import errors
+from spec.api import introspection as introspection_api
 from spec.api import snapshots as snapshots_api
-from spec.records import Kind, SnapshotInfo
+from spec.records import Kind, PluginInfo, SnapshotInfo
 from tests.echo import SECONDS, Server
 
 pytestmark = pytest.mark.root
@@ -64,29 +71,71 @@ def scoped(directory):
 def remote(directory):
     pool = Pool("snapshots", 8)
     with scoped(directory) as snapshotter:
-        service = (snapshots_api.Snapshots, Snapshots(lambda namespace, name: snapshotter, pool))
-        with Server(extra=[service]) as server, connect(server.path, "default", timeout_s=SECONDS) as client:
+        plugin = PluginInfo(type=PLUGIN_TYPE, id="overlay", capabilities=sorted(snapshotter.capabilities))
+        services = [
+            (snapshots_api.Snapshots, Snapshots(lambda namespace, name: snapshotter, pool)),
+            (introspection_api.Introspection, Introspection("uuid", lambda: [plugin])),
+        ]
+        with Server(extra=services) as server, connect(server.path, "default", timeout_s=SECONDS) as client:
             yield RemoteSnapshotter(client, "overlay")
         pool.close()
 
 
-# Each makes a context manager of an empty snapshotter, given a directory.
+def where_offered(make):
+    """As `make` does, or a skip that says why this host has none."""
+
+    @contextmanager
+    def made(directory):
+        with ExitStack() as stack:
+            try:
+                snapshotter = stack.enter_context(make(directory))
+            except errors.Unimplemented as exc:
+                pytest.skip(exc.message.partition(": ")[2])
+            yield snapshotter
+
+    return made
+
+
+class Row(NamedTuple):
+    """`make` gives a context manager of an empty snapshotter, of a directory on the `disk` (tests.disks). Without
+    `moves_directories` those of a lower layer cannot be renamed: EXDEV."""
+
+    make: Callable
+    disk: str = "ext4"
+    moves_directories: bool = True
+
+
 IMPLEMENTATIONS = {
-    "overlay": over_dict(Overlay),
-    "overlay-lmdb": over_lmdb(Overlay),
-    "native": over_dict(Native),
-    "native-lmdb": over_lmdb(Native),
-    "scoped": scoped,
-    "remote": remote,
+    "overlay-ext4": Row(over_dict(Overlay), moves_directories=False),
+    "overlay-xfs": Row(over_dict(Overlay), "xfs", moves_directories=False),
+    "overlay-lmdb": Row(over_lmdb(Overlay), moves_directories=False),
+    "native-ext4": Row(over_dict(Native)),
+    "native-xfs": Row(over_dict(Native), "xfs"),
+    "native-lmdb": Row(over_lmdb(Native)),
+    "btrfs": Row(over_dict(Btrfs), "btrfs"),
+    "btrfs-lmdb": Row(over_lmdb(Btrfs), "btrfs"),
+    "aufs": Row(where_offered(over_dict(Aufs)), moves_directories=False),
+    "scoped": Row(scoped, moves_directories=False),
+    "remote": Row(remote, moves_directories=False),
 }
-MOVES_NO_DIRECTORIES = {"overlay", "overlay-lmdb", "scoped", "remote"}  # of a lower layer: EXDEV without redirect_dir
 
 
 @pytest.fixture(params=IMPLEMENTATIONS)
-def snapshots(request, tmp_path):
+def row(request):
+    return IMPLEMENTATIONS[request.param]
+
+
+@pytest.fixture
+def snapshots(row, disks):
+    if row.disk not in disks:
+        pytest.skip(f"there is no {row.disk} here")
     before = os.umask(0)
     try:
-        with IMPLEMENTATIONS[request.param](tmp_path) as snapshotter:
+        # Read-only subvolumes of btrfs stay, and go with their disk.
+        with (
+            tempfile.TemporaryDirectory(dir=disks[row.disk], ignore_cleanup_errors=True) as directory,
+            row.make(Path(directory)) as snapshotter,
+        ):
             yield snapshotter
             snapshotter.cleanup()
             snapshotter.close()
@@ -456,7 +505,7 @@ def test_the_root_of_a_new_one_is_0755(snapshots, mounted):
         assert stat.S_IMODE(path.stat().st_mode) == 0o755
 
 
-def test_renames(request, snapshots, layer, shown):
+def test_renames(row, snapshots, layer, shown):
     def first(path):
         for name in ("dir1/f1", "dir1/f2", "somefiles/f1", "somefiles/f2"):
             write(path / name, name)
@@ -466,10 +515,10 @@ def test_renames(request, snapshots, layer, shown):
         (path / "somefiles/f2").rename(path / "f2")
         write(path / "new/file", "new")
         (path / "new").rename(path / "moved")
-        if request.node.callspec.params["snapshots"] in MOVES_NO_DIRECTORIES:
-            shutil.move(path / "dir1", path / "dir2")  # renames if the kernel does it after all
-        else:
+        if row.moves_directories:
             (path / "dir1").rename(path / "dir2")
+        else:
+            shutil.move(path / "dir1", path / "dir2")  # renames if the kernel does it after all
 
     layer("upper", layer("lower", "", first), change)
     files = {name: what[3] for name, what in shown("upper").items() if stat.S_ISREG(what[0])}
@@ -541,6 +590,87 @@ def test_commits_that_cannot_be(snapshots, layer):
             snapshots.commit("other", committed_or_view)
     assert snapshots.stat("key").kind == Kind.ACTIVE
     snapshots.commit("other", "key")
+
+
+def test_capabilities(snapshots):
+    assert snapshots.capabilities <= {"rebase", "remap-ids", "only-remap-ids"}
+
+
+@pytest.fixture
+def rebasing(snapshots):
+    if "rebase" not in snapshots.capabilities:
+        pytest.skip("it cannot rebase")
+    return snapshots
+
+
+def test_rebasing(rebasing, layer, mounted, shown):
+    """What was prepared apart shows on top of its parent as if it had been prepared there."""
+
+    def base(path):
+        write(path / "file", "base")
+        write(path / "kept", "base")
+        path.chmod(0o2750)
+        os.chown(path, 1000, 2000)
+
+    layer("above", layer("base", "", base), lambda path: write(path / "more"))
+    with mounted(rebasing.prepare("apart")) as path:
+        write(path / "file", "apart")
+        write(path / "folder/new", "apart")
+    rebasing.commit("name", "apart", ROOTED, None, "above")
+    assert (rebasing.stat("name").parent, rebasing.stat("name").labels) == ("above", ROOTED)
+    found = shown("name")
+    assert {name: what[3] for name, what in found.items() if stat.S_ISREG(what[0])} == {
+        "file": "apart",
+        "kept": "base",
+        "more": "",
+        "folder/new": "apart",
+    }
+    assert found["."] == shown("base")["."]
+    with raises(errors.FailedPrecondition):
+        rebasing.remove("above")
+    with mounted(rebasing.prepare("child", "name")) as path:
+        assert (path / "kept").read_text() == "base"
+
+
+def test_a_root_that_was_changed_stays_so_when_it_is_rebased(rebasing, layer, mounted, shown):
+    layer("base", "", lambda path: path.chmod(0o750))
+    with mounted(rebasing.prepare("apart")) as path:
+        path.chmod(0o711)
+    rebasing.commit("name", "apart", parent="base")
+    assert stat.S_IMODE(shown("name")["."][0]) == 0o711
+
+
+def test_rebases_that_cannot_be(rebasing, layer):
+    layer("other")
+    layer("base")
+    rebasing.prepare("apart")
+    rebasing.prepare("active")
+    rebasing.view("view")
+    rebasing.prepare("on base", "base")
+    for key, parent, error in (
+        ("apart", "missing", errors.NotFound),
+        ("apart", "active", errors.FailedPrecondition),
+        ("apart", "apart", errors.FailedPrecondition),
+        ("apart", "view", errors.FailedPrecondition),
+        ("on base", "other", errors.InvalidArgument),
+        ("missing", "base", errors.NotFound),
+    ):
+        with raises(error):
+            rebasing.commit("name", key, parent=parent)
+    rebasing.commit("same", "on base", parent="base")
+    rebasing.commit("name", "apart", parent="base")
+    assert [rebasing.stat(name).parent for name in ("same", "name")] == ["base", "base"]
+
+
+def test_who_cannot_rebase_says_so(snapshots, layer):
+    layer("base")
+    snapshots.prepare("key")
+    snapshots.prepare("child", "base")
+    snapshots.commit("name", "child", parent="base")
+    if "rebase" not in snapshots.capabilities:
+        with raises(errors.Unimplemented):
+            snapshots.commit("other", "key", parent="base")
+        assert snapshots.stat("key").kind == Kind.ACTIVE
 
 
 def test_mounts_again(snapshots, layer):
@@ -618,6 +748,8 @@ def test_an_inode_is_stable_while_it_is_written(snapshots, layer, mounted):
         before = (path / "file").stat().st_ino
         (path / "file").write_text("changed")
         assert (path / "file").stat().st_ino == before
+    with mounted(snapshots.mounts("key")) as path:
+        assert (path / "file").stat().st_ino == before
 
 
 def test_the_working_directory_has_a_path(snapshots, layer, mounted, monkeypatch):
@@ -626,6 +758,65 @@ def test_the_working_directory_has_a_path(snapshots, layer, mounted, monkeypatch
         monkeypatch.chdir(path / "folder")
         assert Path.cwd() == path / "folder"
         monkeypatch.undo()
+
+
+def test_chmod(layer, shown):
+    modes = {"file": 0o4711, "folder": 0o3770, "folder/inside": 0o600}
+
+    def first(path):
+        write(path / "file", "content", 0o600)
+        write(path / "folder/inside", "content", 0o777)
+
+    def change(path):
+        for name, mode in modes.items():
+            (path / name).chmod(mode)
+
+    layer("three", layer("two", layer("one", "", first), change), lambda path: write(path / "other"))
+    found = shown("three")
+    assert {name: stat.S_IMODE(found[name][0]) for name in modes} == modes
+    assert found["file"][3] == found["folder/inside"][3] == "content"
+    assert stat.S_IMODE(shown("one")["file"][0]) == 0o600
+
+
+def test_unix_sockets(snapshots, layer, mounted, monkeypatch):
+    """One is spoken through where it was made; in layers above its name is left, and can be taken again."""
+
+    def talk(path):
+        monkeypatch.chdir(path)  # an address has room for 108 bytes
+        with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as caller:
+            listener.bind("socket")
+            listener.listen()
+            caller.connect("socket")
+            other, _ = listener.accept()
+            with other:
+                caller.sendall(b"hello")
+                assert other.recv(10) == b"hello"
+        monkeypatch.undo()
+
+    layer("base", "", talk)
+    with mounted(snapshots.prepare("key", "base")) as path:
+        monkeypatch.chdir(path)
+        with socket.socket(socket.AF_UNIX) as caller, pytest.raises(ConnectionRefusedError):
+            caller.connect("socket")
+        monkeypatch.undo()
+        (path / "socket").unlink()
+        talk(path)
+
+
+def test_removing_after_a_commit(snapshots, layer, mounted):
+    """The key is gone with the commit; the name can be removed while it is still mounted where it was written."""
+    layer("base", "", lambda path: write(path / "file", "base"))
+    with mounted(snapshots.prepare("key", "base")) as path:
+        (path / "mine").write_text("content")
+        snapshots.commit("name", "key")
+        with raises(errors.NotFound):
+            snapshots.remove("key")
+        snapshots.remove("name")
+        snapshots.cleanup()
+    with raises(errors.NotFound):
+        snapshots.stat("name")
+    snapshots.remove("base")
+    assert list(snapshots.list()) == []
 
 
 def test_removing_while_listing(snapshots):

@@ -448,6 +448,13 @@ def test_detached_runs_on(shared, container, tmp_path):
     assert row[1:] == [(tmp_path / "pid").read_text(), "RUNNING"]
 
 
+def test_only_what_ends_with_its_container_is_never_synced(shared, container):
+    look = ("grep", " / overlay ", "/proc/mounts")
+    assert "volatile" in run(shared, "brief-lived", *look).stdout
+    container("kept", "sleep", "100")
+    assert "volatile" not in shared.ctr("tasks", "exec", "--exec-id", "look", "kept", *look).stdout
+
+
 def test_rm_and_detach_exclude_one_another(shared):
     done = run(shared, "both", "true", flags=("-d",))
     assert done.returncode == 1

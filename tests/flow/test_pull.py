@@ -9,6 +9,7 @@ import pytest
 from daemon.content.local import LocalContent
 from daemon.diff.applier import ArchiveApplier
 from daemon.events.exchange import Exchange
+from daemon.flows.crew import Crew
 from daemon.flows.pull import Pull, Target
 from daemon.flows.unpack import Unpacker
 from daemon.images.resolver import RegistryResolver
@@ -39,16 +40,18 @@ class House:
         self.snapshots = Overlay(str(directory / "snapshots"), DictKV())
         self.pool = Pool("downloads", 3)
         self.once = Once()
+        self.unpacks = Pool("unpacks", 5)
+        self.crew = Crew(self.unpacks.executor, 2)
         self.told = []
 
     def pull(self, text, cancel=None, platform="linux/amd64"):
         resolver = RegistryResolver()
         cancel = cancel or Token()
         matcher = platforms.only(platforms.parse(platform))
-        unpacker = Unpacker("overlayfs", self.snapshots, ArchiveApplier(self.content), self.once, "ns")
+        unpacker = Unpacker("overlayfs", self.snapshots, ArchiveApplier(self.content), self.once, "ns", self.crew)
         try:
             return Pull(
-                reference=reference.parse(text), name=text, resolver=resolver, content=self.content,
+                reference=str(reference.parse(text)), name=text, resolver=resolver, content=self.content,
                 images=self.images, targets=[Target(unpacker, matcher)], matchers=[matcher], wanted=platform,
                 pool=self.pool.executor, once=self.once, scope="ns", sink=self.told.append, cancel=cancel,
             ).run()  # fmt: skip
@@ -60,6 +63,7 @@ class House:
 
     def close(self):
         self.pool.close()
+        self.unpacks.close()
         self.snapshots.close()
         self.store.close()
 
@@ -108,9 +112,9 @@ def test_the_usage_that_was_counted_spares_a_walk(house, fake, monkeypatch):
     given = []
     commit = house.snapshots.commit
 
-    def seen(name, key, labels=None, usage=None):
+    def seen(name, key, labels=None, usage=None, parent=""):
         given.append(usage)
-        commit(name, key, labels, usage)
+        commit(name, key, labels, usage, parent)
 
     monkeypatch.setattr(house.snapshots, "commit", seen)
     house.pull(f"{fake.host}/a:1")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon.kit import mounting
+from daemon.kit import mounting, placing, steps
 from pyx import mount as calls
 from spec import errors
 from spec.types import Mount
@@ -34,7 +34,7 @@ def layers(tmp_path, monkeypatch):
 @pytest.fixture
 def before_one_by_one(monkeypatch):
     """A kernel whose overlay takes all layers as one string."""
-    monkeypatch.setattr(mounting, "_appends_layers", lambda: False)
+    monkeypatch.setattr(placing, "_appends_layers", lambda: False)
 
 
 def overlay(layers, *more):
@@ -62,9 +62,9 @@ def test_an_overlay_of_the_old_call_is_detached_too(layers, before_one_by_one):
 
 
 def test_a_kernel_knows_whether_layers_go_one_by_one():
-    mounting._appends_layers.cache_clear()
+    placing._appends_layers.cache_clear()
     release = tuple(map(int, os.uname().release.split("-")[0].split(".")[:2]))
-    assert mounting._appends_layers() == (release >= (6, 7))
+    assert placing._appends_layers() == (release >= (6, 7))
 
 
 @pytest.mark.parametrize("names", [lambda at: f"{at}", lambda at: f"with,comma{at}", lambda at: rf"with\:colon{at}"])
@@ -75,7 +75,7 @@ def test_more_layers_than_a_page_names(tmp_path, before_one_by_one, names):
         path = Path(lower.replace("\\", ""))
         path.mkdir(parents=True)
         (path / f"file {number}").touch()
-    assert sum(map(len, lowers)) > 2 * mounting.PAGE
+    assert sum(map(len, lowers)) > 2 * steps.PAGE
     with mounting.opened([Mount(type="overlay", options=(f"lowerdir={':'.join(lowers)}",))]) as root:
         assert len(os.listdir(root)) == 200
 
@@ -108,7 +108,7 @@ def test_a_colon_in_the_name_of_a_layer(tmp_path):
 
 def test_a_bind_before_attributes_could_be_set(layers, monkeypatch):
     monkeypatch.setattr(calls, "mount_setattr", absent)
-    monkeypatch.setattr(mounting, "_changes_attributes", lambda: False)
+    monkeypatch.setattr(placing, "_changes_attributes", lambda: False)
     bind = Mount(type="bind", source=str(layers / "one"), options=("rbind", "ro", "nosuid"))
     with mounting.opened([bind]) as root:
         with pytest.raises(OSError, match="Read-only"):
@@ -209,7 +209,7 @@ def test_an_overlay_over_mapped_layers(layers, request, fixture):
 @pytest.mark.parametrize("options", [MAP[:1], ("uidmap=0:1", MAP[1]), ("uidmap=a:b:c", MAP[1]), ("uidmap=", MAP[1])])
 def test_maps_that_are_none(options):
     with pytest.raises(errors.InvalidArgument, match="mounting bind /a"):
-        mounting.plan([Mount(type="bind", source="/a", options=options)])
+        steps.plan([Mount(type="bind", source="/a", options=options)])
 
 
 @pytest.mark.skipif(not shutil.which("mkfs.ext4"), reason="needs mkfs.ext4")
@@ -245,21 +245,22 @@ def branches(number):
 
 
 def test_a_few_branches_are_one_call():
-    (step,) = mounting.plan([branches(3)])
+    (step,) = steps.plan([branches(3)])
     assert step.data == f"{branches(3).options[0]},dio,xino=/dev/shm/x"
 
 
 def test_branches_past_a_page_are_appended():
-    first, *others = mounting.plan([branches(300)])
-    assert len(first.data) < mounting.PAGE
-    assert len(first.data) + len(":/layers/=ro+wh") + 32 >= mounting.PAGE  # not one more would have fitted
+    first, *others = steps.plan([branches(300)])
+    assert len(first.data) < steps.PAGE
+    assert len(first.data) + len(":/layers/=ro+wh") + 32 >= steps.PAGE  # not one more would have fitted
     assert first.data.endswith(",dio,xino=/dev/shm/x")
-    assert not first.flags & mounting.MS_REMOUNT
+    assert not first.flags & steps.MS_REMOUNT
     given = first.data.split(",")[0].removeprefix("br:").split(":")
     for step in others:
-        assert step.flags == mounting.MS_REMOUNT
-        assert step.data.startswith("append:")
-        given.append(step.data.removeprefix("append:"))
+        assert step.flags == steps.MS_REMOUNT
+        assert len(step.data) < steps.PAGE
+        given += [word.removeprefix("append:") for word in step.data.split(",")]
+    assert all(len(step.data) + len(",append:/layers/=ro+wh") + 32 >= steps.PAGE for step in others[:-1])
     assert given == branches(300).options[0].removeprefix("br:").split(":")
 
 
@@ -271,14 +272,14 @@ def test_aufs_is_mounted_by_the_old_call(layers, monkeypatch):
         if fstype != "aufs":
             return mount(source, target, fstype, flags, data)
         made.append((source, target, flags, data))
-        return None if flags & mounting.MS_REMOUNT else mount("tmpfs", target, "tmpfs", flags)
+        return None if flags & steps.MS_REMOUNT else mount("tmpfs", target, "tmpfs", flags)
 
     monkeypatch.setattr(calls, "mount", recorded)
     os.close(mounting.detached([branches(300)]))
-    steps = mounting.plan([branches(300)])
+    planned = steps.plan([branches(300)])
     assert len({target for _, target, _, _ in made}) == 1
     assert [(source, flags, data) for source, _, flags, data in made] == [
-        ("none", step.flags, step.data) for step in steps
+        ("none", step.flags, step.data) for step in planned
     ]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon.kit import mounting
+from daemon.kit import mounting, steps
 from pyx import mount as calls
 from spec import errors
 from spec.types import Mount
@@ -33,14 +33,14 @@ def mounted_at(path):
 
 
 def test_a_plan_is_a_value():
-    (step,) = mounting.plan([Mount(type="overlay", options=("ro", "nosuid", "lowerdir=/a:/b", "volatile"))])
-    assert step.flags == mounting.MS_RDONLY | mounting.MS_NOSUID
+    (step,) = steps.plan([Mount(type="overlay", options=("ro", "nosuid", "lowerdir=/a:/b", "volatile"))])
+    assert step.flags == steps.MS_RDONLY | steps.MS_NOSUID
     assert step.parameters == (("lowerdir", "/a:/b"), ("volatile", ""))
-    (step,) = mounting.plan([Mount(type="bind", source="/a", options=("rbind", "ro", "rw"))])
+    (step,) = steps.plan([Mount(type="bind", source="/a", options=("rbind", "ro", "rw"))])
     assert step.binds
     assert step.attributes == 0
     with pytest.raises(errors.InvalidArgument, match=r"X-containerd\.mkdir"):
-        mounting.plan([Mount(type="bind", source="/a", options=("X-containerd.mkdir=1",))])
+        steps.plan([Mount(type="bind", source="/a", options=("X-containerd.mkdir=1",))])
 
 
 def test_a_detached_overlay_is_seen_by_nobody(layers):
@@ -114,7 +114,7 @@ def test_a_long_option_string_by_the_old_call(tmp_path, monkeypatch):
         (base / str(number)).mkdir(parents=True)
     lowers = ":".join(str(base / str(number)) for number in range(60))
     monkeypatch.setattr(calls, "fsopen", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSYS, "")))
-    assert len(lowers) > mounting.PAGE
+    assert len(lowers) > steps.PAGE
     mounting.attach([Mount(type="overlay", options=(f"lowerdir={lowers}",))], str(target))
     assert mounting.is_mount(str(target))
     mounting.detach(str(target))

@@ -15,8 +15,11 @@ from daemon.kit import mounting
 from daemon.kit.dictkv import DictKV
 from daemon.metadata.kv import BucketKV
 from daemon.metadata.store import Store
-from daemon.snapshots.overlay import Overlay, OverlayConfig
+from daemon.snapshots.overlay import Overlay
+from pyx import proc
+from spec import errors, names
 from spec.records import Kind
+from tests.disks import disk
 
 pytestmark = pytest.mark.root
 
@@ -76,8 +79,7 @@ def test_deletions_are_whiteouts_in_the_upper(snapshots, mounted):
 
 
 def test_the_kernel_takes_the_options(tmp_path, mounted):
-    config = OverlayConfig(mount_options=("metacopy=on", "redirect_dir=on"))
-    snapshots = Overlay(str(tmp_path / "root"), DictKV(), config)
+    snapshots = Overlay(str(tmp_path / "root"), DictKV(), mount_options=("metacopy=on", "redirect_dir=on"))
     snapshots.prepare("base")
     snapshots.commit("name", "base")
     with mounted(snapshots.prepare("key", "name")) as path:
@@ -87,7 +89,7 @@ def test_the_kernel_takes_the_options(tmp_path, mounted):
 
 
 def test_directories_move_with_redirects(tmp_path, mounted):
-    snapshots = Overlay(str(tmp_path / "root"), DictKV(), OverlayConfig(mount_options=("redirect_dir=on",)))
+    snapshots = Overlay(str(tmp_path / "root"), DictKV(), mount_options=("redirect_dir=on",))
     with mounted(snapshots.prepare("base")) as path:
         (path / "old").mkdir()
         (path / "old/file").write_text("content")
@@ -100,9 +102,64 @@ def test_directories_move_with_redirects(tmp_path, mounted):
         assert (path / "new/file").read_text() == "content"
 
 
+MAPS = {names.UID_MAPPING: "0:100000:65536", names.GID_MAPPING: "0:200000:65536"}
+
+
+def seen_inside(path):
+    """Owner and group of each file below `path`, in a user namespace of these maps."""
+    users = proc.user_namespace("0 100000 65536\n", "0 200000 65536\n")
+    try:
+        command = ("nsenter", f"--user=/proc/self/fd/{users}", "find", ".", "-printf", "%P %U %G\n")
+        said = subprocess.run(command, cwd=path, pass_fds=(users,), capture_output=True, text=True, check=True).stdout
+    finally:
+        os.close(users)
+    return {name: (int(user), int(group)) for name, user, group in (line.split(" ") for line in said.splitlines())}
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+@pytest.mark.parametrize("method", ["prepare", "view"])
+def test_owners_are_seen_through_the_maps_of_a_snapshots_labels(snapshots, mounted, depth, method):
+    """As containerd's remapped snapshots: the layers stay whose they are, and not one file is changed for it."""
+    assert "remap-ids" in snapshots.capabilities
+    parent = ""
+    for number in range(depth):
+        with mounted(snapshots.prepare("key", parent)) as path:
+            (path / f"root-{number}").touch()
+            (path / f"other-{number}").touch()
+            os.chown(path / f"other-{number}", 7, 8)
+        parent = f"layer {number}"
+        snapshots.commit(parent, "key")
+    with mounted(getattr(snapshots, method)("mapped", parent, MAPS)) as path:
+        found = seen_inside(path)
+        assert found.pop("") == (0, 0)
+        expected = {f"root-{number}": (0, 0) for number in range(depth)}
+        assert found == {**expected, **{f"other-{number}": (7, 8) for number in range(depth)}}
+        if method == "prepare":
+            (path / "new").touch()
+            os.chown(path / "new", 100003, 200004)
+            os.utime(path / "other-0")  # copied up
+            assert seen_inside(path) == {"": (0, 0), **found, "new": (3, 4)}
+    with mounted(snapshots.view("plain", parent)) as path:
+        assert ((path / "other-0").stat().st_uid, path.stat().st_uid) == (7, 0)
+
+
+def test_never_syncing_is_asked_for_by_label(snapshots, mounted):
+    snapshots.prepare("base")
+    snapshots.commit("name", "base")
+    mounts = snapshots.prepare("key", "name", {names.VOLATILE: "true"})
+    with mounted(mounts) as path:
+        assert "volatile" in " ".join(options_of(path))
+        (path / "file").touch()
+    with mounted(snapshots.prepare("other", "name")) as path:
+        assert "volatile" not in " ".join(options_of(path))
+    snapshots.remove("key")
+    with mounted(snapshots.prepare("key", "name", {names.VOLATILE: "true"})) as path:
+        assert os.listdir(path) == []
+
+
 def test_more_layers_than_a_page_of_options_holds(snapshots, mounted):
     parent = ""
-    for number in range(200):
+    for number in range(500):
         mounts = snapshots.prepare(f"key {number}", parent)
         source = upper(mounts) if mounts[0].type == "overlay" else Path(mounts[0].source)
         (source / f"file {number}").write_text("")
@@ -111,12 +168,13 @@ def test_more_layers_than_a_page_of_options_holds(snapshots, mounted):
     mounts = snapshots.prepare("key", parent)
     assert sum(map(len, mounts[0].options)) > 4096
     with mounted(mounts) as path:
-        assert len(os.listdir(path)) == 200
+        assert len(os.listdir(path)) == 500
         (path / "mine").write_text("")
     assert os.listdir(upper(mounts)) == ["mine"]
 
 
-def test_the_space_of_what_is_removed_is_free(snapshots, mounted, tmp_path):
+def test_the_space_of_what_is_removed_is_free(mounted, tmp_path):
+    snapshots = Overlay(str(tmp_path / "root"), DictKV(), sync_remove=True)
     with mounted(snapshots.prepare("key")) as path:
         (path / "folder").mkdir()
         (path / "folder/fifo").touch()
@@ -198,3 +256,42 @@ def test_a_process_that_is_killed_breaks_nothing(tmp_path, mounted):
                 assert os.listdir(path) == []
         finally:
             store.close()
+
+
+IN_A_USER_NAMESPACE = """
+import os, sys
+from daemon.kit import mounting
+from daemon.kit.dictkv import DictKV
+from daemon.snapshots.overlay import Overlay
+os.mkdir(sys.argv[1] + "/mounted")
+snapshots = Overlay(sys.argv[1] + "/root", DictKV())
+(base,) = snapshots.prepare("base")
+os.makedirs(base.source + "/folder/inside")
+open(base.source + "/file", "w").close()
+snapshots.commit("name", "base")
+mounts = snapshots.prepare("key", "name")
+mounting.attach(mounts, sys.argv[1] + "/mounted")
+os.unlink(sys.argv[1] + "/mounted/file")
+os.rmdir(sys.argv[1] + "/mounted/folder/inside")
+os.rmdir(sys.argv[1] + "/mounted/folder")
+os.mkdir(sys.argv[1] + "/mounted/folder")
+print(*sorted(snapshots.capabilities), *mounts[0].options[3:], *os.listdir(sys.argv[1] + "/mounted"))
+"""
+
+
+def test_inside_a_user_namespace(tmp_path):
+    """Overlay's marks are there in attributes that root of a user namespace may write."""
+    command = ("unshare", "--user", "--map-root-user", "--mount", sys.executable, "-c", IN_A_USER_NAMESPACE, tmp_path)
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.stderr == ""
+    words = done.stdout.split()
+    assert "rebase" not in words
+    assert words[-3:] == ["index=off", "userxattr", "folder"]
+    upper = tmp_path / "root/snapshots/2/fs"
+    assert os.getxattr(upper / "folder", "user.overlay.opaque") == b"y"
+    assert (upper / "file").lstat().st_rdev == 0
+
+
+def test_a_filesystem_that_names_no_types_is_refused(tmp_path):
+    with disk(tmp_path, "ext4 without d_type") as place, pytest.raises(errors.FailedPrecondition, match="ftype=1"):
+        Overlay(str(place / "root"), DictKV())

@@ -31,11 +31,21 @@ def test_runtimes(tmp_path):
     assert settings.runtimes["runsc"].args == ("--platform=ptrace",)
 
 
+def test_snapshotters(tmp_path):
+    overlay = '[snapshotter.overlayfs]\nroot_path = "/a"\nmount_options = ["volatile"]\n'
+    text = f"{overlay}[snapshotter.native]\nsync_remove = true\n"
+    settings = load(tmp_path, text).snapshotter
+    assert (settings.overlayfs.root_path, settings.overlayfs.mount_options) == ("/a", ("volatile",))
+    assert (settings.native.sync_remove, settings.overlayfs.sync_remove) == (True, False)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         ('rot = "/a"', "rot"),
         ("[metadata]\nsink = true", "sink"),
+        ("[snapshotter.overlay]\n", "overlay"),
+        ("[snapshotter.native]\nslow_chown = true", "slow_chown"),
         ("root = 1", "root"),
         ("root = ", "config.toml"),
         ("version = 9", "version 9"),

@@ -244,6 +244,15 @@ def test_descriptors_go_and_stay_ours(client: Client, method: str):
     os.close(write)
 
 
+def test_descriptors_go_with_a_stream(client: Client):
+    read, write = os.pipe()
+    os.write(write, b"through the pipe")
+    (reply,) = Echo(client).take_many(Text(), [read])
+    assert (reply.text, reply.number) == ("through the pipe", 1)
+    os.close(read)
+    os.close(write)
+
+
 def test_descriptors_for_a_method_that_takes_none(client: Client):
     with pytest.raises(errors.InvalidArgument, match="takes no descriptors"):
         Echo(client).say(Text(), [0])

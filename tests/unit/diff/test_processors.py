@@ -9,7 +9,8 @@ import resource
 import pytest
 import zstandard
 
-from daemon.diff.processors import Bounds, opened
+from daemon.diff.bounds import Bounds
+from daemon.diff.processors import opened
 from spec import errors
 from spec.oci.image import DOCKER_LAYER, OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD
 

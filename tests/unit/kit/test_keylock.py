@@ -120,3 +120,26 @@ def test_a_waiter_that_is_cancelled_leaves_and_the_worker_goes_on(pool):
         second.result(SECONDS)
     flight.go.set()
     assert first.result(SECONDS) == "result 1"
+
+
+def test_a_flight_in_parts_is_one_persons_until_it_lands(pool):
+    once = Once()
+    mine = once.begin("key")
+    theirs = once.begin("key")
+    assert mine.mine
+    assert not theirs.mine
+    waiting = pool.submit(theirs.landed)
+    mine.land("result")
+    mine.fail(ValueError("too late"))
+    assert waiting.result(SECONDS)
+    assert theirs.result() == "result"
+    assert once.begin("key").mine
+
+
+def test_a_flight_that_fails_is_free_for_the_next(pool):
+    once = Once()
+    mine, theirs = once.begin("key"), once.begin("key")
+    waiting = pool.submit(theirs.landed)
+    mine.fail(errors.Unavailable("broken"))
+    assert not waiting.result(SECONDS)
+    assert once.do("key", lambda: "result") == "result"

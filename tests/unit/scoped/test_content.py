@@ -218,3 +218,25 @@ def test_lists_longer_than_a_page(one):
     found = sorted(put(one, b"%d" % number) for number in range(250))
     assert [info.digest for info in one.list()] == found
     assert [info.digest for info in one.list([f"digest=={found[120]}"])] == [found[120]]
+
+
+@pytest.mark.parametrize("left", [None, b"", DATA[:5]])
+def test_bytes_that_were_lost_are_written_again(one, two, tmp_path, left):
+    put(one, labels={"a": "b"})
+    put(two)
+    path = tmp_path / "content/blobs" / DIGEST.replace(":", "/")
+    path.unlink()
+    if left is not None:
+        path.write_bytes(left)
+    with one.writer("ref", len(DATA), DIGEST) as writer:
+        assert writer.status().offset == 0
+        writer.write(DATA)
+        with pytest.raises(errors.AlreadyExists):
+            writer.commit(len(DATA), DIGEST)
+    assert one.info(DIGEST).labels == {"a": "b"}
+    for content in (one, two):
+        with content.reader(DIGEST) as reader:
+            assert reader.read() == DATA
+        with pytest.raises(errors.AlreadyExists):
+            content.writer("ref", len(DATA), DIGEST)
+    assert list(one.statuses()) == []

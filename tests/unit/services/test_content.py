@@ -36,7 +36,7 @@ def pool():
 @pytest.fixture
 def service(raw, pool):
     with context.using(namespace="ns"):
-        yield Content(lambda namespace: raw, pool)
+        yield Content(lambda namespace: raw, raw, pool)
 
 
 @pytest.fixture
@@ -144,7 +144,7 @@ def test_a_call_that_ends_while_its_writer_opens_leaves_it_closed(raw, pool):
             return raw.writer(*arguments)
 
     async def main():
-        stream = Content(lambda namespace: Slow(), pool).write(each([api.WriteRequest(ref="ref")]))
+        stream = Content(lambda namespace: Slow(), raw, pool).write(each([api.WriteRequest(ref="ref")]))
         task = asyncio.ensure_future(anext(stream))
         assert await asyncio.to_thread(opening.wait, 10)
         task.cancel()
@@ -216,3 +216,25 @@ def test_lists_come_in_blocks(service, raw):
             writer.write(b"%d" % number)
             writer.commit()
     assert [len(reply.info) for reply in replies(service.list(api.ListRequest()))] == [100, 100, 5]
+
+
+def verified(service, digest, discard=False):
+    return asyncio.run(service.verify(api.VerifyRequest(digest=digest, discard=discard)))
+
+
+def test_a_blob_is_verified(service, blob):
+    assert verified(service, blob, discard=True).size == len(DATA)
+    with pytest.raises(errors.NotFound):
+        verified(service, digests.of(b"other"))
+    with pytest.raises(errors.InvalidArgument):
+        verified(service, "nonsense")
+
+
+@pytest.mark.parametrize("discard", [False, True])
+def test_a_damaged_blob_stays_unless_it_is_given_up(service, raw, blob, tmp_path, discard):
+    path = tmp_path / "blobs" / blob.replace(":", "/")
+    path.unlink()
+    path.write_bytes(DATA[:-1] + b"!")
+    with pytest.raises(errors.DataLoss, match=f"content {blob} is damaged: its 10 bytes hash to sha256:"):
+        verified(service, blob, discard)
+    assert path.exists() != discard

@@ -1,6 +1,7 @@
 """The rules of namespaces, images and containers: what may be made, changed and removed."""
 
 import asyncio
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -47,7 +48,8 @@ def done(work):
 
 @pytest.fixture
 def image_service(store):
-    return Images(lambda namespace: ScopedImages(store, Exchange(), namespace))
+    house = SimpleNamespace(images=lambda namespace: ScopedImages(store, Exchange(), namespace))
+    return Images(house, None, None)
 
 
 @pytest.fixture

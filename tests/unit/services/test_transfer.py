@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from daemon.events.exchange import Exchange
+from daemon.flows.crew import Crew
 from daemon.kit import context
 from daemon.kit.threads import Pool
 from daemon.metadata.store import Store
@@ -39,9 +40,9 @@ def images(tmp_path):
 
 def transfer(images, source, destination):
     async def main():
-        service = Transfer(House(images._store), pool, pool)
+        service = Transfer(House(images._store), pool, pool, Crew(pool.executor, 1))
         request = TransferRequest(source=source, destination=destination)
-        return [progress async for progress in service.transfer(request)]
+        return [progress async for progress in service.transfer(request, [])]
 
     with context.using(namespace="ns"), Pool("journeys", 1) as pool:
         return asyncio.run(main())

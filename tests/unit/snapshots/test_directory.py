@@ -6,8 +6,9 @@ import threading
 import pytest
 
 from daemon.kit.dictkv import DictKV
+from daemon.snapshots import folders
 from daemon.snapshots.native import Native
-from daemon.snapshots.overlay import Overlay, OverlayConfig
+from daemon.snapshots.overlay import Overlay
 from spec import errors
 from spec.types import Usage
 
@@ -18,7 +19,7 @@ KINDS = {"overlay": Overlay, "native": Native}
 def make(request, tmp_path):
     """Makes the snapshotter, again and again, over the same root and records."""
     kv = DictKV()
-    return lambda: KINDS[request.param](str(tmp_path / "root"), kv)
+    return lambda: KINDS[request.param](str(tmp_path / "root"), kv, sync_remove=True)
 
 
 @pytest.fixture
@@ -222,6 +223,21 @@ def test_usage_is_measured_or_taken(tmp_path):
     assert snapshots.usage("measured one").size >= 8192
 
 
+def test_a_commit_walks_nothing_and_usage_walks_once(make, monkeypatch):
+    snapshots = make()
+    (mount,) = snapshots.prepare("key")
+    with open(os.path.join(mount.source, "file"), "wb") as file:
+        file.write(b"x" * 8192)
+    monkeypatch.setattr(folders, "usage", fail(AssertionError("it walked")))
+    snapshots.commit("name", "key")
+    monkeypatch.undo()
+    found = snapshots.usage("name")
+    assert found.inodes == 2
+    assert found.size >= 8192
+    monkeypatch.setattr(folders, "usage", fail(AssertionError("it walked")))
+    assert make().usage("name") == found
+
+
 def test_native_measures_whatever_it_is_told(tmp_path):
     snapshots = Native(str(tmp_path / "root"), DictKV())
     snapshots.prepare("key")
@@ -230,13 +246,46 @@ def test_native_measures_whatever_it_is_told(tmp_path):
 
 
 def test_removal_can_be_left_to_cleaning_up(tmp_path):
-    snapshots = Overlay(str(tmp_path / "root"), DictKV(), OverlayConfig(sync_remove=False))
+    snapshots = Overlay(str(tmp_path / "root"), DictKV())
+    snapshots.close()
     snapshots.prepare("key")
     snapshots.remove("key")
     assert os.listdir(tmp_path / "root/snapshots") == []
     assert len(os.listdir(tmp_path / "root/trash")) == 1
     snapshots.cleanup()
     assert os.listdir(tmp_path / "root/trash") == []
+
+
+@pytest.mark.parametrize("where", ["snapshots/1", "snapshots/1/fs", "snapshots/stray", "trash/stray"])
+@pytest.mark.parametrize("sync_remove", [True, False])
+def test_nothing_is_removed_through_a_link(tmp_path, where, sync_remove):
+    """hardening: buildkit GHSA-4vrq-3vrq-g6gg and its kin."""
+    victim = tmp_path / "victim"
+    (victim / "folder").mkdir(parents=True)
+    (victim / "folder/file").write_text("content")
+    snapshots = Overlay(str(tmp_path / "root"), DictKV(), sync_remove=sync_remove)
+    snapshots.prepare("key")
+    link = tmp_path / "root" / where
+    if link.exists():
+        link.rename(tmp_path / "moved")
+    link.symlink_to(victim)
+    snapshots.cleanup()
+    snapshots.remove("key")
+    snapshots.cleanup()
+    assert nothing_left(tmp_path / "root")
+    assert (victim / "folder/file").read_text() == "content"
+
+
+def test_what_is_measured_is_no_links_target(tmp_path):
+    snapshots = Overlay(str(tmp_path / "root"), DictKV())
+    (mount,) = snapshots.prepare("key")
+    os.rmdir(mount.source)
+    os.symlink("/", mount.source)
+    with pytest.raises(errors.Error, match="measuring"):
+        snapshots.usage("key")
+    snapshots.commit("name", "key")
+    with pytest.raises(errors.Error, match="measuring"):
+        snapshots.usage("name")
 
 
 def test_an_overlays_path_must_fit_its_options(tmp_path):

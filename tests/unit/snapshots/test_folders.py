@@ -1,10 +1,11 @@
 import os
 import stat
+import threading
 
 import pytest
 
 from daemon.snapshots import folders
-from daemon.snapshots.folders import Folders
+from daemon.snapshots.folders import Folders, Remover
 from spec import errors
 
 
@@ -15,7 +16,10 @@ def root(tmp_path):
 
 @pytest.fixture
 def kept(root):
-    return Folders(str(root))
+    """Closed: nothing happens by itself to what is in the trash."""
+    folders = Folders(str(root))
+    folders.close()
+    return folders
 
 
 def settled(kept, id):
@@ -126,3 +130,58 @@ def test_usage_counts_blocks_and_inodes(tmp_path):
 def test_usage_of_what_is_not_there(tmp_path):
     with pytest.raises(errors.NotFound, match="measuring"):
         folders.usage(str(tmp_path / "missing"))
+
+
+class TestRemover:
+    def test_it_works_once_for_what_came_before_and_once_for_what_came_meanwhile(self):
+        calls = []
+        entered, go = threading.Event(), threading.Event()
+
+        def work():
+            calls.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+            entered.set()
+            assert go.wait(60)
+
+        remover = Remover(work)
+        remover.wake()
+        assert entered.wait(60)
+        thread = self.thread()
+        for _ in range(5):
+            remover.wake()
+        go.set()
+        thread.join()
+        assert calls == [19, 19]
+        assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == 0
+
+    def test_it_comes_back_whatever_happened(self):
+        done = threading.Event()
+
+        def work():
+            done.set()
+            raise OSError(5, "Input/output error")
+
+        remover = Remover(work)
+        for _ in range(2):
+            done.clear()
+            remover.wake()
+            assert done.wait(60)
+            if thread := self.thread():
+                thread.join()
+
+    def test_a_closed_one_does_nothing(self):
+        remover = Remover(lambda: None)
+        remover.close()
+        remover.wake()
+        assert self.thread() is None
+
+    def thread(self):
+        return next((thread for thread in threading.enumerate() if thread.name == "snapshots-trash"), None)
+
+
+def test_trash_goes_by_itself(root):
+    folders = Folders(str(root))
+    settled(folders, 1)
+    folders.discard("1", at_once=False)
+    if thread := TestRemover().thread():
+        thread.join()
+    assert trash(root) == []

@@ -6,8 +6,10 @@ import stat
 import pytest
 
 from daemon.kit.dictkv import DictKV
-from daemon.snapshots import overlay as module
-from daemon.snapshots.overlay import Overlay, OverlayConfig
+from daemon.snapshots import probes
+from daemon.snapshots.overlay import Overlay
+from spec import errors, names
+from spec.records import SnapshotInfo
 from spec.types import Mount
 
 
@@ -22,7 +24,7 @@ def auto(request, tmp_path, monkeypatch):
     parameter = tmp_path / "index"
     if request.param:
         parameter.write_text("N")
-    monkeypatch.setattr(module, "INDEX", str(parameter))
+    monkeypatch.setattr(probes, "INDEX", str(parameter))
     return ("index=off",) if request.param else ()
 
 
@@ -76,8 +78,8 @@ def test_an_active_one_has_upper_and_work_and_the_newest_lower_first(root, auto)
     ids=str,
 )
 def test_configured_options_come_last(root, tmp_path, monkeypatch, given, last):
-    monkeypatch.setattr(module, "INDEX", str(tmp_path))
-    snapshots = Overlay(str(root), DictKV(), OverlayConfig(mount_options=given))
+    monkeypatch.setattr(probes, "INDEX", str(tmp_path))
+    snapshots = Overlay(str(root), DictKV(), mount_options=given)
     (mount,) = snapshots.prepare("key", stack(snapshots, 1))
     assert mount.options[3:] == last
     assert snapshots.prepare("lone")[0].options == ("rw", "rbind")
@@ -125,3 +127,121 @@ def test_a_directory_never_moves(root):
     snapshots.commit("name", "key")
     assert snapshots.view("view", "name")[0].source == mount.source
     assert os.stat(mount.source).st_ino == inode
+
+
+MAPS = {names.UID_MAPPING: "0:1000:65536", names.GID_MAPPING: "0:2000:10,10:5000:5"}
+MAPPED = ("uidmap=0:1000:65536", "gidmap=0:2000:10,10:5000:5")
+
+
+@pytest.fixture
+def can(monkeypatch):
+    """`can(maps_ids=True)`: what the host is said to be able to."""
+
+    def say(**answers):
+        for name, answer in answers.items():
+            monkeypatch.setattr(probes.Probes, name, answer)
+
+    return say
+
+
+@pytest.mark.parametrize(
+    ("answers", "slow_chown", "capabilities"),
+    [
+        ({"maps_ids": True, "in_user_namespace": False}, False, {"rebase", "remap-ids", "only-remap-ids"}),
+        ({"maps_ids": False, "in_user_namespace": False}, False, {"rebase", "only-remap-ids"}),
+        ({"maps_ids": False, "in_user_namespace": False}, True, {"rebase"}),
+        ({"maps_ids": True, "in_user_namespace": True}, True, {"remap-ids"}),
+    ],
+)
+def test_capabilities(root, can, answers, slow_chown, capabilities):
+    can(**answers)
+    assert Overlay(str(root), DictKV(), slow_chown=slow_chown).capabilities == capabilities
+
+
+def test_marks_are_kept_in_user_attributes_where_they_must_be(root, can):
+    can(wants_user_xattr=True, has_index=True)
+    snapshots = Overlay(str(root), DictKV())
+    assert snapshots.prepare("key", stack(snapshots, 1))[0].options[3:] == ("index=off", "userxattr")
+    snapshots = Overlay(str(root), snapshots._tree._kv, mount_options=("userxattr", "index=off"))
+    assert snapshots.mounts("key")[0].options[3:] == ("userxattr", "index=off")
+
+
+def test_maps_are_of_the_layers_below(root, can):
+    can(maps_ids=True)
+    snapshots = Overlay(str(root), DictKV())
+    parent = stack(snapshots, 2)
+    assert snapshots.prepare("key", parent, MAPS)[0].options[-2:] == MAPPED
+    assert snapshots.view("view", parent, MAPS)[0].options[-2:] == MAPPED
+    assert snapshots.view("low", "layer 0", MAPS)[0].options == ("ro", "rbind", *MAPPED)
+    assert snapshots.prepare("lone", "", MAPS)[0].options == ("rw", "rbind")
+    assert snapshots.mounts("key")[0].options[-2:] == MAPPED
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives files away")
+def test_a_mapped_layers_root_is_its_roots(root, can):
+    can(maps_ids=True)
+    snapshots = Overlay(str(root), DictKV())
+    snapshots.prepare("key", stack(snapshots, 1), MAPS)
+    found = (root / "snapshots/2/fs").stat()
+    assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (1000, 2000, 0o755)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {names.UID_MAPPING: "0:1:2"},
+        {**MAPS, names.UID_MAPPING: "0:1"},
+        {**MAPS, names.UID_MAPPING: "0:1:x"},
+        {**MAPS, names.UID_MAPPING: "0:1:0"},
+        {**MAPS, names.UID_MAPPING: "0:1:4294967296"},
+        {**MAPS, names.GID_MAPPING: "1:1000:10"},
+    ],
+    ids=str,
+)
+def test_maps_that_are_none(root, can, labels):
+    can(maps_ids=True)
+    snapshots = Overlay(str(root), DictKV())
+    with pytest.raises(errors.InvalidArgument, match="id map"):
+        snapshots.prepare("key", "", labels)
+    assert list(snapshots.list()) == os.listdir(root / "snapshots") == []
+
+
+def test_a_host_that_cannot_map(root, can):
+    can(maps_ids=False)
+    with pytest.raises(errors.Unimplemented, match="key"):
+        Overlay(str(root), DictKV()).prepare("key", "", MAPS)
+    snapshots = Overlay(str(root), DictKV(), slow_chown=True)
+    assert not {*MAPPED} & {*snapshots.prepare("key", stack(snapshots, 1), MAPS)[0].options}
+
+
+def test_a_label_tells_the_upper_directory(root):
+    snapshots = Overlay(str(root), DictKV(), upperdir_label=True)
+    snapshots.prepare("key", "", {"a": "1"})
+    labels = {"a": "1", names.UPPER_DIRECTORY: str(root / "snapshots/1/fs")}
+    assert snapshots.stat("key").labels == labels
+    assert [info.labels for info in snapshots.list()] == [labels]
+    labels["a"] = "2"
+    assert snapshots.update(SnapshotInfo(name="key", labels={"a": "2"}), ["labels.a"]).labels == labels
+    assert Overlay(str(root), snapshots._tree._kv).stat("key").labels == {"a": "2"}
+
+
+def test_volatile_is_for_active_stacks_that_ask_for_it(root, can):
+    can(takes_volatile=True)
+    snapshots = Overlay(str(root), DictKV())
+    parent = stack(snapshots, 2)
+    asked = {names.VOLATILE: "true"}
+    assert snapshots.prepare("key", parent, asked)[0].options[-1] == "volatile"
+    for mounts in (
+        snapshots.prepare("other", parent),
+        snapshots.view("view", parent, asked),
+        snapshots.prepare("lone", "", asked),
+    ):
+        assert "volatile" not in mounts[0].options
+    can(takes_volatile=False)
+    assert "volatile" not in Overlay(str(root), snapshots._tree._kv).mounts("key")[0].options
+
+
+def test_a_filesystem_that_names_no_types(root, can):
+    can(names_types=False)
+    with pytest.raises(errors.FailedPrecondition, match="ftype=1"):
+        Overlay(str(root), DictKV())

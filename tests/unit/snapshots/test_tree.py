@@ -1,6 +1,7 @@
 """The state machine of snapshots, without any filesystem: containerd's metastore cases and our own."""
 
 import pytest
+from msgspec.structs import replace
 
 from daemon.kit.dictkv import DictKV
 from daemon.snapshots.tree import MAX_KEY, Tree
@@ -111,6 +112,18 @@ class TestCommit:
             tree.get("key")
         assert tree.create(Kind.ACTIVE, "key", "", None).id != node.id
 
+    def test_usage_is_told_later(self, tree):
+        tree.create(Kind.ACTIVE, "key", "", None)
+        tree.commit("name", "key", {"a": "1"}, Usage())
+        node = tree.get("name")
+        tree.measured(node, USAGE)
+        assert tree.get("name") == replace(node, usage=USAGE)
+        tree.remove("name")
+        tree.measured(node, USAGE)
+        committed(tree, "name")
+        tree.measured(node, Usage(size=1, inodes=1))
+        assert tree.get("name").usage == USAGE
+
     def test_a_missing_key(self, tree):
         with pytest.raises(errors.NotFound):
             tree.commit("name", "missing", None, USAGE)
@@ -137,6 +150,46 @@ class TestCommit:
         tree.create(Kind.ACTIVE, "key", "", None)
         with pytest.raises(errors.InvalidArgument):
             tree.commit("", "key", None, USAGE)
+
+
+class TestRebase:
+    @pytest.fixture(autouse=True)
+    def chain(self, tree):
+        self.ids = [committed(tree, "one"), committed(tree, "two", "one")]
+        tree.create(Kind.ACTIVE, "apart", "", None)
+        tree.create(Kind.ACTIVE, "on two", "two", None)
+
+    def test_onto_a_parent(self, tree):
+        tree.commit("name", "apart", None, USAGE, "two")
+        assert (tree.get("name").info.parent, list(tree.get("name").parents)) == ("two", self.ids[::-1])
+        tree.remove("on two")
+        with pytest.raises(errors.FailedPrecondition):
+            tree.remove("two")
+        tree.remove("name")
+        tree.remove("two")
+
+    @pytest.mark.parametrize("parent", ["two", ""])
+    def test_onto_the_one_it_has(self, tree, parent):
+        tree.commit("name", "on two", None, USAGE, parent)
+        assert (tree.get("name").info.parent, list(tree.get("name").parents)) == ("two", self.ids[::-1])
+
+    @pytest.mark.parametrize(
+        ("key", "parent", "error"),
+        [
+            ("apart", "missing", errors.NotFound),
+            ("apart", "on two", errors.FailedPrecondition),
+            ("apart", "apart", errors.FailedPrecondition),
+            ("on two", "one", errors.InvalidArgument),
+            ("on two", "missing", errors.InvalidArgument),
+            ("two", "one", errors.FailedPrecondition),
+        ],
+    )
+    def test_onto_what_cannot_be(self, tree, key, parent, error):
+        before = tree.nodes()
+        for question in (tree.committing, lambda *given: tree.commit(given[0], given[1], None, USAGE, given[2])):
+            with pytest.raises(error):
+                question("name", key, parent)
+        assert tree.nodes() == before
 
 
 class TestRemove:

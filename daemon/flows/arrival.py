@@ -1,0 +1,131 @@
+"""Blobs on their way into the store: one thread writes a blob, others read it as it grows."""
+
+import threading
+from concurrent.futures import Future
+
+from daemon.flows.crew import Turn
+from spec import errors
+from spec.oci.image import Descriptor
+from spec.ports import BlobWriter, Cancel, ContentStore, Source, Tail
+
+POLL_S = 0.2  # how often those who wait look whether they are still wanted
+
+
+class Arrival:
+    """One blob. What is read of it before `wait` has returned is not verified: it may be anything."""
+
+    def __init__(self, descriptor: Descriptor, content: ContentStore) -> None:
+        self.descriptor = descriptor
+        self.begun: Future[None] = Future()  # there is something to read, or the blob's end is known
+        self._content = content
+        self._ended: Future[None] = Future()
+        self._grown = threading.Condition()
+        self._offset = 0
+        self._tail: Tail | None = None
+
+    # For the one who brings it
+
+    def begin(self, writer: BlobWriter, offset: int) -> None:
+        """`offset` bytes are there from the start. A writer that lets nobody read is waited for."""
+        try:
+            self._tail = writer.tail()
+        except errors.Unimplemented:
+            return
+        self._offset = offset
+        self.begun.set_result(None)
+
+    def grow(self, offset: int) -> None:
+        """So many bytes are there now."""
+        with self._grown:
+            self._offset = offset
+            self._grown.notify_all()
+
+    def end(self, failure: BaseException | None) -> None:
+        """It is in the store, verified; or it never will be."""
+        if failure is None:
+            self._ended.set_result(None)
+        else:
+            self._ended.set_exception(failure)
+        with self._grown:
+            self._grown.notify_all()
+        if not self.begun.done():
+            self.begun.set_result(None)
+
+    def close(self) -> None:
+        """Once nobody reads it any more."""
+        if self._tail is not None:
+            self._tail.close()
+
+    # For those who wait for it
+
+    def wait(self, cancel: Cancel) -> None:
+        """Until it is in the store; raises what kept it from there."""
+        while True:
+            try:
+                failure = self._ended.exception(POLL_S)
+                break
+            except TimeoutError:
+                cancel.check()
+        if failure is not None:
+            raise failure
+
+    def source(self, turn: Turn, cancel: Cancel) -> Source:
+        """Its bytes, as they come, once it has begun. Whoever reads rests his `turn` while there are none."""
+        if self._tail is not None:
+            return _Growing(self, self._tail, turn, cancel)
+        self.wait(cancel)
+        return self._content.reader(self.descriptor.digest)
+
+    def reach(self, offset: int, cancel: Cancel) -> int:
+        """Wait until more than `offset` bytes are there, or all; how many."""
+        with self._grown:
+            while True:
+                if self._offset > offset or self._offset >= self.descriptor.size:
+                    return self._offset
+                if self._ended.done():
+                    raise errors.Canceled(f"reading {self.descriptor.digest}: it did not come whole")
+                self._grown.wait(POLL_S)
+                cancel.check()
+
+    def has(self, offset: int) -> bool:
+        """Whether `reach` would not wait."""
+        return self._offset > offset or self._offset >= self.descriptor.size
+
+
+def stored(descriptor: Descriptor, content: ContentStore) -> Arrival:
+    """Of a blob that is in the store; waiting for one that never came, or was given up, is NotFound."""
+    arrival = Arrival(descriptor, content)
+    try:
+        content.info(descriptor.digest)
+    except errors.NotFound as exc:
+        arrival.end(exc)
+    else:
+        arrival.end(None)
+    return arrival
+
+
+class _Growing:
+    """A ports.Source over an arrival."""
+
+    def __init__(self, arrival: Arrival, tail: Tail, turn: Turn, cancel: Cancel) -> None:
+        self._arrival = arrival
+        self._tail = tail
+        self._turn = turn
+        self._cancel = cancel
+        self._offset = 0
+
+    def read(self, size: int, /) -> bytes:
+        if not self._arrival.has(self._offset):
+            with self._turn.rest():
+                self._arrival.reach(self._offset, self._cancel)
+        there = self._arrival.reach(self._offset, self._cancel)
+        if there == self._offset:
+            return b""
+        data = self._tail.pread(min(size, there - self._offset), self._offset)
+        if not data:
+            raise errors.Canceled(f"reading {self._arrival.descriptor.digest}: what came of it was dropped")
+        self._offset += len(data)
+        return data
+
+    def close(self) -> None:
+        """The tail is the arrival's."""

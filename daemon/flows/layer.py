@@ -1,0 +1,151 @@
+"""One layer on its way to become a snapshot: unpacked, settled on what is below it, synced, committed. Over ports only.
+
+A layer is unpacked on top of its parent, or *apart* from it, where the snapshotter can put it there afterwards
+(capability "rebase"): then layers need not wait for each other. What is unpacked apart goes into the upper directory of
+an overlay without lower ones, in overlay's own form. It may turn out that this cannot be: a hard link to a file of
+another layer, a directory that it only implies and that is none below. Such a layer is unpacked again, in order.
+"""
+
+import contextlib
+import itertools
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from spec import errors, names
+from spec.oci.image import Descriptor
+from spec.ports import Applied, Applier, Cancel, Snapshotter, Source
+from spec.records import Labels
+from spec.types import Mount
+
+_sequence = itertools.count()
+
+
+@dataclass(frozen=True)
+class Step:
+    """A layer and its place in the chain; `parent` is the chain id below, "" for the lowest."""
+
+    layer: Descriptor
+    diff_id: str
+    chain_id: str
+    parent: str
+
+    @property
+    def labels(self) -> Labels:
+        """Of its snapshot, active and committed."""
+        labels = {names.DIFF_ID: self.diff_id}
+        if self.parent:
+            labels[names.PARENT_CHAIN_ID] = self.parent
+        return labels
+
+
+@dataclass(frozen=True)
+class Made:
+    """A layer that is unpacked into the active snapshot `key`; `apart` from its parent, if it has one."""
+
+    step: Step
+    key: str
+    mounts: Sequence[Mount]
+    applied: Applied
+    apart: bool
+
+
+class Layers:
+    """Snapshots of layers in one snapshotter. Nothing is left of one that fails. From any thread.
+
+    With `sync` a layer's data is durable before its commit is.
+    """
+
+    def __init__(self, snapshotter: Snapshotter, applier: Applier, sync: bool) -> None:
+        self._snapshotter = snapshotter
+        self._applier = applier
+        self._sync = sync
+        self.rebases = "rebase" in snapshotter.capabilities
+
+    def has(self, chain_id: str) -> bool:
+        try:
+            self._snapshotter.stat(chain_id)
+        except errors.NotFound:
+            return False
+        return True
+
+    def apart(self, step: Step, source: Source, cancel: Cancel) -> Made | None:
+        """Unpack it without its parent; None when that cannot be. InvalidArgument when its diff id is another."""
+        key, mounts = self._prepare(step, "")
+        try:
+            target = _upper_alone(mounts) if step.parent else mounts
+            return Made(step, key, target, self._apply(step, source, target, cancel), apart=True)
+        except errors.FailedPrecondition:
+            self._remove(key)
+            if not step.parent:
+                raise
+            return None
+        except BaseException:
+            self._remove(key)
+            raise
+
+    def on_parent(self, step: Step, source: Source, cancel: Cancel) -> Made:
+        """Unpack it on top of its parent, which is committed."""
+        key, mounts = self._prepare(step, step.parent)
+        try:
+            return Made(step, key, mounts, self._apply(step, source, mounts, cancel), apart=False)
+        except BaseException:
+            self._remove(key)
+            raise
+
+    def settle(self, made: Made) -> bool:
+        """Give what it only implied the looks of what is below; whether that could be. Its parent is committed."""
+        if not (made.apart and made.step.parent and made.applied.implied):
+            return True
+        key = _key("settle", made.step.chain_id)
+        mounts = self._snapshotter.view(key, made.step.parent)
+        try:
+            return self._applier.settle(made.applied, mounts)
+        finally:
+            self._remove(key)
+
+    def sync(self, made: Made) -> None:
+        """Make durable what has been written to its filesystem, by other layers too."""
+        if self._sync:
+            self._applier.sync(made.mounts)
+
+    def commit(self, made: Made) -> None:
+        """Somebody else's equal snapshot, by another way, is as good."""
+        usage = made.applied.usage if made.applied.usage.inodes > 0 else None
+        parent = made.step.parent if made.apart else ""
+        try:
+            self._snapshotter.commit(made.step.chain_id, made.key, made.step.labels, usage, parent)
+        except errors.AlreadyExists:
+            self._remove(made.key)
+
+    def drop(self, made: Made) -> None:
+        """It is not wanted, or not right."""
+        self._remove(made.key)
+
+    def _prepare(self, step: Step, parent: str) -> tuple[str, Sequence[Mount]]:
+        key = _key("extract", step.chain_id)
+        return key, self._snapshotter.prepare(key, parent, step.labels)
+
+    def _apply(self, step: Step, source: Source, mounts: Sequence[Mount], cancel: Cancel) -> Applied:
+        applied = self._applier.apply_stream(source, step.layer, mounts, cancel)
+        if applied.descriptor.digest != step.diff_id:
+            raise errors.InvalidArgument(
+                f"unpacking layer {step.layer.digest}: its diff id is {applied.descriptor.digest},"
+                f" the image's config says {step.diff_id}"
+            )
+        return applied
+
+    def _remove(self, key: str) -> None:
+        with contextlib.suppress(errors.Error):
+            self._snapshotter.remove(key)
+
+
+def _key(purpose: str, chain_id: str) -> str:
+    return f"{purpose}-{time.time_ns()}-{next(_sequence)} {chain_id}"
+
+
+def _upper_alone(mounts: Sequence[Mount]) -> Sequence[Mount]:
+    """The directory that an active snapshot without a parent binds, as what it will be: an overlay's upper one."""
+    if len(mounts) != 1 or mounts[0].type != "bind":
+        return mounts
+    return (Mount(type="overlay", source="overlay", options=(f"upperdir={mounts[0].source}",)),)
