@@ -9,8 +9,12 @@ from typing import Any
 
 from msgspec.structs import asdict
 
-from daemon import builtin
+from daemon import builtin, proxy
 from daemon.config import Config
+from daemon.diff import programs
+from daemon.diff.bounds import Bounds
+from daemon.diff.chain import Chain
+from daemon.diff.programs import Program
 from daemon.flows.crew import Crew
 from daemon.gc.collector import Collected, Collector
 from daemon.gc.scheduler import Scheduler, Thresholds
@@ -31,7 +35,7 @@ from daemon.scoped.snapshots import ScopedSnapshots
 from spec import errors
 from spec.api.service import Service
 from spec.api.transfer import Registry
-from spec.ports import Applier, Cancel, ContentStore, ImageArchive, Resolver, Snapshotter
+from spec.ports import Applier, Cancel, ContentStore, Differ, ImageArchive, Resolver, Snapshotter
 from spec.protocol import SERVICES
 from spec.records import LeaseResource
 from spec.version import REVISION, VERSION
@@ -51,7 +55,7 @@ class System:
         self.config = config
         self._nursery = nursery
         self._pools: list[Pool] = []
-        self._plugins = Plugins(builtin.ROWS, config.disabled_plugins)
+        self._plugins = Plugins((*builtin.ROWS, *proxy.rows(config.proxy_plugins)), config.disabled_plugins)
         try:
             self._assemble()
         except BaseException:
@@ -74,13 +78,13 @@ class System:
         migrate(self._store)
 
         # Bytes by digest, and trees by key.
-        self._content = self._plugins.one(
-            builtin.CONTENT, "local", lambda cls: cls(self._root("content"), sync=config.content.sync)
-        )
+        self._content = self._content_store()
         self._snapshotters = self._plugins.every(builtin.SNAPSHOTTER, self._snapshotter)
 
         # Layers and registries: what is imported when the first image is pulled.
-        self._applier = self._plugins.later(builtin.DIFFER, "walking")
+        self._programs = [Program(id, **asdict(entry)) for id, entry in config.stream_processors.items()]
+        self._bounds = Bounds(**asdict(config.diff.layers))
+        self._differs = [self._plugins.later(builtin.DIFFER, id) for id in config.diff.differs]
         self._resolver = self._plugins.later(builtin.RESOLVER, "registry")
         self._archive = self._plugins.later(builtin.RESOLVER, "archive")
 
@@ -114,8 +118,27 @@ class System:
         # The API over all of them.
         self.services = self._services()
 
+    def _content_store(self) -> ContentStore:
+        """The one in another process, if the configuration has one, instead of ours."""
+        config = self.config
+        others = [row.id for row in proxy.rows(config.proxy_plugins) if row.type == builtin.CONTENT]
+        if len(others) > 1:
+            raise errors.InvalidArgument(f"proxy_plugins: there is one content store, not {' and '.join(others)}")
+        made: ContentStore
+        if others:
+            made = self._plugins.one(
+                builtin.CONTENT, others[0], lambda cls: cls(others[0], config.proxy_plugins[others[0]])
+            )
+        else:
+            made = self._plugins.one(
+                builtin.CONTENT, "local", lambda cls: cls(self._root("content"), sync=config.content.sync)
+            )
+        return made
+
     def _snapshotter(self, row: builtin.Row, cls: Any) -> Any:
-        """One of the table, with the options that its section of the configuration has."""
+        """One of the table, with the options that its section of the configuration has, or one in another process."""
+        if cls is proxy.ProxySnapshotter:
+            return cls(row.id, self.config.proxy_plugins[row.id])
         options = asdict(getattr(self.config.snapshotter, row.id))
         root = options.pop("root_path") or self._root("snapshots", row.id)
         return cls(root, BucketKV(self._store, "snapshots", row.id), **options)
@@ -133,6 +156,7 @@ class System:
             "content": (self.content, self._content, io),
             "snapshots": (self.snapshotter, io),
             "tasks": (self._store, self.runtime, self.snapshotter),
+            "diff": (self.differ, self._pool("diff", 4), self.config.diff.sync_fs),
             "events": (self._events,),
             "introspection": (self._uuid(), self._plugins.infos),
             "transfer": (
@@ -140,7 +164,7 @@ class System:
                 journeys,
                 self._pool("download", downloads),
                 self._crew(downloads),
-                self.config.differ.sync_fs,
+                self.config.diff.sync_fs,
             ),
         }
         made = self._plugins.every(builtin.SERVICE, lambda row, cls: cls(*arguments[row.id]))
@@ -168,8 +192,14 @@ class System:
         return ScopedSnapshots(raw, name, self._events, namespace, self._collector, self.leases(namespace).keep)
 
     def applier(self, content: ContentStore) -> Applier:
-        made: Applier = self._applier()(content)
-        return made
+        return self._differ(content, self._programs)
+
+    def differ(self, namespace: str, payloads: Mapping[str, bytes]) -> Differ:
+        """With what is for stream processors, by their ids."""
+        return self._differ(self.content(namespace), programs.paid(self._programs, payloads))
+
+    def _differ(self, content: ContentStore, programs: Sequence[Program]) -> Differ:
+        return Chain([differ()(content, programs, self._bounds) for differ in self._differs])
 
     def resolver(self, source: Registry) -> Resolver:
         """For one image, with the caller's credentials."""
@@ -205,8 +235,11 @@ class System:
         return [f"snapshots ({name})" for name in self._snapshotters if any(self.snapshotter(namespace, name).list())]
 
     def tidy(self) -> None:
-        """Finish what an earlier daemon left half removed. Blocking; beside everything else."""
+        """Finish what an earlier daemon left half removed. Blocking; beside everything else. What is in other processes
+        is theirs to tidy."""
         for name, snapshotter in self._snapshotters.items():
+            if isinstance(snapshotter, proxy.ProxySnapshotter):
+                continue
             try:
                 snapshotter.cleanup()
             except (errors.Error, OSError) as exc:

@@ -2,7 +2,7 @@
 
 import tomllib
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec.structs import replace
@@ -12,6 +12,8 @@ from spec.base import Record
 
 DEFAULT_PATH = "/etc/holdd/config.toml"
 VERSION = 1
+
+Positive = Annotated[int, msgspec.Meta(gt=0)]
 
 
 class Section(Record, frozen=True, forbid_unknown_fields=True):
@@ -69,12 +71,6 @@ class Transfer(Section, frozen=True):
     max_concurrent_unpacks: int = 0
 
 
-class Differ(Section, frozen=True):
-    """`sync_fs` makes a layer's data durable before its snapshot is committed."""
-
-    sync_fs: bool = True
-
-
 class Directory(Section, frozen=True):
     """A snapshotter that keeps directories. `root_path` says where, instead of below root; `sync_remove` lets a removal
     return only once the disk space is given back."""
@@ -99,11 +95,53 @@ class Aufs(Directory, frozen=True):
     mount_options: tuple[str, ...] = ()
 
 
+class ProxyPlugin(Section, frozen=True):
+    """A component in another process that answers at `address`. `platform`, `exports` and `capabilities` are what it is
+    said to have; `timeout_s` bounds each call (0: none)."""
+
+    type: Literal["snapshot", "content", "io.holdd.snapshotter.v1", "io.holdd.content.v1"]
+    address: str
+    platform: str = ""
+    exports: dict[str, str] = {}
+    capabilities: tuple[str, ...] = ()
+    timeout_s: float = 120.0
+
+
 class Snapshotters(Section, frozen=True):
     overlayfs: Overlayfs = Overlayfs()
     native: Directory = Directory()
     aufs: Aufs = Aufs()
     btrfs: Directory = Directory()
+
+
+class Layers(Section, frozen=True):
+    """How much a layer may be: `size` the most bytes it may inflate to, `ratio` the most of them for each byte read,
+    once `slack` bytes came out, `entries` the most files, `header` the bytes of one entry's extended header."""
+
+    size: Positive = 1 << 40
+    ratio: Positive = 200
+    slack: Positive = 1 << 30
+    entries: Positive = 1 << 22
+    header: Positive = 1 << 20
+
+
+class Diff(Section, frozen=True):
+    """`differs` are asked in this order; `sync_fs` makes a layer's data durable before its snapshot is committed."""
+
+    differs: tuple[str, ...] = ("walking",)
+    sync_fs: bool = True
+    layers: Layers = Layers()
+
+
+class StreamProcessor(Section, frozen=True):
+    """A program that makes layers of media types `accepts` ones of `returns`: `path` is absolute or a name in the usual
+    directories for programs, `env` (KEY=VALUE) all of its environment."""
+
+    accepts: tuple[str, ...]
+    returns: str
+    path: str
+    args: tuple[str, ...] = ()
+    env: tuple[str, ...] = ()
 
 
 class Config(Section, frozen=True):
@@ -123,9 +161,11 @@ class Config(Section, frozen=True):
     gc: GC = GC()
     registry: Registry = Registry()
     transfer: Transfer = Transfer()
-    differ: Differ = Differ()
     snapshotter: Snapshotters = Snapshotters()
+    diff: Diff = Diff()
+    stream_processors: dict[str, StreamProcessor] = {}
     runtimes: dict[str, RuntimeEntry] = {}
+    proxy_plugins: dict[str, ProxyPlugin] = {}
 
 
 def load(path: str, overrides: Mapping[str, str | None]) -> Config:

@@ -3,7 +3,7 @@
 import importlib
 import inspect
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -23,6 +23,9 @@ class Plugins:
         self._disabled = frozenset(disabled)
         self._infos: dict[str, PluginInfo] = {}
         self._made: list[Any] = []
+        twice = {row.uri for row in rows if sum(row.uri == other.uri for other in rows) > 1}
+        if twice:
+            raise errors.InvalidArgument(f"proxy_plugins: {', '.join(sorted(twice))} is there already")
         unknown = self._disabled - {row.uri for row in rows}
         if unknown:
             raise errors.InvalidArgument(f"disabled_plugins: no plugin {', '.join(sorted(unknown))}")
@@ -67,7 +70,9 @@ class Plugins:
             self._made.clear()
 
     def _needed(self, type: str, id: str) -> Row:
-        row = next(row for row in self._rows if (row.type, row.id) == (type, id))
+        row = next((row for row in self._rows if (row.type, row.id) == (type, id)), None)
+        if row is None:
+            raise errors.InvalidArgument(f"configuration: no plugin {type}.{id}")
         if row.uri in self._disabled:
             raise errors.InvalidArgument(f"disabled_plugins: holdd cannot do without {row.uri}")
         return row
@@ -75,16 +80,18 @@ class Plugins:
     def _make(self, row: Row, make: Callable[[Any], Any]) -> Any:
         component = make(_load(row))
         self._made.append(component)
-        self._note(row, "ok", "", getattr(component, "capabilities", ()))
+        self._note(row, "ok", "", component)
         return component
 
-    def _note(self, row: Row, status: str, error: str, found: Iterable[str] = ()) -> None:
-        """`found` are capabilities that the component itself has, on this host."""
+    def _note(self, row: Row, status: str, error: str, component: object = None) -> None:
+        """What a component says of itself, on this host, counts with its row."""
         self._infos[row.uri] = PluginInfo(
             type=row.type,
             id=row.id,
             requires=row.requires,
-            capabilities=(*row.capabilities, *sorted(found)),
+            platforms=tuple(getattr(component, "platforms", ())),
+            capabilities=(*row.capabilities, *sorted(getattr(component, "capabilities", ()))),
+            exports=dict(getattr(component, "exports", {})),
             status=status,
             init_error=error,
         )

@@ -1,9 +1,9 @@
 """Changes of a tree as a tar archive (pax), in C without the GIL: the layer that `unpack` would make them of again.
 
 The same changes give the same bytes: no times but that of the content, in whole seconds; no names of owners; of the
-extended attributes only security.capability. Sockets are left out. A directory stands before the first thing in it, once.
-The first of an inode's names that is written has its content, later ones are links to it; names that did not change
-follow it when the content has.
+extended attributes only security.capability. Sockets are left out. A directory stands before the first thing in it,
+once. The first of an inode's names that is written has its content, later ones are links to it; names that did not
+change follow it when the content has.
 """
 
 import os

@@ -1,5 +1,5 @@
-"""What is measured of a container: one Struct a version of cgroups, with the fields of containerd's Metrics. None is what
-this kernel, or this cgroup, does not tell. `spec.series` says which file each figure is from.
+"""What is measured of a container: one Struct a version of cgroups, with the fields of containerd's Metrics. None is
+what this kernel, or this cgroup, does not tell. `spec.series` says which file each figure is from.
 
 Sizes are in bytes, times in the unit of their name, v1's in nanoseconds. UNLIMITED is no limit, where the kernel says
 "max"; v1 says a number near 2^63.

@@ -276,17 +276,41 @@ class Applied(Protocol):
 
 
 class Comparer(Protocol):
-    def compare(self, lower: Sequence[Mount], upper: Sequence[Mount], media_type: str, ref: str) -> Descriptor:
-        """Write the difference as a layer blob."""
+    def compare(
+        self,
+        lower: Sequence[Mount],
+        upper: Sequence[Mount],
+        media_type: str = "",
+        ref: str = "",
+        labels: Labels | None = None,
+        source_date_epoch_s: int | None = None,
+        cancel: Cancel | None = None,
+    ) -> Descriptor:
+        """Write what `upper` has other than `lower` as a layer blob; all of it when `lower` is empty.
+
+        `media_type` is an OCI layer's, "" for gzip: Unimplemented for others. `ref` is the ingest to write to, from its
+        start, "" for one of its own that is gone when it fails. The blob gets `labels`, and its diff id as one more; if
+        it is there already, that is fine. No time in it is later than `source_date_epoch_s`, in seconds.
+
+        FailedPrecondition for a tree that no layer can hold; Aborted when it changes while it is read.
+        """
+
+
+class Differ(Applier, Comparer, Protocol):
+    """Both directions."""
 
 
 class StreamProcessor(Protocol):
-    """One step from a layer's bytes towards a plain tar: takes media type `accepts`, gives `returns`."""
+    """One step from a layer's bytes towards a plain tar: takes media types `accepts`, gives `returns`."""
 
-    accepts: str
-    returns: str
+    @property
+    def accepts(self) -> Sequence[str]: ...
 
-    def open(self, source: Source) -> Source: ...
+    @property
+    def returns(self) -> str: ...
+
+    def open(self, source: Source, media_type: str, cancel: Cancel | None = None) -> Source:
+        """`source` as `returns`, to be closed when it is no longer read; `source` itself stays the caller's."""
 
 
 # Distribution.

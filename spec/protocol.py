@@ -11,6 +11,7 @@ import msgspec
 from spec import errors, wire
 from spec.api.containers import Containers
 from spec.api.content import Content
+from spec.api.diff import Diff
 from spec.api.events import Events
 from spec.api.images import Images
 from spec.api.introspection import Introspection
@@ -26,6 +27,7 @@ from spec.events import TOPICS
 SERVICES: tuple[type[Service], ...] = (
     Containers,
     Content,
+    Diff,
     Events,
     Images,
     Introspection,

@@ -143,6 +143,7 @@ class PluginInfo(Record, frozen=True):
     type: str
     id: str
     requires: Sequence[str] = ()
+    platforms: Sequence[str] = ()
     capabilities: Sequence[str] = ()
     exports: dict[str, str] = {}
     status: str = "ok"

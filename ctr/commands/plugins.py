@@ -22,11 +22,12 @@ def run(args: argparse.Namespace, client: Client, out: Out) -> int:
             out.line(f"Type:          {plugin.type}\nID:            {plugin.id}\nStatus:        {plugin.status}")
             out.line(f"Requires:      {', '.join(plugin.requires) or '-'}")
             out.line(f"Capabilities:  {', '.join(plugin.capabilities) or '-'}")
+            out.line(f"Exports:       {', '.join(f'{k}={v}' for k, v in plugin.exports.items()) or '-'}")
             out.line(f"Error:         {plugin.init_error}\n" if plugin.init_error else "")
         return 0
     out.table(
         ("TYPE", "ID", "PLATFORMS", "STATUS"),
-        [(plugin.type, plugin.id, "-", plugin.status) for plugin in plugins],
+        [(plugin.type, plugin.id, ",".join(plugin.platforms) or "-", plugin.status) for plugin in plugins],
         plugins,
         [plugin.id for plugin in plugins],
     )

@@ -14,6 +14,7 @@ from daemon.client.connection import Connection, close_fds, raise_status
 from spec import errors, wire
 from spec.api.containers import Containers
 from spec.api.content import Content
+from spec.api.diff import Diff
 from spec.api.events import Events
 from spec.api.images import Images
 from spec.api.introspection import Introspection
@@ -289,6 +290,10 @@ class Client:
     @cached_property
     def content(self) -> Content:
         return Content(self)
+
+    @cached_property
+    def diff(self) -> Diff:
+        return Diff(self)
 
     @cached_property
     def events(self) -> Events:

@@ -1,4 +1,5 @@
-"""The daemon's content store and snapshotters as ports, so that a flow runs in any process. Knows only the API."""
+"""The daemon's content store, snapshotters and differ as ports, so that a flow runs in any process. Knows only the
+API."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -8,10 +9,12 @@ from types import TracebackType
 from daemon.client.client import Client
 from spec import errors
 from spec.api import content as content_api
+from spec.api import diff as diff_api
 from spec.api import introspection as introspection_api
 from spec.api import snapshots as snapshots_api
 from spec.api.service import Duplex
-from spec.ports import Tail
+from spec.oci.image import Descriptor
+from spec.ports import Applied, Cancel, Source, Tail
 from spec.records import ContentInfo, IngestStatus, Labels, SnapshotInfo
 from spec.types import Mount, Usage
 
@@ -243,3 +246,64 @@ class RemoteSnapshotter:
 
     def close(self) -> None:
         """Nothing: the client is the caller's."""
+
+
+class RemoteApplied:
+    """A ports.Applied: the daemon settles what a layer implies."""
+
+    implied: Sequence[bytes] = ()
+
+    def __init__(self, descriptor: Descriptor, usage: Usage) -> None:
+        self.descriptor = descriptor
+        self.usage = usage
+
+
+class RemoteDiffer:
+    """A ports.Differ: the daemon's, over the blobs of the client's namespace.
+
+    A call is given up by ending the client's own: `cancel` is looked at before it. `payloads` are for stream
+    processors, by their ids. With `sync_fs` all that is applied is on disk when it is done; `sync` alone is
+    Unimplemented.
+    """
+
+    def __init__(self, client: Client, payloads: dict[str, bytes] | None = None, sync_fs: bool = False) -> None:
+        self._client = client
+        self._payloads = payloads or {}
+        self._sync_fs = sync_fs
+
+    def apply(self, layer: Descriptor, mounts: Sequence[Mount], cancel: Cancel | None = None) -> RemoteApplied:
+        if cancel is not None:
+            cancel.check()
+        request = diff_api.ApplyRequest(diff=layer, mounts=mounts, payloads=self._payloads, sync_fs=self._sync_fs)
+        reply = self._client.diff.apply(request)
+        return RemoteApplied(reply.applied, reply.usage)
+
+    def apply_stream(
+        self, source: Source, layer: Descriptor, mounts: Sequence[Mount], cancel: Cancel | None = None
+    ) -> RemoteApplied:
+        raise errors.Unimplemented(f"applying layer {layer.digest}: the daemon takes blobs that it has, no streams")
+
+    def settle(self, applied: Applied, mounts: Sequence[Mount]) -> bool:
+        return True
+
+    def sync(self, mounts: Sequence[Mount]) -> None:
+        if not self._sync_fs:
+            raise errors.Unimplemented("making layers durable: the daemon does it as it applies them, or not at all")
+
+    def compare(
+        self,
+        lower: Sequence[Mount],
+        upper: Sequence[Mount],
+        media_type: str = "",
+        ref: str = "",
+        labels: Labels | None = None,
+        source_date_epoch_s: int | None = None,
+        cancel: Cancel | None = None,
+    ) -> Descriptor:
+        if cancel is not None:
+            cancel.check()
+        request = diff_api.DiffRequest(
+            left=lower, right=upper, media_type=media_type, ref=ref, labels=labels or {},
+            source_date_epoch_s=source_date_epoch_s,
+        )  # fmt: skip
+        return self._client.diff.diff(request).diff

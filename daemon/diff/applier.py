@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from daemon.diff import processors, upper
+from daemon.diff import processors, programs, upper
 from daemon.diff.bounds import Bounds
 from daemon.diff.upper import Upper
 from daemon.kit import mounting
@@ -15,7 +15,7 @@ from pyx.unpack import Entangled, Exceeded, Malformed, Truncated, Unpacker
 from spec import digest as digests
 from spec import errors
 from spec.oci.image import OCI_LAYER, Descriptor
-from spec.ports import Applied, BlobReader, Cancel, ContentStore, Source
+from spec.ports import Applied, BlobReader, Cancel, ContentStore, Source, StreamProcessor
 from spec.types import Mount, Usage
 
 CHUNK = 1 << 20  # bytes of plain tar at once
@@ -43,11 +43,15 @@ class AppliedLayer:
 
 
 class ArchiveApplier:
-    """A ports.Applier for tar layers, plain, gzip or zstd, whose blobs are in `content`."""
+    """A ports.Applier for tar layers, plain, gzip or zstd, whose blobs are in `content`; `programs` make such layers of
+    others."""
 
-    def __init__(self, content: ContentStore, bounds: Bounds = Bounds()) -> None:
+    def __init__(
+        self, content: ContentStore, bounds: Bounds = Bounds(), programs: Sequence[StreamProcessor] = ()
+    ) -> None:
         self._content = content
         self._bounds = bounds
+        self._programs = programs
 
     def apply(self, layer: Descriptor, mounts: Sequence[Mount], cancel: Cancel | None = None) -> AppliedLayer:
         target = upper.of(mounts)
@@ -114,7 +118,8 @@ class ArchiveApplier:
     def _unpack(self, source: Source, layer: Descriptor, unpacker: Unpacker, cancel: Cancel | None) -> AppliedLayer:
         with _doing(f"applying layer {layer.digest}"), unpacker:
             watched = source if cancel is None else _Watched(source, cancel)
-            applied = _run(processors.opened(watched, layer.media_type, self._bounds), unpacker, cancel)
+            with programs.through(watched, layer.media_type, self._programs, cancel) as (stream, media_type):
+                applied = _run(processors.opened(stream, media_type, self._bounds), unpacker, cancel)
             if dropped := unpacker.dropped():
                 log.warning("layer %s: %d attributes left out: no place for them here", layer.digest, dropped)
             return applied

@@ -1,5 +1,6 @@
 """Who unpacks, for all journeys together: so many work at once, and whoever waits for bytes is not counted."""
 
+import itertools
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
@@ -13,14 +14,19 @@ POLL_S = 0.2  # how often those who wait for a turn look whether they are still 
 
 
 class Crew:
-    """At most `size` have their turn at once. `executor` has threads for them and for those who rest."""
+    """At most `size` have their turn at once, those who came first before the others. `executor` has threads for them
+    and for those who rest."""
 
     def __init__(self, executor: Executor, size: int) -> None:
         self._executor = executor
-        self._slots = threading.BoundedSemaphore(size)
+        self._size = size
+        self._changed = threading.Condition()
+        self._tickets = itertools.count()
+        self._waiting: list[int] = []
+        self._working = 0
 
     def turn(self, cancel: Cancel) -> "Turn":
-        return Turn(self._slots, cancel)
+        return Turn(self, next(self._tickets), cancel)
 
     def start(self, after: "Future[None]", work: Callable[[], T]) -> "Future[T]":
         """Run `work` on a thread once `after` has ended, however it did. The outcome is cancelled if none took it."""
@@ -37,12 +43,31 @@ class Crew:
         after.add_done_callback(submit)
         return outcome
 
+    def take(self, ticket: int, cancel: Cancel) -> None:
+        """Wait for a free place that nobody with a lower ticket wants."""
+        with self._changed:
+            self._waiting.append(ticket)
+            try:
+                while self._working == self._size or min(self._waiting) != ticket:
+                    self._changed.wait(POLL_S)
+                    cancel.check()
+                self._working += 1
+            finally:
+                self._waiting.remove(ticket)
+                self._changed.notify_all()
+
+    def give(self) -> None:
+        with self._changed:
+            self._working -= 1
+            self._changed.notify_all()
+
 
 class Turn:
     """One's turn to work. A context manager."""
 
-    def __init__(self, slots: threading.BoundedSemaphore, cancel: Cancel) -> None:
-        self._slots = slots
+    def __init__(self, crew: Crew, ticket: int, cancel: Cancel) -> None:
+        self._crew = crew
+        self._ticket = ticket
         self._cancel = cancel
         self._held = False
 
@@ -62,13 +87,12 @@ class Turn:
         self._take()
 
     def _take(self) -> None:
-        while not self._slots.acquire(timeout=POLL_S):
-            self._cancel.check()
+        self._crew.take(self._ticket, self._cancel)
         self._held = True
 
     def _give(self) -> None:
         self._held = False
-        self._slots.release()
+        self._crew.give()
 
 
 def _run(outcome: "Future[T]", work: Callable[[], T]) -> None:

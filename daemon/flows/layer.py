@@ -93,14 +93,18 @@ class Layers:
             self._remove(key)
             raise
 
-    def settle(self, made: Made) -> bool:
-        """Give what it only implied the looks of what is below; whether that could be. Its parent is committed."""
+    def settle(self, made: Made, beneath: Sequence[Made]) -> bool:
+        """Fit what it only implied to what is below; whether that could be. `beneath` are those below it that are not
+        committed, lowest first; what they stand on is."""
         if not (made.apart and made.step.parent and made.applied.implied):
             return True
+        base = beneath[0].step.parent if beneath else made.step.parent
+        if not base:
+            return self._applier.settle(made.applied, _stacked(beneath, ()))
         key = _key("settle", made.step.chain_id)
-        mounts = self._snapshotter.view(key, made.step.parent)
+        shown = self._snapshotter.view(key, base)
         try:
-            return self._applier.settle(made.applied, mounts)
+            return self._applier.settle(made.applied, _stacked(beneath, shown))
         finally:
             self._remove(key)
 
@@ -149,3 +153,30 @@ def _upper_alone(mounts: Sequence[Mount]) -> Sequence[Mount]:
     if len(mounts) != 1 or mounts[0].type != "bind":
         return mounts
     return (Mount(type="overlay", source="overlay", options=(f"upperdir={mounts[0].source}",)),)
+
+
+def _stacked(beneath: Sequence[Made], shown: Sequence[Mount]) -> Sequence[Mount]:
+    """What layers that are not committed show on top of the view of those that are."""
+    if not beneath:
+        return shown
+    lowers, others = [_own(made.mounts[0]) for made in reversed(beneath)], ["ro"]
+    for mount in shown:
+        options = [option for option in mount.options if not option.startswith("lowerdir=")]
+        lowers += [option.partition("=")[2] for option in mount.options if option not in options]
+        if mount.type == "bind":
+            lowers.append(_escaped(mount.source))
+        else:
+            others += options
+    if len(lowers) == 1:
+        return (Mount(type="bind", source=beneath[0].mounts[0].source, options=("ro", "rbind")),)
+    return (Mount(type="overlay", source="overlay", options=(f"lowerdir={':'.join(lowers)}", *others)),)
+
+
+def _own(mount: Mount) -> str:
+    """The directory that a layer was unpacked into, as one of an overlay's lower ones."""
+    uppers = [option.partition("=")[2] for option in mount.options if option.startswith("upperdir=")]
+    return _escaped(uppers[0] if uppers else mount.source)
+
+
+def _escaped(path: str) -> str:
+    return path.replace("\\", "\\\\").replace(":", "\\:")

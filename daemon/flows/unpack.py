@@ -122,11 +122,9 @@ class _Climb:
             return
         made = self._job(step)
         self._arrival(step).wait(self._cancel)
-        if made is not None and made.applied.implied and made.step.parent:
-            self._flush()  # its parent must be there to look at
-            if not self._layers.settle(made):
-                self._layers.drop(made)
-                made = None
+        if made is not None and not self._layers.settle(made, self._batch):
+            self._layers.drop(made)
+            made = None
         if made is None:
             self._flush()
             if self._layers.has(step.chain_id):
@@ -151,6 +149,8 @@ class _Climb:
     def _job(self, step: Step) -> Made | None:
         """What has been made of it apart from its parent, if it was."""
         job = self._jobs.get(step.chain_id)
+        if job is not None and not job.done():
+            self._flush()  # while there is time
         try:
             return job.result() if job is not None else None
         except CancelledError:

@@ -20,15 +20,19 @@ CHUNK = 1 << 20  # bytes of a read message
 
 
 class Content:
-    """`scoped` makes the content store of a namespace; `raw` holds the bytes of all."""
+    """`scoped` makes the content store of a namespace; `raw` holds the bytes of all.
+
+    Even what only reads hops to the pool, for a store may be in another process. Readers and writers are entered on
+    the thread that opens them: they are closed even if the call ends meanwhile.
+    """
 
     def __init__(self, scoped: Callable[[str], ContentStore], raw: ContentStore, pool: Pool) -> None:
         self._scoped = scoped
         self._raw = raw
         self._pool = pool
 
-    def info(self, request: api.InfoRequest) -> ContentInfo:
-        return self._content().info(request.digest)
+    async def info(self, request: api.InfoRequest) -> ContentInfo:
+        return await hop(self._pool, self._content().info, request.digest)
 
     async def update(self, request: api.UpdateRequest) -> ContentInfo:
         return await hop(self._pool, self._content().update, request.info, request.fields)
@@ -43,7 +47,9 @@ class Content:
         return Empty()
 
     async def read(self, request: api.ReadRequest) -> AsyncIterator[api.ReadReply]:
-        with self._content().reader(request.digest) as reader:
+        content = self._content()
+        with ExitStack() as held:
+            reader = await hop(self._pool, lambda: held.enter_context(content.reader(request.digest)))
             offset = max(request.offset, 0)
             if offset > reader.size:
                 raise errors.OutOfRange(f"reading {request.digest}: offset {offset} is past its {reader.size} bytes")
@@ -55,15 +61,17 @@ class Content:
                 yield api.ReadReply(offset=offset, data=data)
                 offset += len(data)
 
-    def open(self, request: api.OpenRequest) -> tuple[api.OpenReply, Sequence[int]]:
-        with self._content().reader(request.digest) as reader:
+    async def open(self, request: api.OpenRequest) -> tuple[api.OpenReply, Sequence[int]]:
+        content = self._content()
+        with ExitStack() as held:
+            reader = await hop(self._pool, lambda: held.enter_context(content.reader(request.digest)))
             return api.OpenReply(size=reader.size), [os.dup(reader.fileno())]
 
-    def status(self, request: api.StatusRequest) -> IngestStatus:
-        return self._content().status(request.ref)
+    async def status(self, request: api.StatusRequest) -> IngestStatus:
+        return await hop(self._pool, self._content().status, request.ref)
 
-    def list_statuses(self, request: api.ListStatusesRequest) -> api.ListStatusesReply:
-        return api.ListStatusesReply(statuses=self._content().statuses(request.filters))
+    async def list_statuses(self, request: api.ListStatusesRequest) -> api.ListStatusesReply:
+        return api.ListStatusesReply(statuses=await hop(self._pool, self._content().statuses, request.filters))
 
     async def write(self, requests: AsyncIterator[api.WriteRequest]) -> AsyncIterator[api.WriteReply]:
         content = self._content()
@@ -73,7 +81,6 @@ class Content:
         # What a commit says of the blob is for the commit to check: it must not start the ingest again.
         said = (0, "") if first.action == "commit" else (first.total, first.expected)
         with ExitStack() as held:
-            # Entered on the thread: the writer is closed even if the call ends while it is being opened.
             writer = await hop(self._pool, lambda: held.enter_context(content.writer(first.ref, *said)))
             reply = await hop(self._pool, _write, writer, first)
             yield reply
@@ -94,7 +101,7 @@ class Content:
                 with contextlib.suppress(errors.NotFound):  # its bytes are gone already
                     await hop(self._pool, self._raw.delete, request.digest)
             raise
-        return content.info(request.digest)
+        return await hop(self._pool, content.info, request.digest)
 
     def _content(self) -> ContentStore:
         return self._scoped(context.namespace())

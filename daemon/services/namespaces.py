@@ -1,5 +1,6 @@
 """Namespaces: their records; one with anything in it stays."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 
 from daemon.metadata import buckets
@@ -15,7 +16,7 @@ from spec.records import Namespace
 
 
 class Namespaces:
-    """`held` says what else than records a namespace has, in words."""
+    """`held` says what else than records a namespace has, in words; it blocks."""
 
     def __init__(self, store: Store, publisher: Publisher, held: Callable[[str], Sequence[str]]) -> None:
         self._store = store
@@ -55,7 +56,7 @@ class Namespaces:
         return namespace
 
     async def delete(self, request: api.DeleteRequest) -> Empty:
-        held = self._held(request.name)
+        held = await asyncio.to_thread(self._held, request.name)
         await self._store.update(lambda txn: _delete(txn, request.name, held))
         self._publisher.publish(request.name, "/namespaces/delete", NamespaceDelete(name=request.name))
         return Empty()

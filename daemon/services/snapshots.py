@@ -16,7 +16,10 @@ BLOCK = 100  # entries of a list message
 
 
 class Snapshots:
-    """`scoped` makes a snapshotter, by name, of a namespace; it raises InvalidArgument for a name it does not know."""
+    """`scoped` makes a snapshotter, by name, of a namespace; it raises InvalidArgument for a name it does not know.
+
+    Even what only reads hops to the pool, for a snapshotter may be in another process.
+    """
 
     def __init__(self, scoped: Callable[[str, str], Snapshotter], pool: Pool) -> None:
         self._scoped = scoped
@@ -30,8 +33,9 @@ class Snapshots:
         view = self._snapshotter(request.snapshotter).view
         return api.MountsReply(mounts=await hop(self._pool, view, request.key, request.parent, request.labels))
 
-    def mounts(self, request: api.MountsRequest) -> api.MountsReply:
-        return api.MountsReply(mounts=self._snapshotter(request.snapshotter).mounts(request.key))
+    async def mounts(self, request: api.MountsRequest) -> api.MountsReply:
+        mounts = self._snapshotter(request.snapshotter).mounts
+        return api.MountsReply(mounts=await hop(self._pool, mounts, request.key))
 
     async def commit(self, request: api.CommitRequest) -> Empty:
         commit = self._snapshotter(request.snapshotter).commit
@@ -42,8 +46,8 @@ class Snapshots:
         await hop(self._pool, self._snapshotter(request.snapshotter).remove, request.key)
         return Empty()
 
-    def stat(self, request: api.StatRequest) -> SnapshotInfo:
-        return self._snapshotter(request.snapshotter).stat(request.key)
+    async def stat(self, request: api.StatRequest) -> SnapshotInfo:
+        return await hop(self._pool, self._snapshotter(request.snapshotter).stat, request.key)
 
     async def update(self, request: api.UpdateRequest) -> SnapshotInfo:
         return await hop(self._pool, self._snapshotter(request.snapshotter).update, request.info, request.fields)

@@ -1,5 +1,6 @@
 """Tasks: containers made to run."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 
 from daemon.kit import context
@@ -28,7 +29,7 @@ class Tasks:
         runtime = container.runtime
         if request.runtime_path:
             runtime = RuntimeRef(name=request.runtime_path, options=runtime.options)
-        rootfs = request.rootfs or self._mounts(namespace, container)
+        rootfs = request.rootfs or await asyncio.to_thread(self._mounts, namespace, container)
         task = await self._runtime.create(
             namespace, container.id, container.spec, rootfs, request.stdio, runtime, fds
         )
@@ -88,7 +89,8 @@ class Tasks:
         return self._runtime.get(context.namespace(), id)
 
     def _mounts(self, namespace: str, container: Container) -> Sequence[Mount]:
-        """The container's own snapshot, for a caller that brings no mounts."""
+        """The container's own snapshot, for a caller that brings no mounts. Blocks: its snapshotter may be in another
+        process."""
         if not container.snapshot_key:
             return ()
         return self._snapshotter(namespace, container.snapshotter).mounts(container.snapshot_key)

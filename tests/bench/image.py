@@ -62,7 +62,7 @@ def content(seed):
 
 
 def members(pool, entries, raw_bytes, seed):
-    """A layer's members, as (header, content)."""
+    """A layer's members, as (header, content). Every directory is stated."""
     dice = random.Random(seed)
     count = entries - entries // FOLDERS - entries // LINKS
     weights = [dice.lognormvariate(0, SIGMA) for _ in range(count)]
@@ -71,7 +71,7 @@ def members(pool, entries, raw_bytes, seed):
     folder, folders = f"layer{seed}", [f"layer{seed}"]
     for number in range(entries):
         if number % FOLDERS == 0:
-            folder = f"{dice.choice(folders[-40:])}/folder{number}" if number else folder
+            folder = f"{dice.choice(folders[: 1 + len(folders) // 8])}/folder{number}" if number else folder
             folders.append(folder)
             yield header(f"{folder}/", b"5", 0, 0o755), b""
         elif number % LINKS == 1:

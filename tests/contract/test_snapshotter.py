@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,12 +18,14 @@ import pytest
 
 from daemon.client import connect
 from daemon.client.proxies import PLUGIN_TYPE, RemoteSnapshotter
+from daemon.config import ProxyPlugin
 from daemon.events.exchange import Exchange
 from daemon.kit import mounting
 from daemon.kit.dictkv import DictKV
 from daemon.kit.threads import Pool
 from daemon.metadata.kv import BucketKV
 from daemon.metadata.store import Store
+from daemon.proxy import ProxySnapshotter
 from daemon.scoped.snapshots import ScopedSnapshots
 from daemon.services.introspection import Introspection
 from daemon.services.snapshots import Snapshots
@@ -36,6 +38,7 @@ from spec.api import introspection as introspection_api
 from spec.api import snapshots as snapshots_api
 from spec.records import Kind, PluginInfo, SnapshotInfo
 from tests.echo import SECONDS, Server
+from tests.proxied import Proxied
 
 pytestmark = pytest.mark.root
 
@@ -81,6 +84,25 @@ def remote(directory):
         pool.close()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def other_process(tmp_path_factory):
+    """One for all: a test has a namespace of it."""
+    with Proxied(tmp_path_factory.mktemp("proxied")) as other:
+        _others.append(other)
+        yield
+        _others.clear()
+
+
+_others: list[Proxied] = []
+
+
+@contextmanager
+def proxied(directory):
+    plugin = ProxyPlugin(type="snapshot", address=_others[0].address, capabilities=("rebase",), timeout_s=SECONDS)
+    with closing(ProxySnapshotter("other", plugin)) as raw:
+        yield ScopedSnapshots(raw, "other", Exchange(), directory.name.replace("_", "-").strip("-"))
+
+
 def where_offered(make):
     """As `make` does, or a skip that says why this host has none."""
 
@@ -117,6 +139,7 @@ IMPLEMENTATIONS = {
     "aufs": Row(where_offered(over_dict(Aufs)), moves_directories=False),
     "scoped": Row(scoped, moves_directories=False),
     "remote": Row(remote, moves_directories=False),
+    "proxied": Row(proxied, moves_directories=False),
 }
 
 

@@ -96,6 +96,7 @@ def capability(path):
 
 
 CAPABILITY = bytes.fromhex("0100000200040000000000000000000000000000")  # cap_net_raw, revision 2
+KINDS = ["folder", "file", "file", "touch", "link", "hard", "fifo", "device", "mode", "gone", "cap"]
 NAMES = ["a", "b", "b-", "b.c", "c", "\N{SNOWMAN}", os.fsdecode(b"\xff\xfe")]
 
 
@@ -105,7 +106,7 @@ def grow(path, chance, steps=60):
         folders = [folder for folder, _, _ in os.walk(path)]
         folder = chance.choice(folders)
         place = os.path.join(folder, chance.choice(NAMES))
-        kind = chance.choice(["folder", "file", "file", "touch", "link", "hard", "fifo", "device", "mode", "gone", "cap"])
+        kind = chance.choice(KINDS)
         if kind in ("folder", "file", "link", "fifo", "device", "hard", "gone"):
             remove(place)
         if kind == "folder":
@@ -217,7 +218,7 @@ def test_what_only_the_overlay_can_tell(tmp_path, mark, value):
     lower.mkdir()
     os.setxattr(upper / ("d/f" if mark in ("metacopy", "whiteout") else "d/e"), MARKS + mark, value)
     with opened(lower) as there, opened(upper) as here:
-        with pytest.raises(Unclear, match="d/[ef]"):
+        with pytest.raises(Unclear, match=r"d/[ef]"):
             changes(there, here, MARKS)
         assert len(changes(there, here, "user.overlay.")) == 3  # whose marks they are not
         assert len(changes(there, here)) == 3

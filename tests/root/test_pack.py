@@ -187,7 +187,8 @@ def test_an_archive_of_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("mtime_ns", "latest", "expected"),
     [
-        (1_999_999_999, None, 1), (0, None, 0), (-1, None, -1), (-1_500_000_000, None, -2), (BEYOND * 10**9, None, BEYOND),
+        (1_999_999_999, None, 1), (0, None, 0), (-1, None, -1), (-1_500_000_000, None, -2),
+        (BEYOND * 10**9, None, BEYOND),
         (5 * 10**9, 4, 4), (5 * 10**9, 5, 5), (5 * 10**9, 6, 5), (5 * 10**9, 0, 0), (5 * 10**9, -3, -3),
     ],
 )  # fmt: skip
@@ -212,7 +213,8 @@ def test_numbers_beyond_octal(tmp_path):
     with opened(tmp_path) as fd, Packer(fd) as packer:
         packer.feed(records("A f"))
         assert packer.readinto(head) == len(head)
-    assert tarfile.open(fileobj=io.BytesIO(head)).next().size == BEYOND
+    with tarfile.open(fileobj=io.BytesIO(head)) as tar:
+        assert tar.next().size == BEYOND
 
 
 def test_parents_come_once_and_first(tmp_path):
@@ -295,7 +297,7 @@ def test_a_link_on_the_way_leads_nowhere(tmp_path):
     (tmp_path / "tree").mkdir()
     (tmp_path / "tree/d").symlink_to(tmp_path / "secret")
     for change in ("A d/f", "D d/f"):
-        with pytest.raises(OSError, match="symbolic links|Not a directory"):
+        with pytest.raises(OSError, match=r"symbolic links|Not a directory"):
             packed(tmp_path / "tree", records(change))
     with pytest.raises(FileNotFoundError) as caught:
         packed(tmp_path / "tree", records("A nosuch"))

@@ -39,6 +39,12 @@ def test_snapshotters(tmp_path):
     assert (settings.native.sync_remove, settings.overlayfs.sync_remove) == (True, False)
 
 
+def test_proxy_plugins(tmp_path):
+    text = '[proxy_plugins.other]\ntype = "snapshot"\naddress = "/a.sock"\ncapabilities = ["rebase"]\n'
+    plugin = load(tmp_path, text).proxy_plugins["other"]
+    assert (plugin.type, plugin.address, plugin.capabilities) == ("snapshot", "/a.sock", ("rebase",))
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -47,6 +53,8 @@ def test_snapshotters(tmp_path):
         ("[snapshotter.overlay]\n", "overlay"),
         ("[snapshotter.native]\nslow_chown = true", "slow_chown"),
         ("root = 1", "root"),
+        ('[proxy_plugins.other]\ntype = "sandbox"\naddress = "/a"', "sandbox"),
+        ('[proxy_plugins.other]\ntype = "snapshot"', "address"),
         ("root = ", "config.toml"),
         ("version = 9", "version 9"),
         ('root = "/a"\nstate = "/a"', "differ"),

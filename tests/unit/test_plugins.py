@@ -39,6 +39,23 @@ def test_disabled_ones_are_skipped():
         plugins.one("t", "good", lambda cls: cls())
 
 
+def test_two_of_one_name():
+    with pytest.raises(errors.InvalidArgument, match=r"t\.good is there already"):
+        Plugins((*TABLE, TABLE[0]))
+
+
+def test_what_a_component_says_of_itself():
+    class Component:
+        capabilities = frozenset({"b", "a"})
+        platforms = ("linux/amd64",)
+        exports = {"root": "/a"}
+
+    plugins = Plugins((Row("t", "good", "daemon.kit.dictkv:DictKV", capabilities=("row",)),))
+    plugins.one("t", "good", lambda cls: Component())
+    (info,) = plugins.infos()
+    assert (info.capabilities, info.platforms, info.exports) == (("row", "a", "b"), ("linux/amd64",), {"root": "/a"})
+
+
 def test_all_are_closed_last_made_first():
     closed = []
 

@@ -200,7 +200,7 @@ def test_a_blob_cut_while_it_is_read_is_data_loss(service, blob, tmp_path, monke
 
 
 def test_a_descriptor_is_the_callers(service, blob):
-    reply, (fd,) = service.open(api.OpenRequest(digest=blob))
+    reply, (fd,) = asyncio.run(service.open(api.OpenRequest(digest=blob)))
     try:
         assert reply.size == 10
         assert os.pread(fd, 100, 2) == DATA[2:]

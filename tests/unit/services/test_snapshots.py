@@ -75,8 +75,8 @@ def test_a_life(service):
     done(service.commit(api.CommitRequest(snapshotter="native", name="n", key="k", labels={"a": "1"})))
     view = api.ViewRequest(snapshotter="native", key="v", parent="n", labels={"a": "1", "b": "2"})
     mounts = done(service.view(view)).mounts
-    assert service.mounts(api.MountsRequest(snapshotter="native", key="v")).mounts == mounts
-    assert service.stat(api.StatRequest(snapshotter="native", key="v")).kind == Kind.VIEW
+    assert done(service.mounts(api.MountsRequest(snapshotter="native", key="v"))).mounts == mounts
+    assert done(service.stat(api.StatRequest(snapshotter="native", key="v"))).kind == Kind.VIEW
     info = SnapshotInfo(name="v", labels={"a": "9", "b": "9"})
     changed = done(service.update(api.UpdateRequest(snapshotter="native", info=info, fields=["labels.a"])))
     assert changed.labels == {"a": "9", "b": "2"}
