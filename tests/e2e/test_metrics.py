@@ -113,7 +113,7 @@ def test_processor_time(client, begin):
 
 
 def with_throttling(spec, path):
-    """A bound that nothing meets: version 1 counts what is throttled, since Linux 6.9 or so."""
+    """A bound that nothing meets: version 1 counts what is throttled, since Linux 6.10."""
     device = os.stat(path).st_dev
     bound = runtime.ThrottleDevice(major=os.major(device), minor=os.minor(device), rate=1 << 40)
     resources = replace(spec.linux.resources, block_io=runtime.BlockIO(throttle_write_bps_device=(bound,)))
