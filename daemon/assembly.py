@@ -101,6 +101,9 @@ class System:
             ),
         )
 
+        # What they use of the host.
+        self._meters = self._plugins.one(builtin.METRICS, "cgroups", lambda cls: cls())
+
         # Garbage: what keeps what, and when to look. Whoever writes records tells the collector.
         self._blobs = KeyLock()
         self._holds = Holds()
@@ -155,7 +158,7 @@ class System:
             "leases": (self.leases, self.collected, self.holders),
             "content": (self.content, self._content, io),
             "snapshots": (self.snapshotter, io),
-            "tasks": (self._store, self.runtime, self.snapshotter),
+            "tasks": (self._store, self.runtime, self.snapshotter, self._meters, self._pool("metrics", 2)),
             "diff": (self.differ, self._pool("diff", 4), self.config.diff.sync_fs),
             "events": (self._events,),
             "introspection": (self._uuid(), self._plugins.infos),

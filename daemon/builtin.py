@@ -28,6 +28,7 @@ SNAPSHOTTER = "io.holdd.snapshotter.v1"
 DIFFER = "io.holdd.differ.v1"
 RUNTIME = "io.holdd.runtime.v1"
 GC = "io.holdd.gc.v1"
+METRICS = "io.holdd.metrics.v1"
 RESOLVER = "io.holdd.resolver.v1"
 SERVICE = "io.holdd.service.v1"
 
@@ -41,6 +42,7 @@ ROWS = (
     Row(SNAPSHOTTER, "btrfs", "daemon.snapshots.btrfs:Btrfs", (METADATA,)),
     Row(DIFFER, "walking", "daemon.diff.walking:WalkingDiffer", (CONTENT,)),
     Row(RUNTIME, "tasks", "daemon.runtime.tasks:Tasks", (EVENT,)),
+    Row(METRICS, "cgroups", "daemon.metrics.cgroups:Cgroups"),
     Row(RESOLVER, "registry", "daemon.images.resolver:RegistryResolver"),
     Row(RESOLVER, "archive", "daemon.images.archive:Archive"),
     Row(GC, "scheduler", "daemon.gc.scheduler:Scheduler", (METADATA, CONTENT, SNAPSHOTTER)),
@@ -51,7 +53,7 @@ ROWS = (
     Row(SERVICE, "containers", "daemon.services.containers:Containers", (METADATA, EVENT)),
     Row(SERVICE, "content", "daemon.services.content:Content", (METADATA, CONTENT)),
     Row(SERVICE, "snapshots", "daemon.services.snapshots:Snapshots", (METADATA, SNAPSHOTTER)),
-    Row(SERVICE, "tasks", "daemon.services.tasks:Tasks", (METADATA, RUNTIME, SNAPSHOTTER)),
+    Row(SERVICE, "tasks", "daemon.services.tasks:Tasks", (METADATA, RUNTIME, SNAPSHOTTER, METRICS)),
     Row(SERVICE, "diff", "daemon.services.diff:Diff", (CONTENT, DIFFER)),
     Row(SERVICE, "events", "daemon.services.events:Events", (EVENT,)),
     Row(SERVICE, "introspection", "daemon.services.introspection:Introspection"),
