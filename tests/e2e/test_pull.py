@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import threading
+import time
 
 import pytest
 
@@ -12,6 +13,7 @@ from spec.api import content, images, snapshots, transfer
 from tests.fake import INDEX, MANIFEST, Fake, digest_of
 from tests.registry import Registry, make_image
 
+WAIT_S = 30.0
 FILES = {"bin/a": os.urandom(300_000), "etc/b": b"b"}
 
 
@@ -278,6 +280,9 @@ def test_a_caller_who_gives_up_ends_the_pull(daemon, fake):
         stream.close()
     fake.gate.set()
     fake.held.clear()
+    deadline = time.monotonic() + WAIT_S
+    while daemon.ctr("snapshots", "ls", "-q").stdout:  # the call ends before its work does
+        assert time.monotonic() < deadline
     nothing_made(daemon)
     pull(daemon, f"{fake.host}/a:1")
 
