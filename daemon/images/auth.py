@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 from urllib.parse import urlencode, urlsplit
 
 from daemon.images.hosts import is_inward
-from daemon.images.transport import Answer, body_of, status_error
+from daemon.images.pools import Answer
+from daemon.images.transport import body_of, status_error
 from spec import errors
 from spec.base import Record
 from spec.oci import distribution

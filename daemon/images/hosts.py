@@ -23,7 +23,8 @@ ALIASES = {"docker.io": HUB}
 
 class Host(Record, frozen=True):
     """One place to ask. `base` ends where a repository's name begins (`https://host/v2`). `fallback` is the base over
-    plain http, tried when the host turns out to speak no TLS; "" forbids it."""
+    plain http, tried when the host turns out to speak no TLS; "" forbids it. `ca` and `client` are files, `authorities` PEM.
+    `dial_s` bounds connecting (0: as always)."""
 
     base: str
     capabilities: Sequence[str] = CAPABILITIES
@@ -33,6 +34,8 @@ class Host(Record, frozen=True):
     headers: dict[str, str] = {}
     fallback: str = ""
     mirror: bool = False
+    dial_s: float = 0.0
+    authorities: Sequence[str] = ()
 
     @property
     def name(self) -> str:
