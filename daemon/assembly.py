@@ -18,6 +18,7 @@ from daemon.diff.programs import Program
 from daemon.flows.crew import Crew
 from daemon.gc.collector import Collected, Collector
 from daemon.gc.scheduler import Scheduler, Thresholds
+from daemon.images.breaker import Breakers
 from daemon.kit import atomic
 from daemon.kit.keylock import KeyLock
 from daemon.kit.threads import Pool, hop
@@ -35,7 +36,7 @@ from daemon.scoped.snapshots import ScopedSnapshots
 from spec import errors
 from spec.api.service import Service
 from spec.api.transfer import Registry
-from spec.ports import Applier, Cancel, ContentStore, Differ, ImageArchive, Resolver, Snapshotter
+from spec.ports import Applier, Cancel, ContentStore, Differ, ImageArchive, Registries, Snapshotter
 from spec.protocol import SERVICES
 from spec.records import LeaseResource
 from spec.version import REVISION, VERSION
@@ -87,6 +88,7 @@ class System:
         self._bounds = Bounds(**asdict(config.diff.layers))
         self._differs = [self._plugins.later(builtin.DIFFER, id) for id in config.diff.differs]
         self._resolver = self._plugins.later(builtin.RESOLVER, "registry")
+        self._breakers = Breakers()
         self._archive = self._plugins.later(builtin.RESOLVER, "archive")
 
         # Running processes.
@@ -167,6 +169,7 @@ class System:
                 self,
                 journeys,
                 self._pool("download", downloads),
+                self._pool("upload", self.config.registry.max_concurrent_uploads),
                 self._crew(downloads),
                 self.config.diff.sync_fs,
             ),
@@ -205,14 +208,19 @@ class System:
     def _differ(self, content: ContentStore, programs: Sequence[Program]) -> Differ:
         return Chain([differ()(content, programs, self._bounds) for differ in self._differs])
 
-    def resolver(self, source: Registry) -> Resolver:
+    def resolver(self, source: Registry) -> Registries:
         """For one image, with the caller's credentials."""
-        made: Resolver = self._resolver()(
+        made: Registries = self._resolver()(
             source.hosts_dir or self.config.registry.hosts_dir,
             source.plain_http,
             source.skip_verify,
             source.username,
             source.secret,
+            authorities=source.authorities,
+            certificate=source.certificate,
+            key=source.key,
+            headers=source.headers,
+            breakers=self._breakers,
         )
         return made
 

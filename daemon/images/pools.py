@@ -3,18 +3,24 @@
 What a server says before a body is bounded in bytes and in time, however slowly it comes.
 """
 
+import contextlib
 import http.client
 import ipaddress
+import os
+import socket
 import ssl
 import time
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from urllib.parse import unquote, urlsplit
-from urllib.request import getproxies_environment, proxy_bypass_environment
+from urllib.request import getproxies_environment
 
 import urllib3
+import urllib3.connection
 from urllib3.util import Timeout, make_headers
 
+from daemon.images.hosts import Host
 from spec import errors
 
 MAX_HEAD = 64 << 10  # bytes of a status line and headers
@@ -26,12 +32,14 @@ Answer = urllib3.BaseHTTPResponse
 
 
 class Pools:
-    """Requests as one trust has them. From any thread. `dial_s` bounds connecting, `answer_s` the wait for an answer."""
+    """Requests as one trust has them. From any thread. `dial_s` bounds connecting, `answer_s` waiting for an answer."""
 
     def __init__(self, context: ssl.SSLContext, dial_s: float, answer_s: float) -> None:
         self._timeout = Timeout(connect=dial_s, read=answer_s)
         self._context = context
         self._proxies = getproxies_environment()
+        self._closed = False
+        self._live: weakref.WeakSet[urllib3.connection.HTTPConnection] = weakref.WeakSet()
         self._direct = self._made()
         self._proxied: dict[str, urllib3.PoolManager] = {}
 
@@ -45,6 +53,13 @@ class Pools:
         )  # fmt: skip
 
     def close(self) -> None:
+        """Also breaks what is being sent and waited for."""
+        self._closed = True
+        for connection in list(self._live):
+            if isinstance(connection.sock, socket.socket):
+                with contextlib.suppress(OSError):
+                    # Not its own method: that of TLS would let another thread send what follows in the clear.
+                    socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)
         for manager in (self._direct, *self._proxied.values()):
             for key in manager.pools.keys():  # noqa: SIM118 it is no dict
                 pool = manager.pools.get(key)
@@ -67,7 +82,7 @@ class Pools:
             "ssl_context": self._context, "blocksize": BLOCK,
         }  # fmt: skip
         if not proxy:
-            return _bounded(urllib3.PoolManager(**options))
+            return self._bounded(urllib3.PoolManager(**options))
         parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise errors.InvalidArgument("a proxy of the environment is no http or https address")
@@ -76,23 +91,72 @@ class Pools:
             pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
             headers = make_headers(proxy_basic_auth=pair)
         address = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
-        return _bounded(urllib3.ProxyManager(address, proxy_headers=headers, **options))
+        return self._bounded(urllib3.ProxyManager(address, proxy_headers=headers, **options))
+
+    def _bounded(self, manager: urllib3.PoolManager) -> urllib3.PoolManager:
+        """With connections that are known to us."""
+        pools = self
+
+        class HTTPConnection(urllib3.connection.HTTPConnection):
+            response_class = _BoundedResponse
+
+            def connect(self) -> None:
+                pools._begin(self, super().connect)
+
+        class HTTPSConnection(urllib3.connection.HTTPSConnection):
+            response_class = _BoundedResponse
+
+            def connect(self) -> None:
+                pools._begin(self, super().connect)
+
+        class HTTPPool(urllib3.HTTPConnectionPool):
+            ConnectionCls = HTTPConnection
+
+        class HTTPSPool(urllib3.HTTPSConnectionPool):
+            ConnectionCls = HTTPSConnection
+
+        manager.pool_classes_by_scheme = {"http": HTTPPool, "https": HTTPSPool}
+        return manager
+
+    def _begin(self, connection: urllib3.connection.HTTPConnection, connect: Callable[[], None]) -> None:
+        self._live.add(connection)
+        connect()
+        if self._closed:
+            connection.close()
+            raise ConnectionAbortedError("the connections were closed")
 
 
-def context(ca: Sequence[str], client: Sequence[tuple[str, str]], texts: Sequence[str], skip_verify: bool) -> ssl.SSLContext:
-    """Trust: the system's authorities, those in files `ca` and those in `texts` (PEM); with certificates to show.
-    OSError (of ssl too) for what cannot be read."""
+def context(host: Host) -> ssl.SSLContext:
+    """What is trusted, the system's authorities among it, and what is shown. OSError (ssl's too) for what cannot be
+    read."""
     made = ssl.create_default_context()
-    for path in ca:
+    for path in host.ca:
         made.load_verify_locations(cafile=path)
-    for text in texts:
+    for text in host.authorities:
         made.load_verify_locations(cadata=text)
-    for certificate, key in client:
-        made.load_cert_chain(certificate, key)
-    if skip_verify:
+    for certificate, key in host.client:
+        made.load_cert_chain(certificate, key, _no_password)
+    for certificate, key in host.identities:
+        with _file(certificate) as one, _file(key) as other:
+            made.load_cert_chain(one, other, _no_password)
+    if host.skip_verify:
         made.check_hostname = False
         made.verify_mode = ssl.CERT_NONE
     return made
+
+
+def _no_password() -> str:
+    """OpenSSL would ask for one on the terminal."""
+    return ""
+
+
+@contextlib.contextmanager
+def _file(text: str) -> Iterator[str]:
+    """A name for bytes in memory: OpenSSL loads keys from files only."""
+    with open(os.memfd_create("pem", os.MFD_CLOEXEC), "wb") as file:
+        file.write(text.encode())
+        file.flush()
+        yield f"/proc/self/fd/{file.fileno()}"
 
 
 def _is_here(hostname: str) -> bool:
@@ -108,18 +172,13 @@ def _is_here(hostname: str) -> bool:
 def _is_spared(netloc: str, proxies: Mapping[str, str]) -> bool:
     """Whether `no_proxy` names it: a host, a domain, an address, or a network of addresses."""
     host = netloc.rpartition("@")[2]
-    if proxy_bypass_environment(host, dict(proxies)):
-        return True
-    try:
-        address = ipaddress.ip_address(urlsplit(f"//{host}").hostname or "")
-    except ValueError:
-        return False
-    for entry in proxies.get("no", "").split(","):
-        try:
-            if "/" in entry and address in ipaddress.ip_network(entry.strip(), strict=False):
+    hostname = (urlsplit(f"//{host}").hostname or "").rstrip(".")
+    for entry in (word.strip().lower() for word in proxies.get("no", "").split(",")):
+        if entry == "*" or entry in (host, hostname) or (entry and hostname.endswith(f".{entry.lstrip('.*')}")):
+            return True
+        with contextlib.suppress(ValueError):
+            if "/" in entry and ipaddress.ip_address(hostname) in ipaddress.ip_network(entry, strict=False):
                 return True
-        except ValueError:
-            continue
     return False
 
 
@@ -169,7 +228,7 @@ class _BoundedResponse(http.client.HTTPResponse):
         if self.headers is not None:
             return
         head = _Head(self.fp, self._sock_of_head)
-        self.fp = head  # type: ignore[assignment]
+        self.fp = head
         try:
             super().begin()
         finally:
@@ -182,24 +241,3 @@ class _BoundedResponse(http.client.HTTPResponse):
         head = _Head(self.fp, self._sock_of_head)
         while head.readline() not in (b"\r\n", b"\n", b""):
             pass
-
-
-class _HTTPConnection(urllib3.connection.HTTPConnection):
-    response_class = _BoundedResponse
-
-
-class _HTTPSConnection(urllib3.connection.HTTPSConnection):
-    response_class = _BoundedResponse
-
-
-class _HTTPPool(urllib3.HTTPConnectionPool):
-    ConnectionCls = _HTTPConnection
-
-
-class _HTTPSPool(urllib3.HTTPSConnectionPool):
-    ConnectionCls = _HTTPSConnection
-
-
-def _bounded(manager: urllib3.PoolManager) -> urllib3.PoolManager:
-    manager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
-    return manager

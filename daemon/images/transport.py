@@ -34,6 +34,7 @@ PATIENCE_S = 30.0  # the longest Retry-After that is waited for
 TRANSIENT = (408, 429, 500, 502, 503, 504)
 PRIVATE = frozenset({"authorization", "cookie", "proxy-authorization"})
 OF_A_BODY = frozenset({"content-type", "content-length"})
+SMALL = 64 << 10  # bytes of an answer that nobody reads
 USER_AGENT = "holdd"
 
 UNREACHABLE = (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError)
@@ -97,7 +98,7 @@ class Transport:
                 if last or isinstance(exc, UNREACHABLE):
                     self._failed(url)
                     raise errors.Unavailable(f"{method} {distribution.redacted(url)}: {_cause(exc)}") from exc
-                self._rest(_doubled(0.05, attempt))
+                self.rest(doubled(0.05, attempt))
                 continue
             if answer.status not in TRANSIENT:
                 self.breakers.answered(self.host.name)
@@ -107,7 +108,7 @@ class Transport:
                 self._failed(url, said)
                 return answer
             answer.close()
-            self._rest(said + random.uniform(0, said / 10) if said >= 0 else _doubled(0.1, attempt))
+            self.rest(said + random.uniform(0, said / 10) if said >= 0 else doubled(0.1, attempt))
         raise AssertionError("unreachable")
 
     def is_own(self, url: str) -> bool:
@@ -132,7 +133,7 @@ class Transport:
         if self._closed.is_set():
             raise errors.Canceled(f"asking {self.host.name}: its connections were closed")
 
-    def _rest(self, seconds: float) -> None:
+    def rest(self, seconds: float) -> None:
         self._closed.wait(seconds)
         self._check()
 
@@ -222,8 +223,8 @@ def _without(headers: Mapping[str, str], names: Set[str]) -> dict[str, str]:
 
 def _pools(host: Host) -> Pools:
     try:
-        trust = pools.context(host.ca, host.client, host.authorities, host.skip_verify)
-    except OSError as exc:
+        trust = pools.context(host)
+    except (OSError, ValueError) as exc:
         raise errors.InvalidArgument(f"loading certificates for {host.name}: {exc}") from exc
     return Pools(trust, host.dial_s or CONNECT_S, HEADER_S)
 
@@ -256,7 +257,7 @@ def _retry_after(answer: Answer) -> float:
         return -1.0
 
 
-def _doubled(first_s: float, attempt: int) -> float:
+def doubled(first_s: float, attempt: int) -> float:
     """Twice as long each time; not all who wait shall come back at one moment."""
     return first_s * 2.0**attempt * random.uniform(0.75, 1.25)
 

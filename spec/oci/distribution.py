@@ -95,7 +95,8 @@ def merged(*scopes: str) -> str:
     for scope in " ".join(scopes).split():
         thing, colon, allowed = scope.rpartition(":")
         actions.setdefault(thing if colon else scope, set()).update(allowed.split(",") if colon else ())
-    return " ".join(sorted(f"{thing}:{','.join(sorted(verbs))}" if verbs else thing for thing, verbs in actions.items()))
+    texts = (f"{thing}:{','.join(sorted(verbs))}" if verbs else thing for thing, verbs in actions.items())
+    return " ".join(sorted(texts))
 
 
 def sources(label: str, repository: str) -> str:
