@@ -164,12 +164,13 @@ class _Sending:
         while True:
             try:
                 done = self._go_on(upload)
-            except errors.Unavailable:
+            except errors.Unavailable as exc:
                 if self._cancel is not None:
                     self._cancel.check()
                 stumbles += 1
                 if stumbles > RESUMES:
-                    raise
+                    said = exc.message.removeprefix(f"{self._doing}: ")
+                    raise errors.Unavailable(f"{self._doing}: {said}") from exc
                 self._pusher.rest(stumbles)
                 done = self._found(upload)
             if done is None:

@@ -1,6 +1,7 @@
 """One host of a registry, and what is known of its credentials."""
 
 import ssl
+import threading
 from collections.abc import Mapping
 
 from daemon.images import transport
@@ -24,6 +25,7 @@ class Session:
         self._registry = registry
         self._transport = Transport(host, breakers)
         self._credentials = credentials
+        self._lock = threading.Lock()
         self._authorizer = self._authorized()
 
     @property
@@ -44,13 +46,16 @@ class Session:
         body: bytes | None = None,
     ) -> Answer:
         """An answer that is no 401. Falls back to plain http once, where the host may."""
+        asked = self.base
         try:
             return self._authorize(method, self.url(path), scope, doing, headers, body)
         except errors.Unavailable as exc:
-            if not self.host.fallback or self._transport.base == self.host.fallback or _is_distrusted(exc):
+            if not self.host.fallback or asked == self.host.fallback or _is_distrusted(exc):
                 raise
-            self._transport.base = self.host.fallback
-            self._authorizer = self._authorized()
+            with self._lock:  # of those who ask at once one falls back for all
+                if self.base == asked:
+                    self._transport.base = self.host.fallback
+                    self._authorizer = self._authorized()
             return self._authorize(method, self.url(path), scope, doing, headers, body)
 
     def send(
