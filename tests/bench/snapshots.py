@@ -58,7 +58,7 @@ def _committed(daemon, files):
             key = f"large-{files}-{turn}"
             request = api.PrepareRequest(snapshotter="overlayfs", key=key, labels=KEPT)
             (mount,) = client.snapshots.prepare(request).mounts
-            _fill(mount.source, files)
+            fill(mount.source, files)
             request = api.CommitRequest(snapshotter="overlayfs", name=f"name of {key}", key=key, labels=KEPT)
             began = time.perf_counter()
             client.snapshots.commit(request)
@@ -70,7 +70,7 @@ def _committed(daemon, files):
 
 
 def _committed_by_peer(peer, files):
-    return statistics.median(peer.commit(lambda directory: _fill(directory, files), turn) for turn in range(3)) * 1e3
+    return statistics.median(peer.commit(lambda directory: fill(directory, files), turn) for turn in range(3)) * 1e3
 
 
 def _own(mount):
@@ -78,7 +78,7 @@ def _own(mount):
     return upper[0].partition("=")[2] if upper else mount.source
 
 
-def _fill(directory, files):
+def fill(directory, files):
     for number in range(files):
         folder = Path(directory, str(number // 100))
         if number % 100 == 0:
