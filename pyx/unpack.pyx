@@ -1,8 +1,8 @@
 """Tar bytes onto a tree, in C without the GIL: a machine that is fed and never reads ahead.
 
-What the archive says is read by `tarentry`, what comes of it is made by `treewrite` and `whiteout`. Every entry's parent
-is resolved below the root descriptor (see `tree`): no path that an earlier entry could have changed is ever trusted, and
-none leaves the root.
+What the archive says is read by `tarentry`, what comes of it is made by `treewrite` and `whiteout`. Every entry's
+parent is resolved below the root descriptor (see `tree`): no path that an earlier entry could have changed is ever
+trusted, and none leaves the root.
 """
 
 import os

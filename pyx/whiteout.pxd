@@ -1,7 +1,7 @@
 # What a layer hides of those below it (image spec, layer: "Whiteouts"): by deletion, or in overlayfs's own form, which
 # is a character device 0:0 in a hidden name's place, and an attribute of a directory that hides all below it (kernel
-# documentation, overlayfs: "whiteouts and opaque directories"). Whatever the order of entries, what the layer has itself
-# stays, and is as if the whiteouts had come first.
+# documentation, overlayfs: "whiteouts and opaque directories"). Whatever the order of entries, what the layer has
+# itself stays, and is as if the whiteouts had come first.
 
 from pyx cimport sys
 from pyx cimport treeremove
@@ -65,7 +65,8 @@ cdef inline int _remains(void* tree, int fd) noexcept nogil:
 
 # In an overlay's upper directory.
 
-cdef inline void _write(Tree* tree, const Entry* entry, const char* path, size_t size, const char* hidden) noexcept nogil:
+cdef inline void _write(Tree* tree, const Entry* entry, const char* path, size_t size,
+                        const char* hidden) noexcept nogil:
     cdef Folder* parent
     cdef int result
     if is_closed(tree, path, size):
