@@ -8,20 +8,27 @@ import os
 import pytest
 import zstandard
 
+from daemon.client import connect
+from daemon.client.proxies import RemoteDiffer
 from daemon.content.local import LocalContent
 from daemon.diff.applier import ArchiveApplier
+from daemon.diff.walking import WalkingDiffer
 from daemon.events.exchange import Exchange
 from daemon.kit import mounting
 from daemon.kit.cancel import Token
 from daemon.kit.dictkv import DictKV
+from daemon.kit.threads import Pool
 from daemon.metadata.store import Store
 from daemon.scoped.content import ScopedContent
+from daemon.services.diff import Diff
 from daemon.snapshots.native import Native
 from daemon.snapshots.overlay import Overlay
 from spec import digest as digests
 from spec import errors
+from spec.api import diff as diff_api
 from spec.oci.image import OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD, Descriptor
 from spec.types import Mount
+from tests.echo import SECONDS, Server
 from tests.tarball import archive, entry, file, folder, hardlink, pax, symlink
 
 pytestmark = pytest.mark.root
@@ -36,14 +43,21 @@ def snapshotter(request, tmp_path):
     made.close()
 
 
-@pytest.fixture(params=["local", "scoped"])
+@pytest.fixture(params=["local", "scoped", "remote"])
 def content(request, tmp_path):
-    raw = LocalContent(str(tmp_path / "content"))
-    if request.param == "local":
-        yield raw
-        return
-    with contextlib.closing(Store(str(tmp_path / "metadata"))) as store:
-        yield ScopedContent(raw, store, Exchange(), "default")
+    """A store; its `applier` is the one under test."""
+    content = LocalContent(str(tmp_path / "content"))
+    with contextlib.ExitStack() as stack:
+        if request.param != "local":
+            store = stack.enter_context(contextlib.closing(Store(str(tmp_path / "metadata"))))
+            content = ScopedContent(content, store, Exchange(), "default")
+        content.applier = differ = WalkingDiffer(content)
+        if request.param == "remote":
+            service = Diff(lambda namespace, payloads: differ, stack.enter_context(Pool("diff", 2)))
+            server = stack.enter_context(Server(extra=[(diff_api.Diff, service)]))
+            client = stack.enter_context(connect(server.path, "default", timeout_s=SECONDS))
+            content.applier = RemoteDiffer(client, sync_fs=True)
+        yield content
 
 
 def layer(content, plain, media_type=OCI_LAYER_GZIP):
@@ -57,7 +71,7 @@ def apply(content, snapshotter, plain, parent="", name="", media_type=OCI_LAYER_
     """Apply onto a new snapshot, and commit it as `name` when one is given."""
     mounts = snapshotter.prepare("active", parent)
     try:
-        applied = ArchiveApplier(content).apply(layer(content, plain, media_type), mounts, cancel)
+        applied = content.applier.apply(layer(content, plain, media_type), mounts, cancel)
     except BaseException:
         snapshotter.remove("active")
         raise
@@ -125,12 +139,12 @@ def test_a_blob_that_is_cut_off(content, snapshotter):
         writer.write(blob)
         descriptor = Descriptor(media_type=OCI_LAYER_GZIP, digest=writer.commit(), size=len(blob))
     with pytest.raises(errors.DataLoss, match=descriptor.digest):
-        ArchiveApplier(content).apply(descriptor, snapshotter.prepare("k"))
+        content.applier.apply(descriptor, snapshotter.prepare("k"))
 
 
 def test_a_blob_that_is_not_there(content, snapshotter):
     with pytest.raises(errors.NotFound):
-        ArchiveApplier(content).apply(
+        content.applier.apply(
             Descriptor(media_type=OCI_LAYER, digest="sha256:" + "0" * 64), snapshotter.prepare("k")
         )
 
@@ -185,6 +199,21 @@ def test_a_layer_is_no_way_to_make_what_steers_the_overlay(tmp_path, content):
             apply(content, snapshotter, archive(entry("d", "3")), "one")
     finally:
         snapshotter.close()
+
+
+def test_a_layer_apart_from_those_below(content, tmp_path):
+    """Whoever can settle what it implies is told what that is; whoever cannot is told to apply it in order."""
+    upper = Mount(type="overlay", source="overlay", options=(f"upperdir={tmp_path / 'upper'}",))
+    (tmp_path / "upper").mkdir()
+    alone, implying = (layer(content, archive(*entries)) for entries in ((folder("d"), file("d/f")), (file("d/f"),)))
+    assert not content.applier.apply(alone, [upper]).implied
+    (tmp_path / "upper/d/f").unlink()
+    (tmp_path / "upper/d").rmdir()
+    if isinstance(content.applier, RemoteDiffer):
+        with pytest.raises(errors.FailedPrecondition, match="needs the layers below"):
+            content.applier.apply(implying, [upper])
+    else:
+        assert content.applier.apply(implying, [upper]).implied == (b"d",)
 
 
 class Layers:
