@@ -8,7 +8,9 @@ its directories are entered one by one, and the way back is "..", which must lea
 import os
 
 from pyx cimport sys
+from pyx cimport treeremove
 from pyx.err cimport failed, retried, text
+from pyx.treeremove cimport Removal
 
 cdef extern from *:
     """
@@ -21,11 +23,10 @@ cdef extern from *:
         char name[1]
 
 cdef enum:
-    USAGE, COPY, REMOVE            # what a walk is for
+    USAGE, COPY                    # what a walk is for
     LISTING = 64 << 10             # bytes of getdents64(2) at once
     BLOCK = 256 << 10              # bytes that are read and written at once where the kernel cannot copy
     XATTR_MAX = 64 << 10           # XATTR_SIZE_MAX
-    PATIENCE = 64                  # how often directories that were emptied may be full again
 
 cdef struct Level:                 # a directory on the way from the root to where the walk is
     char* names                    # of its directories that are still to be entered, each with its NUL
@@ -53,7 +54,6 @@ cdef struct Walk:
     int target                     # the root of the copy, which is not ours to close
     bint descends_only             # the kernel lacks openat2(2): only the device tells a mount
     bint cannot_share              # the target's filesystem has no reflinks
-    int patience
     unsigned long long bytes_
     unsigned long long inodes
     Links links
@@ -114,22 +114,20 @@ def remove(int folder, name):
     """Remove the tree `name` in directory `folder`, whatever it is; not there is fine. A mount inside is EBUSY."""
     cdef bytes name_b = text(name)
     cdef const char* name_p = name_b
-    cdef Walk walk
+    cdef Removal removal
     cdef int result, number
     if not name_b or b"/" in name_b or name_b in (b".", b".."):
         raise failed(sys.EINVAL, name)
     with nogil:
-        result = _begin(&walk, REMOVE, folder, -1)
+        result = treeremove.begin(&removal, folder, NULL, NULL, NULL)
         if result == 0:
-            result = _visit(&walk, name_p, sys.DT_UNKNOWN)
-        if result == 0:
-            result = _run(&walk)
+            result = treeremove.remove(&removal, name_p)
         number = sys.errno
     try:
         if result < 0:
-            raise failed(number, _about(&walk))
+            raise failed(number, None if removal.path == NULL else os.fsdecode(<bytes>removal.path))
     finally:
-        _end(&walk)
+        treeremove.end(&removal)
 
 
 cdef object _about(Walk* walk):
@@ -178,9 +176,6 @@ cdef int _enter(Walk* walk, const char* name) noexcept nogil:
 cdef int _pass_by(Walk* walk, const char* name) noexcept nogil:
     """Something is mounted there."""
     cdef sys.stat_t info
-    if walk.job == REMOVE:
-        sys.errno = sys.EBUSY
-        return -1
     if walk.job == USAGE:
         return 0
     if sys.fstatat(walk.here, name, &info, sys.AT_SYMLINK_NOFOLLOW) < 0:
@@ -207,21 +202,7 @@ cdef int _leave(Walk* walk) noexcept nogil:
     walk.here, walk.there = up, up_there
     sys.free(level.names)
     walk.depth -= 1
-    return 0 if walk.job != REMOVE else _remove_emptied(walk, above)
-
-
-cdef int _remove_emptied(Walk* walk, Level* above) noexcept nogil:
-    """The name that was entered last is the last part of the path."""
-    cdef char* name = walk.path + above.path_length
-    if name[0] == b"/":
-        name += 1
-    if sys.unlinkat(walk.here, name, sys.AT_REMOVEDIR) == 0 or sys.errno == sys.ENOENT:
-        return 0
-    if sys.errno == sys.ENOTEMPTY and walk.patience > 0:  # someone added to it, or the listing missed some
-        walk.patience -= 1
-        above.at -= sys.strlen(name) + 1
-        return 0
-    return -1
+    return 0
 
 
 cdef int _up(int here, sys.stat_t* expected) noexcept nogil:
@@ -252,17 +233,15 @@ cdef int _list(Walk* walk) noexcept nogil:
         while at < got:
             entry = <entry_t*>(walk.listing + at)
             at += entry.length
-            if not _is_dot(entry.name) and _visit(walk, entry.name, entry.type) < 0:
+            if not _is_dot(entry.name) and _visit(walk, entry.name) < 0:
                 return -1
 
 
-cdef int _visit(Walk* walk, const char* name, unsigned char type) noexcept nogil:
+cdef int _visit(Walk* walk, const char* name) noexcept nogil:
     """One entry. A directory is noted, to be entered later."""
     cdef sys.stat_t info
     if _name(walk, name) < 0:
         return -1
-    if walk.job == REMOVE:
-        return _remove(walk, name, type)
     if sys.fstatat(walk.here, name, &info, sys.AT_SYMLINK_NOFOLLOW) < 0:
         return 0 if sys.errno == sys.ENOENT and walk.job == USAGE else -1  # removed while we walk
     if walk.job == COPY:
@@ -282,21 +261,6 @@ cdef int _visit(Walk* walk, const char* name, unsigned char type) noexcept nogil
 cdef void _count(Walk* walk, sys.stat_t* info) noexcept nogil:
     walk.bytes_ += info.st_blocks * 512
     walk.inodes += 1
-
-
-cdef int _remove(Walk* walk, const char* name, unsigned char type) noexcept nogil:
-    cdef sys.stat_t info
-    cdef int number
-    if type == sys.DT_DIR:
-        return _note(walk, name)
-    if sys.unlinkat(walk.here, name, 0) == 0 or sys.errno == sys.ENOENT:
-        return 0
-    number = sys.errno
-    if number == sys.EPERM:  # what unlink(2) says of directories in POSIX
-        if sys.fstatat(walk.here, name, &info, sys.AT_SYMLINK_NOFOLLOW) == 0 and sys.S_ISDIR(info.st_mode):
-            number = sys.EISDIR
-    sys.errno = number
-    return _note(walk, name) if number == sys.EISDIR else -1
 
 
 # Copies
@@ -505,7 +469,7 @@ cdef int _begin(Walk* walk, int job, int root, int target) noexcept nogil:
     """The walk stands in `root` (in descriptors of its own) with nothing visited yet."""
     cdef int here, there = -1
     sys.memset(walk, 0, sizeof(Walk))
-    walk.job, walk.here, walk.there, walk.target, walk.patience = job, -1, -1, target, PATIENCE
+    walk.job, walk.here, walk.there, walk.target = job, -1, -1, target
     walk.listing = <char*>sys.malloc(LISTING)
     if walk.listing == NULL:
         return -1

@@ -121,7 +121,6 @@ class _Climb:
         if not self._ours(step):
             return
         made = self._job(step)
-        self._arrival(step).wait(self._cancel)
         if made is not None and not self._layers.settle(made, self._batch):
             self._layers.drop(made)
             made = None
@@ -160,19 +159,27 @@ class _Climb:
         return None if self._layers.has(step.chain_id) else self._unpack(step, self._layers.apart)
 
     def _unpack(self, step: Step, way: Callable[..., Made | None]) -> Made | None:
-        """By one of the two ways of Layers. What is wrong with the blob itself goes before what came of it."""
+        """By one of the two ways of Layers, from a blob that is verified when this returns. What is wrong with the blob
+        goes before what came of it."""
         arrival = self._arrival(step)
         try:
             with self._unpacker.crew.turn(self._cancel) as turn:
                 self._tell("extracting", step, 0)
                 source = arrival.source(turn, self._cancel)
                 try:
-                    return way(step, source, self._cancel)
+                    made = way(step, source, self._cancel)
                 finally:
                     source.close()
         except errors.Error:
             arrival.wait(self._cancel)
             raise
+        try:
+            arrival.wait(self._cancel)
+        except BaseException:
+            if made is not None:
+                self._layers.drop(made)
+            raise
+        return made
 
     def _flush(self) -> None:
         """Commit the batch, lowest first."""
