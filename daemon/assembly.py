@@ -9,7 +9,7 @@ from typing import Any
 
 from msgspec.structs import asdict
 
-from daemon import builtin, proxy
+from daemon import builtin
 from daemon.config import Config
 from daemon.diff import programs
 from daemon.diff.bounds import Bounds
@@ -55,7 +55,8 @@ class System:
         self.config = config
         self._nursery = nursery
         self._pools: list[Pool] = []
-        self._plugins = Plugins((*builtin.ROWS, *proxy.rows(config.proxy_plugins)), config.disabled_plugins)
+        self._proxied = builtin.proxied({name: plugin.type for name, plugin in config.proxy_plugins.items()})
+        self._plugins = Plugins((*builtin.ROWS, *self._proxied), config.disabled_plugins)
         try:
             self._assemble()
         except BaseException:
@@ -101,6 +102,9 @@ class System:
             ),
         )
 
+        # What they use of the host.
+        self._meters = self._plugins.one(builtin.METRICS, "cgroups", lambda cls: cls())
+
         # Garbage: what keeps what, and when to look. Whoever writes records tells the collector.
         self._blobs = KeyLock()
         self._holds = Holds()
@@ -121,7 +125,7 @@ class System:
     def _content_store(self) -> ContentStore:
         """The one in another process, if the configuration has one, instead of ours."""
         config = self.config
-        others = [row.id for row in proxy.rows(config.proxy_plugins) if row.type == builtin.CONTENT]
+        others = [row.id for row in self._proxied if row.type == builtin.CONTENT]
         if len(others) > 1:
             raise errors.InvalidArgument(f"proxy_plugins: there is one content store, not {' and '.join(others)}")
         made: ContentStore
@@ -137,7 +141,7 @@ class System:
 
     def _snapshotter(self, row: builtin.Row, cls: Any) -> Any:
         """One of the table, with the options that its section of the configuration has, or one in another process."""
-        if cls is proxy.ProxySnapshotter:
+        if row in self._proxied:
             return cls(row.id, self.config.proxy_plugins[row.id])
         options = asdict(getattr(self.config.snapshotter, row.id))
         root = options.pop("root_path") or self._root("snapshots", row.id)
@@ -155,7 +159,7 @@ class System:
             "leases": (self.leases, self.collected, self.holders),
             "content": (self.content, self._content, io),
             "snapshots": (self.snapshotter, io),
-            "tasks": (self._store, self.runtime, self.snapshotter),
+            "tasks": (self._store, self.runtime, self.snapshotter, self._meters, self._pool("metrics", 2)),
             "diff": (self.differ, self._pool("diff", 4), self.config.diff.sync_fs),
             "events": (self._events,),
             "introspection": (self._uuid(), self._plugins.infos),
@@ -237,8 +241,9 @@ class System:
     def tidy(self) -> None:
         """Finish what an earlier daemon left half removed. Blocking; beside everything else. What is in other processes
         is theirs to tidy."""
+        others = {row.id for row in self._proxied if row.type == builtin.SNAPSHOTTER}
         for name, snapshotter in self._snapshotters.items():
-            if isinstance(snapshotter, proxy.ProxySnapshotter):
+            if name in others:
                 continue
             try:
                 snapshotter.cleanup()

@@ -3,6 +3,7 @@
 A new snapshotter is one file and one row here.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 
@@ -28,6 +29,7 @@ SNAPSHOTTER = "io.holdd.snapshotter.v1"
 DIFFER = "io.holdd.differ.v1"
 RUNTIME = "io.holdd.runtime.v1"
 GC = "io.holdd.gc.v1"
+METRICS = "io.holdd.metrics.v1"
 RESOLVER = "io.holdd.resolver.v1"
 SERVICE = "io.holdd.service.v1"
 
@@ -41,6 +43,7 @@ ROWS = (
     Row(SNAPSHOTTER, "btrfs", "daemon.snapshots.btrfs:Btrfs", (METADATA,)),
     Row(DIFFER, "walking", "daemon.diff.walking:WalkingDiffer", (CONTENT,)),
     Row(RUNTIME, "tasks", "daemon.runtime.tasks:Tasks", (EVENT,)),
+    Row(METRICS, "cgroups", "daemon.metrics.cgroups:Cgroups"),
     Row(RESOLVER, "registry", "daemon.images.resolver:RegistryResolver"),
     Row(RESOLVER, "archive", "daemon.images.archive:Archive"),
     Row(GC, "scheduler", "daemon.gc.scheduler:Scheduler", (METADATA, CONTENT, SNAPSHOTTER)),
@@ -51,9 +54,22 @@ ROWS = (
     Row(SERVICE, "containers", "daemon.services.containers:Containers", (METADATA, EVENT)),
     Row(SERVICE, "content", "daemon.services.content:Content", (METADATA, CONTENT)),
     Row(SERVICE, "snapshots", "daemon.services.snapshots:Snapshots", (METADATA, SNAPSHOTTER)),
-    Row(SERVICE, "tasks", "daemon.services.tasks:Tasks", (METADATA, RUNTIME, SNAPSHOTTER)),
+    Row(SERVICE, "tasks", "daemon.services.tasks:Tasks", (METADATA, RUNTIME, SNAPSHOTTER, METRICS)),
     Row(SERVICE, "diff", "daemon.services.diff:Diff", (CONTENT, DIFFER)),
     Row(SERVICE, "events", "daemon.services.events:Events", (EVENT,)),
     Row(SERVICE, "introspection", "daemon.services.introspection:Introspection"),
     Row(SERVICE, "transfer", "daemon.services.transfer:Transfer", (CONTENT, SNAPSHOTTER, DIFFER, RESOLVER)),
 )
+
+# What a proxy plugin of each type is made of: not imported where there is none.
+_PROXIES = (
+    Row(SNAPSHOTTER, "snapshot", "daemon.proxy:ProxySnapshotter"),
+    Row(CONTENT, "content", "daemon.proxy:ProxyContent"),
+)
+
+
+def proxied(types: Mapping[str, str]) -> tuple[Row, ...]:
+    """Rows of the proxy plugins that are configured, as if they came with holdd: by name, the type in short or in
+    full."""
+    made = {word: row for row in _PROXIES for word in (row.id, row.type)}
+    return tuple(made[type]._replace(id=name) for name, type in types.items())

@@ -10,12 +10,13 @@ Words: the `key` of a snapshot names an active one or a view, its `name` a commi
 image reference; `digest` is `alg:hex`.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol, TypeVar
 
 from spec.base import Event
 from spec.edges import Node, Resource
+from spec.metrics import Figures
 from spec.oci.image import Descriptor
 from spec.records import (
     ContentInfo,
@@ -388,6 +389,10 @@ class Task(Protocol):
     async def pids(self) -> dict[int, str]:
         """Host pids of all its processes, in order, with the exec id of those that were exec'd by us (else empty)."""
 
+    def cgroups(self) -> dict[str, str]:
+        """The directories of its cgroups by controller, that of version 2 as "unified"; none that the daemon is in too.
+        Reads files; from any thread."""
+
     async def pause(self) -> None: ...
 
     async def resume(self) -> None: ...
@@ -424,6 +429,17 @@ class Runtime(Protocol):
 
     async def delete(self, namespace: str, id: str) -> Exit:
         """End a task that is not running: FailedPrecondition when it is. NotFound."""
+
+
+class Meters(Protocol):
+    """Figures of containers, by their cgroups."""
+
+    def figures(self, key: Hashable, directories: Callable[[], Mapping[str, str]]) -> Figures:
+        """Of the container `key`, now. `directories` says where its cgroups are (`Task.cgroups`); it is asked when that
+        is not known. NotFound when there is none; OSError when they have just gone."""
+
+    def keep(self, keys: Iterable[Hashable]) -> None:
+        """Let go of all others."""
 
 
 # Around them.

@@ -2,11 +2,12 @@
 
 import argparse
 import contextlib
+import json
 import signal
 
 from msgspec.structs import replace
 
-from ctr import output, process
+from ctr import figures, output, process
 from ctr.output import Out
 from daemon.client.client import Client
 from spec import errors
@@ -15,6 +16,8 @@ from spec.api import tasks as api
 from spec.base import to_json
 from spec.names import STOP_SIGNAL
 from spec.oci import build, runtime
+
+ALIASES = {"metrics": ("metric",)}
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -41,6 +44,8 @@ def register(parser: argparse.ArgumentParser) -> None:
     wait.add_argument("--exec-id", default="")
     attach = _verb(verbs, "attach", _attach, "join its terminal")
     attach.add_argument("--exec-id", default="")
+    metrics = _verb(verbs, "metrics", _metrics, "show what it uses")
+    metrics.add_argument("--format", choices=("table", "json"), default="table")
     _verb(verbs, "pause", _pause, "freeze all of its processes")
     _verb(verbs, "resume", _resume, "go on")
 
@@ -50,7 +55,7 @@ def run(args: argparse.Namespace, client: Client, out: Out) -> int:
 
 
 def _verb(verbs: argparse._SubParsersAction, name: str, do: object, help: str) -> argparse.ArgumentParser:  # type: ignore[type-arg]
-    parser: argparse.ArgumentParser = verbs.add_parser(name, help=help)
+    parser: argparse.ArgumentParser = verbs.add_parser(name, aliases=ALIASES.get(name, ()), help=help)
     parser.add_argument("id", metavar="CONTAINER")
     parser.set_defaults(do=do)
     return parser
@@ -165,6 +170,16 @@ def _wait(args: argparse.Namespace, client: Client, out: Out) -> int:
 
 def _attach(args: argparse.Namespace, client: Client, out: Out) -> int:
     return process.attach(client, args.id, args.exec_id)
+
+
+def _metrics(args: argparse.Namespace, client: Client, out: Out) -> None:
+    found = client.tasks.metrics(api.MetricsRequest(filters=[f"id=={json.dumps(args.id)}"])).metrics
+    if not found:
+        raise errors.NotFound(f"measuring {args.id}: no task of that id has a cgroup of its own")
+    if args.format == "json":
+        out.json(found[0])
+        return
+    out.columns([("METRIC", "VALUE"), *figures.rows(found[0].data)])
 
 
 def _pause(args: argparse.Namespace, client: Client, out: Out) -> None:

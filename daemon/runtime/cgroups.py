@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 # In the order in which a hierarchy is asked for its processes; all hold the same, where they are mounted.
+UNIFIED = "unified"  # version 2's, where hierarchies are named by controller
 PREFERRED = ("devices", "pids", "memory", "cpu", "")
 
 
@@ -52,6 +53,19 @@ def directory(pid: int | str, controller: str) -> str:
     return ""
 
 
+def directories(pid: int, cgroups_path: str) -> dict[str, str]:
+    """The cgroups of a container by controller, version 2's as UNIFIED: those of `placed`, and in hierarchies that have
+    none of those, where its init process `pid` is, which may have moved into one below its container's."""
+    found = {}
+    for hierarchy in hierarchies():
+        below = _below(hierarchy, cgroups_path)
+        for controller in hierarchy.controllers or {""}:
+            path = below if below and os.path.isdir(below) else directory(pid, controller)
+            if path:
+                found[controller or UNIFIED] = path
+    return found
+
+
 def memory(pid: int) -> str:
     """The cgroup that limits the memory of `pid`; "" when it is in none of its own."""
     return directory(pid, "memory") or directory(pid, "")
@@ -67,11 +81,14 @@ def processes(pid: int) -> list[int]:
 
 def placed(cgroups_path: str) -> list[str]:
     """The directories, over all hierarchies, of the absolute `linux.cgroupsPath` of a spec that are there."""
+    paths = {_below(hierarchy, cgroups_path) for hierarchy in hierarchies()}
+    return sorted(path for path in paths if path and os.path.isdir(path))
+
+
+def _below(hierarchy: Hierarchy, cgroups_path: str) -> str:
+    """Where an absolute path leads in it; "" for another path, and for that of the root."""
     inside = os.path.normpath(f"/{cgroups_path.lstrip('/')}")
-    if not cgroups_path.startswith("/") or inside == "/":
-        return []
-    paths = {f"{hierarchy.mount}{inside}" for hierarchy in hierarchies()}
-    return sorted(path for path in paths if os.path.isdir(path))
+    return f"{hierarchy.mount}{inside}" if cgroups_path.startswith("/") and inside != "/" else ""
 
 
 def holds(cgroups_path: str, pid: int) -> bool:

@@ -372,6 +372,9 @@ class ContainerTask:
         ours = {p.record.pid: p.exec_id for p in self.processes.values() if p.record.pid and not p.reaped}
         return {pid: ours.get(pid, "") for pid in sorted({*ours, *cgroups.processes(record.pid)})}
 
+    def cgroups(self) -> dict[str, str]:
+        return cgroups.directories(self.init.record.pid, self.record.cgroups_path)
+
     async def pause(self) -> None:
         await self._to_end(self._pause())
 

@@ -1,26 +1,41 @@
 """Tasks: containers made to run."""
 
 import asyncio
+import logging
+import time
 from collections.abc import Callable, Sequence
 
 from daemon.kit import context
+from daemon.kit.threads import Pool, hop
 from daemon.metadata.store import Store
 from daemon.metadata.tables import CONTAINERS
-from spec import errors
+from spec import errors, filters
 from spec.api import tasks as api
 from spec.base import Empty
-from spec.ports import Runtime, Snapshotter, Task
+from spec.filterable import TASK
+from spec.ports import Meters, Runtime, Snapshotter, Task
 from spec.records import Container, Exit, Process, RuntimeRef
 from spec.types import Mount
+
+log = logging.getLogger(__name__)
 
 
 class Tasks:
     """`snapshotter` makes a snapshotter, by name, of a namespace."""
 
-    def __init__(self, store: Store, runtime: Runtime, snapshotter: Callable[[str, str], Snapshotter]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        runtime: Runtime,
+        snapshotter: Callable[[str, str], Snapshotter],
+        meters: Meters,
+        pool: Pool,
+    ) -> None:
         self._store = store
         self._runtime = runtime
         self._snapshotter = snapshotter
+        self._meters = meters
+        self._pool = pool
 
     async def create(self, request: api.CreateRequest, fds: Sequence[int]) -> api.CreateReply:
         namespace = context.namespace()
@@ -39,7 +54,9 @@ class Tasks:
         return api.StartReply(pid=await self._task(request.container_id).start(request.exec_id))
 
     async def delete(self, request: api.DeleteRequest) -> api.DeleteReply:
-        return _deleted("", await self._runtime.delete(context.namespace(), request.container_id))
+        ended = await self._runtime.delete(context.namespace(), request.container_id)
+        self._forget_deleted()
+        return _deleted("", ended)
 
     async def delete_process(self, request: api.DeleteProcessRequest) -> api.DeleteReply:
         if not request.exec_id:
@@ -84,6 +101,26 @@ class Tasks:
     async def wait(self, request: api.WaitRequest) -> api.WaitReply:
         ended = await self._task(request.container_id).wait(request.exec_id)
         return api.WaitReply(exit_status=ended.status, exited_at_ns=ended.exited_at_ns)
+
+    async def metrics(self, request: api.MetricsRequest) -> api.MetricsReply:
+        matches = filters.matcher(request.filters, TASK)
+        tasks = [task for task in self._runtime.tasks(context.namespace()) if matches(task)]
+        return api.MetricsReply(metrics=await hop(self._pool, self._measured, tasks))
+
+    def _measured(self, tasks: Sequence[Task]) -> Sequence[api.Metric]:
+        metrics = []
+        for task in tasks:
+            try:
+                figures = self._meters.figures((task.namespace, task.id), task.cgroups)
+            except (errors.Error, OSError) as exc:
+                log.debug("task %s is not measured: %s", task.id, exc)
+                continue
+            metrics.append(api.Metric(id=task.id, timestamp_ns=time.time_ns(), data=figures))
+        self._forget_deleted()
+        return metrics
+
+    def _forget_deleted(self) -> None:
+        self._meters.keep((task.namespace, task.id) for task in self._runtime.tasks())
 
     def _task(self, id: str) -> Task:
         return self._runtime.get(context.namespace(), id)

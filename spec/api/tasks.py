@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from spec.api.service import Service, giving, unary
 from spec.base import Empty, Reply, Request
+from spec.metrics import Figures
 from spec.records import Process
 from spec.types import Mount, Stdio
 
@@ -119,6 +120,24 @@ class ListPidsReply(Reply, frozen=True):
     processes: Sequence[ProcessInfo] = ()
 
 
+class MetricsRequest(Request, frozen=True):
+    """Filter fields: id, and namespace, which is the call's."""
+
+    filters: Sequence[str] = ()
+
+
+class Metric(Reply, frozen=True):
+    id: str
+    data: Figures
+    timestamp_ns: int = 0
+
+
+class MetricsReply(Reply, frozen=True):
+    """Without those that have no cgroup of their own any more."""
+
+    metrics: Sequence[Metric] = ()
+
+
 class WaitRequest(Request, frozen=True):
     container_id: str
     exec_id: str = ""
@@ -146,3 +165,4 @@ class Tasks(Service):
     resume = unary(ResumeRequest, Empty)
     list_pids = unary(ListPidsRequest, ListPidsReply)
     wait = unary(WaitRequest, WaitReply)
+    metrics = unary(MetricsRequest, MetricsReply)

@@ -159,9 +159,9 @@ def packages():
     wanted += PACKAGES
     for name in wanted:
         distribution = metadata.distribution(name)
-        for requirement in map(Requirement, distribution.requires or ()):
-            if requirement.name not in wanted and (not requirement.marker or requirement.marker.evaluate({"extra": ""})):
-                wanted.append(requirement.name)
+        for needed in map(Requirement, distribution.requires or ()):
+            if needed.name not in wanted and (not needed.marker or needed.marker.evaluate({"extra": ""})):
+                wanted.append(needed.name)
         yield from (path for path in map(distribution.locate_file, distribution.files) if path.exists())
 
 

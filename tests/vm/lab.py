@@ -15,6 +15,7 @@ from typing import NamedTuple
 from tests.vm import initramfs
 from tests.vm.cpio import Archive
 from tests.vm.kernel import debian
+from tests.vm.report import RESULTS
 
 CACHE = initramfs.REPOSITORY / ".vm"
 ACCELERATOR = "HOLDD_VM_ACCELERATOR"  # in the environment: another than emulation, such as kvm
@@ -70,11 +71,12 @@ class Lab:
 
 def order(args):
     """What the guest's first process is to do, for its shell."""
-    python = initramfs.VENV / "bin/python"
+    python = shlex.quote(str(initramfs.VENV / "bin/python"))
+    options = "-v --no-header --color=no -p no:cacheprovider -p tests.vm.report --basetemp=/scratch/t"
     return (
         f"cd {shlex.quote(str(initramfs.REPOSITORY))}\n"
-        f"HOLDD_VM_RESULTS=/dev/ttyS1 PYTHONDONTWRITEBYTECODE=1 {shlex.quote(str(python))} -m pytest -v --no-header --color=no "
-        f"-p no:cacheprovider -p tests.vm.report --basetemp=/scratch/t {shlex.join(args)}\n"
+        f"export {RESULTS}=/dev/ttyS1 PYTHONDONTWRITEBYTECODE=1\n"
+        f"{python} -m pytest {options} {shlex.join(args)}\n"
     )
 
 

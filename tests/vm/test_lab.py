@@ -10,6 +10,8 @@ pytestmark = [pytest.mark.root, pytest.mark.vm]
 # What is worth another kernel (6.1 has no lowerdir+), every cgroup v2 controller, or both.
 GUEST = (
     "tests/vm/guest",
+    "tests/root/test_cgroup.py",
+    "tests/e2e/test_metrics.py",
     "tests/root/test_tasks.py",
     "tests/root/test_overlay.py",
     "tests/root/test_mounting.py",

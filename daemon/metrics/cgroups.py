@@ -1,0 +1,234 @@
+"""Figures of containers, read from the files of their cgroups. Knows no task: it is told where the cgroups are."""
+
+import os
+import threading
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from pyx.cgroup import Reader
+from spec import errors, metrics, series
+from spec.base import Record
+from spec.metrics import Figures
+from spec.series import Form, Series
+
+UNIFIED = "unified"
+Directories = Mapping[str, str]
+
+
+class Cgroups:
+    """Readers of many cgroups, kept open; each is some forty descriptors of version 1, twenty of version 2.
+
+    From any thread. What is no longer measured is to be told by `keep`.
+    """
+
+    def __init__(self) -> None:
+        self._meters: dict[Hashable, Meter] = {}
+        self._lock = threading.Lock()
+
+    def figures(self, key: Hashable, directories: Callable[[], Directories]) -> Figures:
+        """Of the container `key`. `directories` gives its cgroups by controller, version 2's as "unified"; it is asked
+        when they are not open. NotFound when there is none of its own."""
+        with self._lock:
+            meter = self._meters.get(key)
+        if meter is not None:
+            try:
+                return meter.read()
+            except OSError:  # another has taken its place, perhaps
+                self._drop([key])
+        return self._opened(key, directories()).read()
+
+    def _opened(self, key: Hashable, directories: Directories) -> "Meter":
+        if not directories:
+            raise errors.NotFound(f"measure {key}: it has no cgroup of its own")
+        meter = Meter(directories)
+        with self._lock:
+            other = self._meters.setdefault(key, meter)
+        if other is not meter:
+            meter.close()
+        return other
+
+    def keep(self, keys: Iterable[Hashable]) -> None:
+        """Close what is open of all others."""
+        with self._lock:
+            others = self._meters.keys() - set(keys)
+        self._drop(others)
+
+    def _drop(self, keys: Iterable[Hashable]) -> None:
+        with self._lock:
+            dropped = [self._meters.pop(key, None) for key in keys]
+        for meter in dropped:
+            if meter is not None:
+                meter.close()
+
+    def close(self) -> None:
+        self.keep(())
+
+
+class Meter:
+    """All files of one container's cgroups, open."""
+
+    def __init__(self, directories: Directories) -> None:
+        self._plan = plan(directories)
+        self._reader = Reader([source.opened(directories) for source in self._plan.sources], self._plan.values)
+
+    def read(self) -> Figures:
+        """OSError (ENODEV) when the cgroups are gone."""
+        return self._plan.made(self._reader.read())
+
+    def close(self) -> None:
+        self._reader.close()
+
+
+class Source(NamedTuple):
+    """One file of a plan, as the reader wants it but for where its controllers are."""
+
+    files: tuple[str, ...]
+    form: Form
+    keys: list[tuple[str, int]]
+    scale: int
+
+    def opened(self, directories: Directories) -> tuple[list[str], int, list[tuple[str, int]], int]:
+        splits = (file.split("/", 1) for file in self.files)
+        paths = [f"{directories[controller]}/{name}" for controller, name in splits if controller in directories]
+        return paths, self.form, self.keys, self.scale
+
+
+class Leaf(NamedTuple):
+    """A field: which of the values that were read, and what makes the field's of it."""
+
+    value: int
+    convert: Callable[[Any], Any] | None
+
+
+class Node:
+    """A Struct to be made of fields and Structs; absent when all of them are."""
+
+    def __init__(self, struct: type[Record], **given: str) -> None:
+        self.struct = struct
+        self.given = given
+        self.parts: dict[str, Leaf | Node | list[Node]] = {}
+
+    def made(self, values: Sequence[Any]) -> Any:
+        fields: dict[str, Any] = {}
+        for name, part in self.parts.items():
+            if isinstance(part, Leaf):
+                value = values[part.value]
+                if value is not None and part.convert is not None:
+                    value = part.convert(value)
+            elif isinstance(part, Node):
+                value = part.made(values)
+            else:
+                value = [row for node in part if (row := node.made(values)) is not None] or None
+            if value is not None:
+                fields[name] = value
+        return self.struct(**self.given, **fields) if fields else None
+
+    def add(self, path: Sequence[str], leaf: Leaf) -> None:
+        if len(path) == 1:
+            self.parts[path[0]] = leaf
+            return
+        node = self.parts.get(path[0])
+        if node is None:
+            node = self.parts[path[0]] = Node(_struct_of(self.struct, path[0]))
+        assert isinstance(node, Node)
+        node.add(path[1:], leaf)
+
+
+class Plan:
+    """What to read, and the Struct to be made of it. Knows the sizes of huge pages, and no directory."""
+
+    def __init__(self, struct: type[metrics.V1] | type[metrics.V2], pages: Sequence[str]) -> None:
+        first = struct is metrics.V1
+        self._root = Node(struct)
+        self._empty = struct()
+        self._sources: dict[tuple[tuple[str, ...], int], Source] = {}
+        self.values = 0
+        for entry in series.V1 if first else series.V2:
+            self._root.add(entry.path.split("."), self._leaf(entry, entry.files))
+        nodes = []
+        for page in pages:
+            node = Node(metrics.Hugetlb1 if first else metrics.Hugetlb2, page=page)
+            for entry in series.HUGETLB_1 if first else series.HUGETLB_2:
+                node.add([entry.path], self._leaf(entry, tuple(file.format(page=page) for file in entry.files)))
+            nodes.append(node)
+        self._root.parts["hugetlb"] = nodes
+
+    @property
+    def sources(self) -> list[Source]:
+        return list(self._sources.values())
+
+    def _leaf(self, entry: Series, files: tuple[str, ...]) -> Leaf:
+        """A value of its own, and the file that it is from, which others may be from too."""
+        source = self._sources.setdefault((files, entry.scale), Source(files, entry.form, [], entry.scale))
+        source.keys.extend((key, self.values) for key in entry.keys)
+        self.values += 1
+        convert = _of_hundredths if entry.hundredths else ROWS.get(entry.path.split(".")[0])
+        return Leaf(self.values - 1, convert if entry.hundredths or entry.form is Form.ROWS else None)
+
+    def made(self, values: Sequence[Any]) -> Figures:
+        return self._root.made(values) or self._empty
+
+
+_plans: dict[tuple[bool, tuple[str, ...]], Plan] = {}
+
+
+def plan(directories: Directories) -> Plan:
+    """For the version that `directories` are of: a hybrid host's containers are version 1's."""
+    is_first = any(controller != UNIFIED for controller in directories)
+    key = (is_first, _pages(directories.get("hugetlb") or directories.get(UNIFIED)))
+    if key not in _plans:
+        _plans[key] = Plan(metrics.V1 if is_first else metrics.V2, key[1])
+    return _plans[key]
+
+
+def _pages(directory: str | None) -> tuple[str, ...]:
+    """The sizes of huge pages that are counted: hugetlb.SIZE.name, and hugetlb.SIZE.rsvd.name, which is not."""
+    if directory is None:
+        return ()
+    names = [name.split(".") for name in os.listdir(directory) if name.startswith("hugetlb.")]
+    return tuple(sorted({name[1] for name in names}))
+
+
+def _struct_of(struct: type[Record], name: str) -> type[Record]:
+    """The Struct that the field may hold."""
+    kinds: tuple[type, ...] = struct.__annotations__[name].__args__
+    (found,) = (kind for kind in kinds if issubclass(kind, Record))
+    return found
+
+
+def _of_hundredths(value: int) -> float:
+    return value / 100
+
+
+def _of_blkio(rows: Sequence[tuple[str, str, int]]) -> list[metrics.BlkioEntry] | None:
+    made = []
+    for device, op, value in rows:
+        major, _, minor = device.partition(":")
+        made.append(metrics.BlkioEntry(major=int(major), minor=int(minor), op=op, value=value))
+    return made or None
+
+
+def _grouped(rows: Sequence[tuple[str, str, int]], names: Mapping[str, str]) -> dict[str, dict[str, int]]:
+    """By label, the fields that `names` gives for keys."""
+    grouped: dict[str, dict[str, int]] = {}
+    for label, key, value in rows:
+        if key in names:
+            grouped.setdefault(label, {})[names[key]] = value
+    return grouped
+
+
+def _of_io(rows: Sequence[tuple[str, str, int]]) -> list[metrics.IoEntry] | None:
+    names = {name: name for name in ("rbytes", "wbytes", "rios", "wios", "dbytes", "dios")}
+    made = []
+    for device, fields in _grouped(rows, names).items():
+        major, _, minor = device.partition(":")
+        made.append(metrics.IoEntry(major=int(major), minor=int(minor), **fields))
+    return made or None
+
+
+def _of_rdma(rows: Sequence[tuple[str, str, int]]) -> list[metrics.RdmaEntry] | None:
+    names = {"hca_handle": "hca_handles", "hca_object": "hca_objects"}
+    return [metrics.RdmaEntry(device=device, **fields) for device, fields in _grouped(rows, names).items()] or None
+
+
+ROWS: Mapping[str, Callable[[Any], Any]] = {"blkio": _of_blkio, "io": _of_io, "rdma": _of_rdma}
