@@ -16,11 +16,18 @@ from spec.oci import build, runtime
 from spec.records import Container, RuntimeRef
 from tests.cgroups import is_v2
 from tests.containers import busybox, ended
+from tests.daemon import Daemon
 
 MIB = 1 << 20
 NAMESPACE = f"metrics-{os.getpid()}"
 SECONDS = 60.0
 CLOSE = 0.05
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory):
+    with Daemon(tmp_path_factory.mktemp("metrics")) as running:
+        yield running
 
 
 @pytest.fixture
