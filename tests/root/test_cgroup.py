@@ -7,7 +7,7 @@ import sys
 import threading
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from daemon.metrics.cgroups import plan
@@ -86,6 +86,7 @@ def test_long_files(tmp_path, lines):
     assert read(files, 4)[1:3] == (lines - 1, 0)
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(max_size=60) | st.text("ab 1=.\nmx:", max_size=60).map(str.encode), min_size=1, max_size=4))
 def test_no_text_does_it_harm(tmp_path_factory, texts):
     folder = tmp_path_factory.getbasetemp()
