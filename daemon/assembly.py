@@ -9,7 +9,7 @@ from typing import Any
 
 from msgspec.structs import asdict
 
-from daemon import builtin, proxy
+from daemon import builtin
 from daemon.config import Config
 from daemon.diff import programs
 from daemon.diff.bounds import Bounds
@@ -55,7 +55,8 @@ class System:
         self.config = config
         self._nursery = nursery
         self._pools: list[Pool] = []
-        self._plugins = Plugins((*builtin.ROWS, *proxy.rows(config.proxy_plugins)), config.disabled_plugins)
+        self._proxied = builtin.proxied({name: plugin.type for name, plugin in config.proxy_plugins.items()})
+        self._plugins = Plugins((*builtin.ROWS, *self._proxied), config.disabled_plugins)
         try:
             self._assemble()
         except BaseException:
@@ -124,7 +125,7 @@ class System:
     def _content_store(self) -> ContentStore:
         """The one in another process, if the configuration has one, instead of ours."""
         config = self.config
-        others = [row.id for row in proxy.rows(config.proxy_plugins) if row.type == builtin.CONTENT]
+        others = [row.id for row in self._proxied if row.type == builtin.CONTENT]
         if len(others) > 1:
             raise errors.InvalidArgument(f"proxy_plugins: there is one content store, not {' and '.join(others)}")
         made: ContentStore
@@ -140,7 +141,7 @@ class System:
 
     def _snapshotter(self, row: builtin.Row, cls: Any) -> Any:
         """One of the table, with the options that its section of the configuration has, or one in another process."""
-        if cls is proxy.ProxySnapshotter:
+        if row in self._proxied:
             return cls(row.id, self.config.proxy_plugins[row.id])
         options = asdict(getattr(self.config.snapshotter, row.id))
         root = options.pop("root_path") or self._root("snapshots", row.id)
@@ -240,8 +241,9 @@ class System:
     def tidy(self) -> None:
         """Finish what an earlier daemon left half removed. Blocking; beside everything else. What is in other processes
         is theirs to tidy."""
+        others = {row.id for row in self._proxied if row.type == builtin.SNAPSHOTTER}
         for name, snapshotter in self._snapshotters.items():
-            if isinstance(snapshotter, proxy.ProxySnapshotter):
+            if name in others:
                 continue
             try:
                 snapshotter.cleanup()

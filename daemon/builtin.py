@@ -3,6 +3,7 @@
 A new snapshotter is one file and one row here.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 
@@ -59,3 +60,16 @@ ROWS = (
     Row(SERVICE, "introspection", "daemon.services.introspection:Introspection"),
     Row(SERVICE, "transfer", "daemon.services.transfer:Transfer", (CONTENT, SNAPSHOTTER, DIFFER, RESOLVER)),
 )
+
+# What a proxy plugin of each type is made of: not imported where there is none.
+_PROXIES = (
+    Row(SNAPSHOTTER, "snapshot", "daemon.proxy:ProxySnapshotter"),
+    Row(CONTENT, "content", "daemon.proxy:ProxyContent"),
+)
+
+
+def proxied(types: Mapping[str, str]) -> tuple[Row, ...]:
+    """Rows of the proxy plugins that are configured, as if they came with holdd: by name, the type in short or in
+    full."""
+    made = {word: row for row in _PROXIES for word in (row.id, row.type)}
+    return tuple(made[type]._replace(id=name) for name, type in types.items())

@@ -6,10 +6,9 @@ serves one is `daemon.serve`, or whatever speaks spec/PROTOCOL.md.
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
-from daemon.builtin import CONTENT, SNAPSHOTTER, Row
 from daemon.client.client import Client, Pool, Stream
 from daemon.client.connection import Connection
 from daemon.client.proxies import RemoteContent, RemoteSnapshotter
@@ -25,15 +24,6 @@ R = TypeVar("R")
 DIAL_S = 3.0  # how long a call waits for a plugin that is not there: it may be starting again
 FIRST_PAUSE_S = 0.01
 NAMESPACE = "default"  # of what the daemon asks for itself, since most methods want one
-
-TYPES = {"snapshot": SNAPSHOTTER, "content": CONTENT}
-
-
-def rows(plugins: Mapping[str, ProxyPlugin]) -> list[Row]:
-    """Of what is configured, as if it came with holdd."""
-    targets = {SNAPSHOTTER: "daemon.proxy:ProxySnapshotter", CONTENT: "daemon.proxy:ProxyContent"}
-    types = {name: TYPES.get(plugin.type, plugin.type) for name, plugin in plugins.items()}
-    return [Row(type, name, targets[type]) for name, type in types.items()]
 
 
 class Dialer(Pool):

@@ -38,6 +38,7 @@ cdef enum:               # flags of a directory in an overlay
     IMPLIED = 1          # it has no entry: it is to be as the one below is
     HIDING = 2           # there are whiteouts in it
     CLOSED = 4           # nothing of what is below it shows
+    EARLY = 8            # it was implied first: were there a link or a file below, all would be otherwise
 
 cdef struct Folder:      # a directory that is open, O_PATH or better
     int fd
@@ -330,6 +331,25 @@ cdef inline int plain(int fd) noexcept nogil:
     return 0 if info.st_mode & 0o7777 == 0o755 else sys.fchmod(fd, 0o755)
 
 
+cdef inline int strip(int fd) noexcept nogil:
+    """Take away the extended attributes that an image could have given."""
+    cdef char names[4096]
+    cdef ssize_t size = sys.flistxattr(fd, names, sizeof(names)), at = 0
+    while at < size:
+        if _is_an_images(names + at) and sys.fremovexattr(fd, names + at) < 0 and sys.errno != sys.ENODATA:
+            return -1
+        at += sys.strlen(names + at) + 1
+    return -1 if size < 0 and sys.errno not in (sys.ENOTSUP, sys.ERANGE) else 0
+
+
+cdef inline bint _is_an_images(const char* name) noexcept nogil:
+    if sys.strncmp(name, b"user.overlay.", 13) == 0:
+        return False  # that is ours
+    if sys.strncmp(name, b"user.", 5) == 0 or sys.strncmp(name, b"system.posix_acl_", 17) == 0:
+        return True
+    return sys.strcmp(name, b"security.capability") == 0
+
+
 # What this layer made, by deletion: what hides spares it.
 
 cdef inline int mark(Tree* tree, unsigned long inode, const char* name) noexcept nogil:
@@ -438,9 +458,9 @@ cdef inline int note(Tree* tree, const char* path, size_t size, int flag) noexce
         new.size, new.flags = size, 0
         tree.note_count += 1
         slot[0] = tree.note_count
-    tree.notes[slot[0] - 1].flags |= flag
-    if flag == CLOSED:
+    if flag == CLOSED and not tree.notes[slot[0] - 1].flags & CLOSED:
         tree.closed_count += 1
+    tree.notes[slot[0] - 1].flags |= flag
     return 0
 
 
@@ -481,8 +501,16 @@ cdef inline int close_off(Tree* tree, int fd, const char* path, size_t size) noe
             continue
         if each.flags & HIDING and _bare(tree, each) < 0:
             return -1
-        each.flags &= ~HIDING if each.size == size else CLOSED
+        if each.flags & IMPLIED and each.size != size:
+            fail(&tree.fault, ENTANGLED, b"it hides what is below a directory that it only implied")
+            return -1
+        each.flags &= ~HIDING
     return 0
+
+
+cdef inline void no_longer_implied(Note* of) noexcept nogil:
+    if of.flags & IMPLIED:
+        of.flags = of.flags & ~IMPLIED | EARLY
 
 
 cdef inline int _bare(Tree* tree, const Note* of) noexcept nogil:
@@ -510,14 +538,19 @@ cdef inline int _bare(Tree* tree, const Note* of) noexcept nogil:
     return result
 
 
-cdef inline void forget_folder(Tree* tree, const char* path, size_t size) noexcept nogil:
-    """It was removed, with all in it."""
+cdef inline bint forget_folder(Tree* tree, const char* path, size_t size) noexcept nogil:
+    """It is to be removed, with all in it; False, and a fault, when there was something to ask those below."""
     cdef Note* each
     cdef unsigned int at
     for at in range(tree.note_count):
         each = &tree.notes[at]
         if is_within(each, path, size) or (each.size == size and _same(each.path, path, size)):
+            if each.flags & (IMPLIED | EARLY):
+                return fail(&tree.fault, ENTANGLED, b"it replaces a directory that it only implied")
+            if each.flags & CLOSED:
+                tree.closed_count -= 1
             each.flags = 0
+    return True
 
 
 # What it comes to.

@@ -39,6 +39,9 @@ cdef struct Removal:
     spares_t spares                # or NULL
     remains_t remains
     void* who
+    bint counts                    # what goes, in:
+    unsigned long long bytes_
+    unsigned long long inodes
     bint descends_only             # the kernel lacks openat2(2): only the device tells a mount
     int patience
     Stage* stages
@@ -91,19 +94,6 @@ cdef inline void end(Removal* removal) noexcept nogil:
     sys.errno = number
 
 
-cdef inline int remove_tree(int folder, const char* name) noexcept nogil:
-    """The whole tree `name` in `folder`; 0, or -1 and errno: EBUSY where something is mounted inside."""
-    cdef Removal removal
-    cdef int result
-    if sys.unlinkat(folder, name, 0) == 0 or sys.errno == sys.ENOENT:
-        return 0
-    result = begin(&removal, folder, NULL, NULL, NULL)
-    if result == 0:
-        result = remove(&removal, name)
-    end(&removal)
-    return result
-
-
 # The way.
 
 cdef inline int _run(Removal* removal) noexcept nogil:
@@ -148,14 +138,16 @@ cdef inline int _visit(Removal* removal, const char* name, unsigned char type) n
         return -1
     if type == sys.DT_DIR:
         return _note(stage, name)
-    if removal.spares != NULL:
+    if removal.spares != NULL or removal.counts:
         if sys.fstatat(removal.here, name, &info, sys.AT_SYMLINK_NOFOLLOW) < 0:
             return 0 if sys.errno == sys.ENOENT else -1
         if sys.S_ISDIR(info.st_mode):
             return _note(stage, name)
-        if removal.spares(removal.who, stage.inode, name):
+        if removal.spares != NULL and removal.spares(removal.who, stage.inode, name):
             stage.keeps = True
             return 0
+        if info.st_nlink == 1:
+            _count(removal, &info)
     if sys.unlinkat(removal.here, name, 0) == 0 or sys.errno == sys.ENOENT:
         return 0
     number = sys.errno
@@ -187,6 +179,7 @@ cdef inline int _leave(Removal* removal) noexcept nogil:
     cdef Stage* above = &removal.stages[removal.depth - 2]
     cdef bint keeps = stage.keeps, spared = False
     cdef char* name = removal.path + above.path_size
+    cdef sys.stat_t info
     cdef int up
     removal.path_size = stage.path_size
     removal.path[removal.path_size] = 0
@@ -196,6 +189,10 @@ cdef inline int _leave(Removal* removal) noexcept nogil:
         spared = removal.spares(removal.who, above.inode, name)
         if keeps and not spared and removal.remains(removal.who, removal.here) < 0:
             return -1
+    if removal.counts:
+        if sys.fstat(removal.here, &info) < 0:
+            return -1
+        _count(removal, &info)
     up = _up(removal.here, above)
     if up < 0:
         return -1
@@ -207,6 +204,11 @@ cdef inline int _leave(Removal* removal) noexcept nogil:
         above.keeps = True
         return 0
     return _remove_emptied(removal, above, name)
+
+
+cdef inline void _count(Removal* removal, const sys.stat_t* info) noexcept nogil:
+    removal.inodes += 1
+    removal.bytes_ += info.st_blocks * 512
 
 
 cdef inline int _remove_emptied(Removal* removal, Stage* stage, const char* name) noexcept nogil:

@@ -4,13 +4,14 @@
 # already is found out only when the kernel says so.
 
 from pyx cimport sys
+from pyx cimport treeremove
 from pyx.fault cimport ENTANGLED, fail, MALFORMED, NO_FAULT, system
 from pyx.tarentry cimport base_at, clean, Entry, PATH
 from pyx.tree cimport (
-    AS_OVERLAY, BY_DELETION, close_off, count, discount, Folder, folder, forget_folder, IMPLIED, is_whiteout, keep,
-    let_go, mark, Note, noted, remember_times, shut, stumble, Tree,
+    AS_OVERLAY, BY_DELETION, close_off, count, discount, Folder, folder, forget_folder, is_whiteout, keep,
+    let_go, mark, no_longer_implied, Note, noted, remember_times, shut, strip, stumble, Tree,
 )
-from pyx.treeremove cimport remove_tree
+from pyx.treeremove cimport Removal
 from pyx.whiteout cimport hide, names_whiteout
 
 
@@ -58,15 +59,29 @@ cdef inline bint _clear(Tree* tree, const Folder* parent, const char* path, size
         return system(&tree.fault)
     tree.stale = True
     if sys.S_ISDIR(info.st_mode):
-        forget_folder(tree, path, sys.strlen(path))
-        return True if remove_tree(parent.fd, name) == 0 else system(&tree.fault)
+        if not forget_folder(tree, path, sys.strlen(path)):
+            return False
+        return True if _clear_tree(tree, parent, name) == 0 else system(&tree.fault)
     discount(tree, &info)
     return True if sys.unlinkat(parent.fd, name, 0) == 0 else system(&tree.fault)
 
 
+cdef inline int _clear_tree(Tree* tree, const Folder* parent, const char* name) noexcept nogil:
+    cdef Removal removal
+    cdef int result = treeremove.begin(&removal, parent.fd, NULL, NULL, NULL)
+    removal.counts = tree.form != BY_DELETION
+    if result == 0:
+        result = treeremove.remove(&removal, name)
+    tree.inodes -= removal.inodes
+    tree.bytes_ -= removal.bytes_
+    treeremove.end(&removal)
+    return result
+
+
 # Regular files.
 
-cdef inline int _make_file(Tree* tree, const Entry* entry, Folder* parent, const char* path, size_t base) noexcept nogil:
+cdef inline int _make_file(Tree* tree, const Entry* entry, Folder* parent, const char* path,
+                           size_t base) noexcept nogil:
     cdef int flags = sys.O_WRONLY | sys.O_CREAT | sys.O_EXCL | sys.O_NOFOLLOW | sys.O_CLOEXEC
     cdef int mode = entry.mode & 0o777
     cdef int fd = sys.openat(parent.fd, path + base, flags, mode)
@@ -120,6 +135,8 @@ cdef inline void _make_folder(Tree* tree, const Entry* entry, Folder* parent, co
         return
     if tree.form == AS_OVERLAY:
         _state(tree, fd, path, size, instead)
+    if not new and strip(fd) < 0:
+        system(&tree.fault)
     if _made(tree, parent, name) and _dress(tree, entry, fd, &info):
         if new:
             count(tree, &info)
@@ -136,7 +153,7 @@ cdef inline void _state(Tree* tree, int fd, const char* path, size_t size, bint 
     below."""
     cdef Note* found = noted(tree, path, size)
     if found != NULL:
-        found.flags &= ~IMPLIED
+        no_longer_implied(found)
     if instead and close_off(tree, fd, path, size) < 0:
         system(&tree.fault)
 

@@ -1,8 +1,8 @@
 """Tar bytes onto a tree, in C without the GIL: a machine that is fed and never reads ahead.
 
-What the archive says is read by `tarentry`, what comes of it is made by `treewrite` and `whiteout`. Every entry's parent
-is resolved below the root descriptor (see `tree`): no path that an earlier entry could have changed is ever trusted, and
-none leaves the root.
+What the archive says is read by `tarentry`, what comes of it is made by `treewrite` and `whiteout`. Every entry's
+parent is resolved below the root descriptor (see `tree`): no path that an earlier entry could have changed is ever
+trusted, and none leaves the root.
 """
 
 import os
@@ -13,7 +13,7 @@ from pyx cimport tarfmt
 from pyx.fault cimport ENTANGLED, EXCEEDED, fail, MALFORMED, NO_FAULT, SYSTEM, system, TRUNCATED
 from pyx.tarentry cimport Entry, MAP_IN_BODY, MAPPED, PATH, Piece
 from pyx.tree cimport (
-    AS_OVERLAY, BY_DELETION, HIDING, IMPLIED, NOTHING_BELOW, set_times, shut, Tree, tree_begin, tree_end,
+    AS_OVERLAY, BY_DELETION, EARLY, HIDING, IMPLIED, NOTHING_BELOW, set_times, shut, Tree, tree_begin, tree_end,
 )
 from pyx.treewrite cimport finish_file, make
 
@@ -148,14 +148,15 @@ cdef class Unpacker:
         return self.machine.tree.bytes_, self.machine.tree.inodes
 
     def implied(self):
-        """Directories whose meaning depends on the layers below, as pairs (path, whether the layer has an entry of it):
-        those without entry, and those with whiteouts in them. Of an overlay's upper directory only."""
+        """Directories whose meaning depends on the layers below, as pairs (path, whether they are to be as the one
+        below): those without an entry, or whose entry came late, and those with whiteouts in them. Of an overlay's
+        upper directory only."""
         self._alive()
         found = []
         for at in range(self.machine.tree.note_count):
-            if self.machine.tree.notes[at].flags & (IMPLIED | HIDING):
+            if self.machine.tree.notes[at].flags & (IMPLIED | HIDING | EARLY):
                 found.append((<bytes>self.machine.tree.notes[at].path,
-                              not self.machine.tree.notes[at].flags & IMPLIED))
+                              self.machine.tree.notes[at].flags & IMPLIED != 0))
         return sorted(found)
 
     def dropped(self):

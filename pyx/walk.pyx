@@ -1,4 +1,4 @@
-"""Walks of whole trees in C, without the GIL: what one takes, a copy of one, the end of one.
+"""Walks of whole trees in C, without the GIL: what one takes, a copy of one, the end of one, one given to others.
 
 All start at a directory's descriptor, never follow a symbolic link and never enter another mount. Depth costs heap, not
 stack or descriptors: what a container nested a million times is walked like anything else. A level is read whole, then
@@ -8,7 +8,9 @@ its directories are entered one by one, and the way back is "..", which must lea
 import os
 
 from pyx cimport sys
+from pyx cimport treeremove
 from pyx.err cimport failed, retried, text
+from pyx.treeremove cimport Removal
 
 cdef extern from *:
     """
@@ -21,11 +23,12 @@ cdef extern from *:
         char name[1]
 
 cdef enum:
-    USAGE, COPY, REMOVE            # what a walk is for
+    USAGE, COPY, SHIFT             # what a walk is for
     LISTING = 64 << 10             # bytes of getdents64(2) at once
     BLOCK = 256 << 10              # bytes that are read and written at once where the kernel cannot copy
     XATTR_MAX = 64 << 10           # XATTR_SIZE_MAX
-    PATIENCE = 64                  # how often directories that were emptied may be full again
+    CAPS_2 = 20                    # sizes of security.capability (linux/capability.h: vfs_cap_data, vfs_ns_cap_data)
+    CAPS_3 = 24
 
 cdef struct Level:                 # a directory on the way from the root to where the walk is
     char* names                    # of its directories that are still to be entered, each with its NUL
@@ -46,14 +49,18 @@ cdef struct Links:                 # inodes of more than one name that were met:
     size_t size
     size_t used
 
+cdef struct Range:                 # of an id map
+    unsigned long long inside, outside, length
+
 cdef struct Walk:
     int job
+    Range* users                   # closed by one of no length
+    Range* groups
     int here                       # the directory that the walk is in
     int there                      # its copy
     int target                     # the root of the copy, which is not ours to close
     bint descends_only             # the kernel lacks openat2(2): only the device tells a mount
     bint cannot_share              # the target's filesystem has no reflinks
-    int patience
     unsigned long long bytes_
     unsigned long long inodes
     Links links
@@ -114,22 +121,53 @@ def remove(int folder, name):
     """Remove the tree `name` in directory `folder`, whatever it is; not there is fine. A mount inside is EBUSY."""
     cdef bytes name_b = text(name)
     cdef const char* name_p = name_b
-    cdef Walk walk
+    cdef Removal removal
     cdef int result, number
     if not name_b or b"/" in name_b or name_b in (b".", b".."):
         raise failed(sys.EINVAL, name)
     with nogil:
-        result = _begin(&walk, REMOVE, folder, -1)
+        result = treeremove.begin(&removal, folder, NULL, NULL, NULL)
         if result == 0:
-            result = _visit(&walk, name_p, sys.DT_UNKNOWN)
-        if result == 0:
-            result = _run(&walk)
+            result = treeremove.remove(&removal, name_p)
         number = sys.errno
     try:
         if result < 0:
-            raise failed(number, _about(&walk))
+            raise failed(number, None if removal.path == NULL else os.fsdecode(<bytes>removal.path))
     finally:
-        _end(&walk)
+        treeremove.end(&removal)
+
+
+def shift(int root, users, groups):
+    """Give each inode of the tree at the directory descriptor `root` to the user and group that its own are outside, by
+    maps: sequences of (inside, outside, length). setuid and setgid stay; a file's capabilities become those of the root
+    of these maps. EOVERFLOW for an owner that a map does not have."""
+    cdef Walk walk
+    cdef Range* maps = <Range*>sys.calloc(len(users) + len(groups) + 2, sizeof(Range))
+    cdef size_t at = 0
+    cdef int result, number
+    if maps == NULL:
+        raise MemoryError
+    try:
+        for inside, outside, length in (*users, (0, 0, 0), *groups):
+            maps[at].inside, maps[at].outside, maps[at].length = inside, outside, length
+            at += 1
+        with nogil:
+            result = _begin(&walk, SHIFT, root, -1)
+            if result == 0:
+                walk.users, walk.groups = maps, maps + _ranges(maps) + 1
+                result = _shift(&walk, b".", &walk.levels[0].info)
+            if result == 0:
+                result = _list(&walk)
+            if result == 0:
+                result = _run(&walk)
+            number = sys.errno
+        try:
+            if result < 0:
+                raise failed(number, _about(&walk))
+        finally:
+            _end(&walk)
+    finally:
+        sys.free(maps)
 
 
 cdef object _about(Walk* walk):
@@ -178,10 +216,7 @@ cdef int _enter(Walk* walk, const char* name) noexcept nogil:
 cdef int _pass_by(Walk* walk, const char* name) noexcept nogil:
     """Something is mounted there."""
     cdef sys.stat_t info
-    if walk.job == REMOVE:
-        sys.errno = sys.EBUSY
-        return -1
-    if walk.job == USAGE:
+    if walk.job != COPY:
         return 0
     if sys.fstatat(walk.here, name, &info, sys.AT_SYMLINK_NOFOLLOW) < 0:
         return -1
@@ -207,21 +242,7 @@ cdef int _leave(Walk* walk) noexcept nogil:
     walk.here, walk.there = up, up_there
     sys.free(level.names)
     walk.depth -= 1
-    return 0 if walk.job != REMOVE else _remove_emptied(walk, above)
-
-
-cdef int _remove_emptied(Walk* walk, Level* above) noexcept nogil:
-    """The name that was entered last is the last part of the path."""
-    cdef char* name = walk.path + above.path_length
-    if name[0] == b"/":
-        name += 1
-    if sys.unlinkat(walk.here, name, sys.AT_REMOVEDIR) == 0 or sys.errno == sys.ENOENT:
-        return 0
-    if sys.errno == sys.ENOTEMPTY and walk.patience > 0:  # someone added to it, or the listing missed some
-        walk.patience -= 1
-        above.at -= sys.strlen(name) + 1
-        return 0
-    return -1
+    return 0
 
 
 cdef int _up(int here, sys.stat_t* expected) noexcept nogil:
@@ -252,21 +273,23 @@ cdef int _list(Walk* walk) noexcept nogil:
         while at < got:
             entry = <entry_t*>(walk.listing + at)
             at += entry.length
-            if not _is_dot(entry.name) and _visit(walk, entry.name, entry.type) < 0:
+            if not _is_dot(entry.name) and _visit(walk, entry.name) < 0:
                 return -1
 
 
-cdef int _visit(Walk* walk, const char* name, unsigned char type) noexcept nogil:
+cdef int _visit(Walk* walk, const char* name) noexcept nogil:
     """One entry. A directory is noted, to be entered later."""
     cdef sys.stat_t info
     if _name(walk, name) < 0:
         return -1
-    if walk.job == REMOVE:
-        return _remove(walk, name, type)
     if sys.fstatat(walk.here, name, &info, sys.AT_SYMLINK_NOFOLLOW) < 0:
         return 0 if sys.errno == sys.ENOENT and walk.job == USAGE else -1  # removed while we walk
     if walk.job == COPY:
         return _copy(walk, name, &info)
+    if walk.job == SHIFT:
+        if _shift(walk, name, &info) < 0:
+            return -1
+        return _note(walk, name) if sys.S_ISDIR(info.st_mode) else 0
     if sys.S_ISDIR(info.st_mode):
         _count(walk, &info)
         return _note(walk, name)
@@ -284,19 +307,56 @@ cdef void _count(Walk* walk, sys.stat_t* info) noexcept nogil:
     walk.inodes += 1
 
 
-cdef int _remove(Walk* walk, const char* name, unsigned char type) noexcept nogil:
-    cdef sys.stat_t info
-    cdef int number
-    if type == sys.DT_DIR:
-        return _note(walk, name)
-    if sys.unlinkat(walk.here, name, 0) == 0 or sys.errno == sys.ENOENT:
-        return 0
-    number = sys.errno
-    if number == sys.EPERM:  # what unlink(2) says of directories in POSIX
-        if sys.fstatat(walk.here, name, &info, sys.AT_SYMLINK_NOFOLLOW) == 0 and sys.S_ISDIR(info.st_mode):
-            number = sys.EISDIR
-    sys.errno = number
-    return _note(walk, name) if number == sys.EISDIR else -1
+# Other owners
+
+cdef int _shift(Walk* walk, const char* name, sys.stat_t* info) noexcept nogil:
+    cdef char path[300]
+    cdef char caps[CAPS_3]
+    cdef ssize_t size = -1
+    cdef long long user = _outside(walk.users, info.st_uid), group = _outside(walk.groups, info.st_gid)
+    cdef bint linked = info.st_nlink > 1 and not sys.S_ISDIR(info.st_mode)
+    cdef const char* given = _met(&walk.links, info) if linked else NULL  # to whom, by another name
+    sys.snprintf(path, sizeof(path), b"%u:%u", info.st_uid, info.st_gid)
+    if given != NULL and sys.strcmp(given, path) == 0:
+        return 0  # else it is an overlay's, where another owner makes a file of each name
+    if user < 0 or group < 0:
+        sys.errno = sys.EOVERFLOW
+        return -1
+    sys.snprintf(path, sizeof(path), b"%u:%u", <unsigned int>user, <unsigned int>group)
+    if linked and given == NULL and _remember(&walk.links, info, path) < 0:
+        return -1
+    sys.snprintf(path, sizeof(path), b"/proc/self/fd/%d/%s", walk.here, name)
+    if sys.S_ISREG(info.st_mode):
+        size = sys.lgetxattr(path, b"security.capability", caps, CAPS_3)
+    if sys.fchownat(walk.here, name, <unsigned int>user, <unsigned int>group, sys.AT_SYMLINK_NOFOLLOW) < 0:
+        return -1
+    # The change of owner took these away (chown(2)).
+    if info.st_mode & 0o6000 and not sys.S_ISLNK(info.st_mode):
+        if sys.fchmodat(walk.here, name, info.st_mode & 0o7777, 0) < 0:
+            return -1
+    if size == CAPS_2:
+        caps[3] = 3  # the revision: the last byte of the first little-endian word
+        user = _outside(walk.users, 0)
+        for size in range(4):
+            caps[CAPS_2 + size] = <char>(user >> 8 * size & 0xFF)
+        size = CAPS_3
+    return sys.lsetxattr(path, b"security.capability", caps, size, 0) if size > 0 else 0
+
+
+cdef long long _outside(Range* ranges, unsigned long long id) noexcept nogil:
+    cdef size_t at = 0
+    while ranges[at].length:
+        if ranges[at].inside <= id < ranges[at].inside + ranges[at].length:
+            return ranges[at].outside + (id - ranges[at].inside)
+        at += 1
+    return -1
+
+
+cdef size_t _ranges(Range* ranges) noexcept nogil:
+    cdef size_t count = 0
+    while ranges[count].length:
+        count += 1
+    return count
 
 
 # Copies
@@ -505,7 +565,7 @@ cdef int _begin(Walk* walk, int job, int root, int target) noexcept nogil:
     """The walk stands in `root` (in descriptors of its own) with nothing visited yet."""
     cdef int here, there = -1
     sys.memset(walk, 0, sizeof(Walk))
-    walk.job, walk.here, walk.there, walk.target, walk.patience = job, -1, -1, target, PATIENCE
+    walk.job, walk.here, walk.there, walk.target = job, -1, -1, target
     walk.listing = <char*>sys.malloc(LISTING)
     if walk.listing == NULL:
         return -1

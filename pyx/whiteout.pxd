@@ -1,15 +1,15 @@
 # What a layer hides of those below it (image spec, layer: "Whiteouts"): by deletion, or in overlayfs's own form, which
 # is a character device 0:0 in a hidden name's place, and an attribute of a directory that hides all below it (kernel
-# documentation, overlayfs: "whiteouts and opaque directories"). Whatever the order of entries, what the layer has itself
-# stays, and is as if the whiteouts had come first.
+# documentation, overlayfs: "whiteouts and opaque directories"). Whatever the order of entries, what the layer has
+# itself stays, and is as if the whiteouts had come first.
 
 from pyx cimport sys
 from pyx cimport treeremove
 from pyx.fault cimport ENTANGLED, fail, MALFORMED, system
 from pyx.tarentry cimport Entry, PATH
 from pyx.tree cimport (
-    AS_OVERLAY, BY_DELETION, close_off, count, Folder, folder, HIDING, IMPLIED, is_closed, is_marked, is_whiteout, note,
-    Note, noted, NOTHING_BELOW, plain, shut, stumble, Tree,
+    AS_OVERLAY, BY_DELETION, close_off, count, Folder, folder, HIDING, IMPLIED, is_closed, is_marked, note, Note,
+    noted, plain, shut, strip, stumble, Tree,
 )
 from pyx.treeremove cimport Removal
 
@@ -60,18 +60,13 @@ cdef inline bint _spares(void* tree, unsigned long inode, const char* name) noex
 
 cdef inline int _remains(void* tree, int fd) noexcept nogil:
     """The directory was below, and should have gone: only what the layer has in it made it again."""
-    cdef char names[4096]
-    cdef ssize_t size = sys.flistxattr(fd, names, sizeof(names))
-    cdef ssize_t at = 0
-    while at < size:
-        sys.fremovexattr(fd, names + at)  # but what the kernel wants to keep
-        at += sys.strlen(names + at) + 1
-    return -1 if sys.fchown(fd, 0, 0) < 0 else plain(fd)
+    return -1 if strip(fd) < 0 or sys.fchown(fd, 0, 0) < 0 else plain(fd)
 
 
 # In an overlay's upper directory.
 
-cdef inline void _write(Tree* tree, const Entry* entry, const char* path, size_t size, const char* hidden) noexcept nogil:
+cdef inline void _write(Tree* tree, const Entry* entry, const char* path, size_t size,
+                        const char* hidden) noexcept nogil:
     cdef Folder* parent
     cdef int result
     if is_closed(tree, path, size):
@@ -127,18 +122,19 @@ cdef inline int _hide_below_own(Tree* tree, Folder* parent, const char* path, si
     cdef char whole[PATH]
     cdef size_t length = sys.strlen(hidden)
     cdef Note* found
-    cdef int result
-    cdef int fd = sys.openat(parent.fd, hidden, sys.O_RDONLY | sys.O_DIRECTORY | sys.O_NOFOLLOW | sys.O_CLOEXEC)
-    if fd < 0:
-        return -1
+    cdef int fd, result
     sys.memcpy(whole, path, size)
     if size:
         whole[size] = c"/"
         size += 1
     sys.memcpy(whole + size, hidden, length)
+    found = noted(tree, whole, size + length)
+    if found != NULL and found.flags & IMPLIED:
+        fail(&tree.fault, ENTANGLED, b"it hides a directory that it only implied")
+        return -1
+    fd = sys.openat(parent.fd, hidden, sys.O_RDONLY | sys.O_DIRECTORY | sys.O_NOFOLLOW | sys.O_CLOEXEC)
+    if fd < 0:
+        return -1
     result = close_off(tree, fd, whole, size + length)
     shut(&fd)
-    found = noted(tree, whole, size + length)
-    if found != NULL:
-        found.flags &= ~IMPLIED
     return result

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from ctr import garbage, output
 from ctr.output import Out
 from daemon.client.client import Client
-from spec import errors
+from spec import errors, names
 from spec.api import content as api
 
 CHUNK = 1 << 20
@@ -128,7 +128,7 @@ def _ingest(args: argparse.Namespace, client: Client, out: Out) -> None:
 
 
 def _write(client: Client, ref: str, source: IO[bytes], size: int = 0, expected: str = "") -> str:
-    """A blob of all that `source` has; its digest."""
+    """A blob of all that `source` has, which stays until it is removed; its digest."""
     from daemon.client.proxies import RemoteContent
 
     with RemoteContent(client).writer(ref) as writer:
@@ -136,7 +136,7 @@ def _write(client: Client, ref: str, source: IO[bytes], size: int = 0, expected:
             writer.truncate()  # of a stream that cannot be wound on
         while chunk := source.read(CHUNK):
             writer.write(chunk)
-        return writer.commit(size, expected)
+        return writer.commit(size, expected, {names.GC_ROOT: output.timestamp()})
 
 
 def _edit(args: argparse.Namespace, client: Client, out: Out) -> None:

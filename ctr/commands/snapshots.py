@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from ctr import image, output, progress
+from ctr import diff, image, output, progress
 from ctr.output import Out
 from daemon.client.client import Client
 from spec import errors, names
@@ -34,6 +34,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     usage.add_argument("keys", nargs="*", metavar="key")
     usage.set_defaults(do=_usage)
     _register_changes(verbs)
+    diff.register(verbs)
 
 
 def _register_changes(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

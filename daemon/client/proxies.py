@@ -249,7 +249,7 @@ class RemoteSnapshotter:
 
 
 class RemoteApplied:
-    """A ports.Applied: the daemon settles what a layer implies."""
+    """A ports.Applied of a layer that implies nothing: the daemon takes no other."""
 
     implied: Sequence[bytes] = ()
 

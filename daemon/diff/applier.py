@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from daemon.diff import processors, programs, upper
 from daemon.diff.bounds import Bounds
+from daemon.diff.feeder import Feeder
 from daemon.diff.upper import Upper
 from daemon.kit import mounting
 from pyx import fs
@@ -18,7 +19,7 @@ from spec.oci.image import OCI_LAYER, Descriptor
 from spec.ports import Applied, BlobReader, Cancel, ContentStore, Source, StreamProcessor
 from spec.types import Mount, Usage
 
-CHUNK = 1 << 20  # bytes of plain tar at once
+CHUNK = 256 << 10  # bytes of plain tar at once
 
 # What an archive brings about by its entries alone: parents that are files, loops, links to nothing, names, attributes
 # or files too long.
@@ -31,14 +32,14 @@ log = logging.getLogger(__name__)
 
 
 class AppliedLayer:
-    """A ports.Applied. `stated` are those of the implied directories that the layer has entries of, and `path` is the
+    """A ports.Applied. `alike` are those of the implied directories that become as the ones below, and `path` is the
     upper directory that it was written to by itself."""
 
     def __init__(self, descriptor: Descriptor, usage: Usage, implied: Sequence[tuple[bytes, bool]] = ()) -> None:
         self.descriptor = descriptor
         self.usage = usage
         self.implied: Sequence[bytes] = tuple(path for path, _ in implied)
-        self.stated = frozenset(path for path, stated in implied if stated)
+        self.alike = frozenset(path for path, alike in implied if alike)
         self.path = ""
 
 
@@ -76,7 +77,7 @@ class ArchiveApplier:
         if not isinstance(applied, AppliedLayer) or not applied.implied:
             return True
         try:
-            return upper.settle(applied.path, applied.implied, applied.stated, mounts)
+            return upper.settle(applied.path, applied.implied, applied.alike, mounts)
         except OSError as exc:
             raise errors.from_os(exc, f"settling layer {applied.descriptor.digest}") from exc
 
@@ -128,13 +129,14 @@ class ArchiveApplier:
 def _run(plain: Source, unpacker: Unpacker, cancel: Cancel | None) -> AppliedLayer:
     running = digests.hasher()
     size = 0
-    while data := plain.read(CHUNK):
-        if cancel is not None:
-            cancel.check()
-        running.update(data)
-        unpacker.feed(data)
-        size += len(data)
-    made, inodes = unpacker.finish()
+    with Feeder(unpacker) as feeder:
+        while data := plain.read(CHUNK):
+            if cancel is not None:
+                cancel.check()
+            running.update(data)
+            feeder.feed(data)
+            size += len(data)
+        made, inodes = feeder.finish()
     return AppliedLayer(
         Descriptor(media_type=OCI_LAYER, digest=f"{digests.CANONICAL}:{running.hexdigest()}", size=size),
         Usage(size=made, inodes=inodes),

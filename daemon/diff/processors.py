@@ -5,21 +5,18 @@ ResourceExhausted.
 """
 
 from isal import isal_zlib
-from zstandard import ZstdDecompressor, ZstdError
 
 from daemon.diff.bounds import Bounds
+from daemon.diff.zstd import Unzstd, is_zstd
 from spec import errors
 from spec.oci import graph
 from spec.ports import Source
 
 CHUNK = 256 << 10  # bytes asked of the source at once
-SIP = 1 << 10  # bytes of zstd at once: four may inflate to 128 KiB (RFC 8878, RLE blocks)
 GZIP_MAGIC = b"\x1f\x8b\x08"
-ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
-ZSTD_SKIPPABLE = b"\x2a\x4d\x18"  # behind a byte from 0x50 to 0x5f (RFC 8878, 3.1.2)
 GZIP_WINDOW = 31  # zlib's wbits for a gzip header
 GULP = 64 << 10  # bytes of gzip at once: what is behind a member's end is copied, and members may be of a few bytes
-EMPTIES = 1000  # members or frames in a row that hold nothing: work without end that no bound on the output ends
+EMPTIES = 1000  # members in a row that hold nothing: work without end that no bound on the output ends
 
 
 def opened(source: Source, media_type: str, bounds: Bounds = Bounds()) -> Source:
@@ -41,9 +38,7 @@ def sniffed(head: bytes) -> str:
     """gzip, zstd or nothing, by the first bytes."""
     if head.startswith(GZIP_MAGIC):
         return "gzip"
-    if head.startswith(ZSTD_MAGIC) or (head[1:4] == ZSTD_SKIPPABLE and head[0] >> 4 == 5):
-        return "zstd"
-    return ""
+    return "zstd" if is_zstd(head) else ""
 
 
 class Counted:
@@ -129,60 +124,8 @@ class Gunzip:
         return True
 
 
-class Unzstd:
-    """zstd, of any number of frames, skippable ones too (RFC 8878)."""
-
-    def __init__(self, source: Source) -> None:
-        self._source = source
-        self._context = ZstdDecompressor()
-        self._decoder = self._context.decompressobj(read_across_frames=False)
-        self._output = memoryview(b"")
-        self._input = memoryview(b"")
-        self._inside = True  # of a frame; a layer has at least one
-        self._empties = 0
-
-    def read(self, size: int, /) -> bytes:
-        if not self._output:
-            parts: list[bytes] = []
-            length = 0
-            while length < CHUNK and (part := self._more()) is not None:
-                parts.append(part)
-                length += len(part)
-            self._output = memoryview(b"".join(parts))
-        data, self._output = bytes(self._output[:size]), self._output[size:]
-        return data
-
-    def _more(self) -> bytes | None:
-        """What the next few bytes inflate to; None at the end."""
-        if not self._input:
-            self._input = memoryview(self._source.read(CHUNK))
-            if not self._input:
-                self._end()
-                return None
-        if self._decoder.eof:
-            self._empties = _another(self._empties)
-            self._decoder = self._context.decompressobj(read_across_frames=False)
-        sip = self._input[:SIP]
-        try:
-            data: bytes = self._decoder.decompress(sip)
-        except ZstdError as exc:
-            raise errors.DataLoss(f"inflating zstd: {exc}") from exc
-        self._inside = not self._decoder.eof
-        self._input = self._input[len(sip) - len(self._decoder.unused_data) :]
-        if data:
-            self._empties = 0
-        return data
-
-    def close(self) -> None:
-        self._source.close()
-
-    def _end(self) -> None:
-        if self._inside:
-            raise errors.DataLoss("inflating zstd: it ends too early")
-
-
 def _another(empties: int) -> int:
-    """How many members or frames without content there are in a row, with the one that begins."""
+    """How many members without content there are in a row, with the one that begins."""
     if empties == EMPTIES:
         raise errors.ResourceExhausted(f"inflating: more than {EMPTIES} members in a row hold nothing")
     return empties + 1

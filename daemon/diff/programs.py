@@ -11,7 +11,7 @@ import select
 import shutil
 import signal
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 
 from spec import errors
 from spec.ports import Cancel, Source, StreamProcessor
@@ -200,8 +200,12 @@ def _pipes() -> tuple[tuple[int, int, int], tuple[int, int, int]]:
 
 
 def _spawn(argv: Sequence[str], env: Mapping[str, str], ends: Sequence[int], payload: bytes) -> int:
-    """Its pid, which is that of its process group too. All our descriptors but its own close when it is executed."""
-    actions: list[tuple[int, int, int]] = [(os.POSIX_SPAWN_DUP2, end, number) for number, end in enumerate(ends)]
+    """Its pid, which is that of its process group too. Our own descriptors close when it is executed; those that we
+    inherited, we close for it."""
+    actions: list[tuple[int, int] | tuple[int, int, int]] = [
+        (os.POSIX_SPAWN_DUP2, end, number) for number, end in enumerate(ends)
+    ]
+    actions += [(os.POSIX_SPAWN_CLOSE, fd) for fd in _inherited()]
     memory = os.memfd_create("payload", os.MFD_CLOEXEC)
     try:
         os.write(memory, payload)
@@ -219,6 +223,14 @@ def _spawn(argv: Sequence[str], env: Mapping[str, str], ends: Sequence[int], pay
         )
     finally:
         os.close(memory)
+
+
+def _inherited() -> Iterator[int]:
+    for name in os.listdir("/proc/self/fd"):
+        fd = int(name)
+        with suppress(OSError):  # that of the listing
+            if fd > 2 and os.get_inheritable(fd):
+                yield fd
 
 
 def _closed(fd: int) -> int:

@@ -69,27 +69,28 @@ def _look(below: str, mount: Mount) -> Mount:
     return Mount(type="overlay", source=mount.source, options=("ro", *kept))
 
 
-def settle(upper: str, implied: Sequence[bytes], stated: frozenset[bytes], mounts: Sequence[Mount]) -> bool:
+def settle(upper: str, implied: Sequence[bytes], alike: frozenset[bytes], mounts: Sequence[Mount]) -> bool:
     """Fit the `implied` directories in `upper` to what `mounts` show below; see ports.Applier.
 
-    Those in `stated` are the layer's own, but have whiteouts in them.
+    Those in `alike` become as the ones below; the others are the layer's own, but have whiteouts in them, or had
+    entries in them before they had one.
     """
     with contextlib.ExitStack() as stack:
         below = _Below(stack.enter_context(mounting.opened(mounts)), stack)
         root = os.open(upper, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         stack.callback(os.close, root)
-        return all(_settle(root, below, path, path in stated) for path in implied)
+        return all(_settle(root, below, path, path in alike) for path in implied)
 
 
-def _settle(root: int, below: "_Below", path: bytes, stated: bool) -> bool:
+def _settle(root: int, below: "_Below", path: bytes, alike: bool) -> bool:
     fd = fs.openat2(root, path, os.O_RDONLY | os.O_DIRECTORY, 0, fs.RESOLVE_BENEATH | fs.RESOLVE_NO_SYMLINKS)
     try:
         kind = below.kind(path)
         if kind == below.FOLDER:
-            if not stated:
+            if alike:
                 _take(fd, below, path)
             return True
-        if not stated and (kind == below.OTHER or not _holds_anything(fd)):
+        if kind == below.OTHER or (alike and not _holds_anything(fd)):
             return False
         _bare(fd)
         return True

@@ -60,17 +60,15 @@ class Arrival:
 
     def wait(self, cancel: Cancel) -> None:
         """Until it is in the store; raises what kept it from there."""
-        while True:
-            try:
-                failure = self._ended.exception(POLL_S)
-                break
-            except TimeoutError:
-                cancel.check()
+        failure = _outcome(self._ended, cancel)
         if failure is not None:
             raise failure
 
     def source(self, turn: Turn, cancel: Cancel) -> Source:
-        """Its bytes, as they come, once it has begun. Whoever reads rests his `turn` while there are none."""
+        """Its bytes, as they come. Whoever reads rests his `turn` while there are none."""
+        if not self.begun.done():
+            with turn.rest():
+                _outcome(self.begun, cancel)
         if self._tail is not None:
             return _Growing(self, self._tail, turn, cancel)
         self.wait(cancel)
@@ -102,6 +100,15 @@ def stored(descriptor: Descriptor, content: ContentStore) -> Arrival:
     else:
         arrival.end(None)
     return arrival
+
+
+def _outcome(future: "Future[None]", cancel: Cancel) -> BaseException | None:
+    """Wait for its end; what it failed with."""
+    while True:
+        try:
+            return future.exception(POLL_S)
+        except TimeoutError:
+            cancel.check()
 
 
 class _Growing:

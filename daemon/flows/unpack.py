@@ -20,6 +20,8 @@ from spec import errors
 from spec.oci.image import Descriptor
 from spec.ports import Applier, Snapshotter
 
+WRITE_BACK_S = 1.0  # how often what is being unpacked is sent to the disk: what a slow link brings in so long is little
+
 
 class Unpacker:
     """Unpacks into one snapshotter. Whoever wants a chain id that another is making waits for it: `once` is shared, and
@@ -121,7 +123,6 @@ class _Climb:
         if not self._ours(step):
             return
         made = self._job(step)
-        self._arrival(step).wait(self._cancel)
         if made is not None and not self._layers.settle(made, self._batch):
             self._layers.drop(made)
             made = None
@@ -149,10 +150,14 @@ class _Climb:
     def _job(self, step: Step) -> Made | None:
         """What has been made of it apart from its parent, if it was."""
         job = self._jobs.get(step.chain_id)
-        if job is not None and not job.done():
+        if job is None:
+            return None
+        if not job.done():
             self._flush()  # while there is time
+        while not wait([job], WRITE_BACK_S).done:
+            self._layers.write_back()
         try:
-            return job.result() if job is not None else None
+            return job.result()
         except CancelledError:
             raise errors.Canceled(f"unpacking {step.layer.digest}: it was not begun") from None
 
@@ -160,19 +165,27 @@ class _Climb:
         return None if self._layers.has(step.chain_id) else self._unpack(step, self._layers.apart)
 
     def _unpack(self, step: Step, way: Callable[..., Made | None]) -> Made | None:
-        """By one of the two ways of Layers. What is wrong with the blob itself goes before what came of it."""
+        """By one of the two ways of Layers, from a blob that is verified when this returns. What is wrong with the blob
+        goes before what came of it."""
         arrival = self._arrival(step)
         try:
             with self._unpacker.crew.turn(self._cancel) as turn:
                 self._tell("extracting", step, 0)
                 source = arrival.source(turn, self._cancel)
                 try:
-                    return way(step, source, self._cancel)
+                    made = way(step, source, self._cancel)
                 finally:
                     source.close()
         except errors.Error:
             arrival.wait(self._cancel)
             raise
+        try:
+            arrival.wait(self._cancel)
+        except BaseException:
+            if made is not None:
+                self._layers.drop(made)
+            raise
+        return made
 
     def _flush(self) -> None:
         """Commit the batch, lowest first."""

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 
 from daemon.kit import context
 from daemon.kit.threads import Pool, hop
+from spec import errors
 from spec.api import diff as api
 from spec.ports import Differ
 
@@ -26,6 +27,8 @@ class Diff:
     def _apply(self, request: api.ApplyRequest) -> api.ApplyReply:
         differ = self._scoped(context.namespace(), request.payloads)
         applied = differ.apply(request.diff, request.mounts, context.cancel())
+        if applied.implied:  # which could be settled with what only we hold
+            raise errors.FailedPrecondition(f"applying layer {request.diff.digest}: needs the layers below")
         if request.sync_fs or self._sync_fs:
             differ.sync(request.mounts)
         return api.ApplyReply(applied=applied.descriptor, usage=applied.usage)

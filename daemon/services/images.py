@@ -9,6 +9,7 @@ from daemon.kit.cancel import Token
 from daemon.kit.keylock import KeyLock
 from daemon.kit.threads import Pool
 from daemon.scoped.images import ScopedImages
+from daemon.scoped.leases import ScopedLeases
 from daemon.services.journey import journey
 from spec import platforms
 from spec.api import images as api
@@ -31,6 +32,8 @@ class House(Protocol):
     def snapshotter(self, namespace: str, name: str) -> Snapshotter: ...
 
     def applier(self, content: ContentStore) -> Applier: ...
+
+    def leases(self, namespace: str) -> ScopedLeases: ...
 
     async def collected(self) -> object:
         """Wait for a garbage collection."""
@@ -68,7 +71,8 @@ class Images:
         target = self._images().get(request.name).target
 
         def work(sink: Callable[[api.CheckReply], None], token: Token) -> None:
-            self._check(namespace, request, target, sink, token)
+            with self._house.leases(namespace).passing():  # what is made to compare with is nobody else's
+                self._check(namespace, request, target, sink, token)
 
         async for reply in journey(self._journeys, work):
             yield reply

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Callable
 from itertools import islice
 
+from daemon.flows import remap
 from daemon.kit import context
 from daemon.kit.threads import Pool, hop
 from spec import errors
@@ -26,12 +27,14 @@ class Snapshots:
         self._pool = pool
 
     async def prepare(self, request: api.PrepareRequest) -> api.MountsReply:
-        prepare = self._snapshotter(request.snapshotter).prepare
-        return api.MountsReply(mounts=await hop(self._pool, prepare, request.key, request.parent, request.labels))
+        snapshotter = self._snapshotter(request.snapshotter)
+        mounts = await hop(self._pool, remap.prepare, snapshotter, request.key, request.parent, request.labels)
+        return api.MountsReply(mounts=mounts)
 
     async def view(self, request: api.ViewRequest) -> api.MountsReply:
-        view = self._snapshotter(request.snapshotter).view
-        return api.MountsReply(mounts=await hop(self._pool, view, request.key, request.parent, request.labels))
+        snapshotter = self._snapshotter(request.snapshotter)
+        mounts = await hop(self._pool, remap.view, snapshotter, request.key, request.parent, request.labels)
+        return api.MountsReply(mounts=mounts)
 
     async def mounts(self, request: api.MountsRequest) -> api.MountsReply:
         mounts = self._snapshotter(request.snapshotter).mounts

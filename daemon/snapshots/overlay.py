@@ -14,11 +14,11 @@ from functools import cached_property
 
 from msgspec.structs import replace
 
-from daemon.snapshots import folders, idmaps
+from daemon.snapshots import folders
 from daemon.snapshots.directory import DirectorySnapshotter
 from daemon.snapshots.probes import Probes
 from daemon.snapshots.tree import Node
-from spec import errors, names
+from spec import errors, idmaps, names
 from spec.ports import KV
 from spec.records import Kind, Labels, SnapshotInfo
 from spec.types import Mount
@@ -108,7 +108,7 @@ class Overlay(DirectorySnapshotter):
     def _label(self, directory: str, labels: Labels) -> None:
         """Who is root inside owns the root. A change of owner clears setgid."""
         maps = idmaps.of(labels)
-        if maps is not None:
+        if maps is not None and "remap-ids" in self.capabilities:
             fs = os.path.join(directory, "fs")
             mode = os.stat(fs).st_mode & 0o7777
             os.chown(fs, *maps.root)

@@ -12,7 +12,8 @@ from spec.types import Mount, Usage
 class ApplyRequest(Request, frozen=True):
     """Apply the layer `diff`, a blob, to what `mounts` show. With `sync_fs` what was written is on disk afterwards.
 
-    `payloads` are for stream processors, by their ids: what one reads at its descriptor 3.
+    A layer that cannot be unpacked apart from those below is FailedPrecondition, and then what was written counts for
+    nothing. `payloads` are for stream processors, by their ids: what one reads at its descriptor 3.
     """
 
     diff: Descriptor

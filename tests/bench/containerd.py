@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+from tests.bench.figures import median_ms
 from tests.bench.records import ROUNDS
 
 START_S = 30.0
@@ -19,6 +20,10 @@ def packed(*fields):
         data = value.encode() if isinstance(value, str) else value
         message += _varint(number << 3 | 2) + _varint(len(data)) + data
     return message
+
+
+def _mount(mount):
+    return packed((1, mount.type), (2, mount.source), *((4, option) for option in mount.options))
 
 
 def _varint(value):
@@ -105,6 +110,12 @@ class Containerd:
             request = packed((1, "overlayfs"), (2, f"name-{turn}"), (3, f"key-{turn}"), (4, root))
             call("snapshots.v1.Snapshots/Commit", request)
             return time.perf_counter() - began
+
+    def diff(self, left, right, times):
+        """Milliseconds for Diff of two lists of mounts; the median."""
+        sides = [(number, _mount(mount)) for number, mounts in ((1, left), (2, right)) for mount in mounts]
+        with self.caller() as call:
+            return median_ms(times, lambda: call("diff.v1.Diff/Diff", packed(*sides)))
 
     def churn_containers(self, number):
         spec = packed((1, "types.containerd.io/opencontainers/runtime-spec/1/Spec"), (2, '{"ociVersion":"1.0.2"}'))

@@ -2,24 +2,33 @@
 
 import contextlib
 import gzip
+import io
 import os
 
 import pytest
 import zstandard
 
+from daemon.client import connect
+from daemon.client.proxies import RemoteDiffer
 from daemon.content.local import LocalContent
 from daemon.diff.applier import ArchiveApplier
+from daemon.diff.walking import WalkingDiffer
 from daemon.events.exchange import Exchange
 from daemon.kit import mounting
 from daemon.kit.cancel import Token
 from daemon.kit.dictkv import DictKV
+from daemon.kit.threads import Pool
 from daemon.metadata.store import Store
 from daemon.scoped.content import ScopedContent
+from daemon.services.diff import Diff
 from daemon.snapshots.native import Native
 from daemon.snapshots.overlay import Overlay
 from spec import digest as digests
 from spec import errors
+from spec.api import diff as diff_api
 from spec.oci.image import OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD, Descriptor
+from spec.types import Mount
+from tests.echo import SECONDS, Server
 from tests.tarball import archive, entry, file, folder, hardlink, pax, symlink
 
 pytestmark = pytest.mark.root
@@ -34,14 +43,21 @@ def snapshotter(request, tmp_path):
     made.close()
 
 
-@pytest.fixture(params=["local", "scoped"])
+@pytest.fixture(params=["local", "scoped", "remote"])
 def content(request, tmp_path):
-    raw = LocalContent(str(tmp_path / "content"))
-    if request.param == "local":
-        yield raw
-        return
-    with contextlib.closing(Store(str(tmp_path / "metadata"))) as store:
-        yield ScopedContent(raw, store, Exchange(), "default")
+    """A store; its `applier` is the one under test."""
+    content = LocalContent(str(tmp_path / "content"))
+    with contextlib.ExitStack() as stack:
+        if request.param != "local":
+            store = stack.enter_context(contextlib.closing(Store(str(tmp_path / "metadata"))))
+            content = ScopedContent(content, store, Exchange(), "default")
+        content.applier = differ = WalkingDiffer(content)
+        if request.param == "remote":
+            service = Diff(lambda namespace, payloads: differ, stack.enter_context(Pool("diff", 2)))
+            server = stack.enter_context(Server(extra=[(diff_api.Diff, service)]))
+            client = stack.enter_context(connect(server.path, "default", timeout_s=SECONDS))
+            content.applier = RemoteDiffer(client, sync_fs=True)
+        yield content
 
 
 def layer(content, plain, media_type=OCI_LAYER_GZIP):
@@ -55,7 +71,7 @@ def apply(content, snapshotter, plain, parent="", name="", media_type=OCI_LAYER_
     """Apply onto a new snapshot, and commit it as `name` when one is given."""
     mounts = snapshotter.prepare("active", parent)
     try:
-        applied = ArchiveApplier(content).apply(layer(content, plain, media_type), mounts, cancel)
+        applied = content.applier.apply(layer(content, plain, media_type), mounts, cancel)
     except BaseException:
         snapshotter.remove("active")
         raise
@@ -123,12 +139,12 @@ def test_a_blob_that_is_cut_off(content, snapshotter):
         writer.write(blob)
         descriptor = Descriptor(media_type=OCI_LAYER_GZIP, digest=writer.commit(), size=len(blob))
     with pytest.raises(errors.DataLoss, match=descriptor.digest):
-        ArchiveApplier(content).apply(descriptor, snapshotter.prepare("k"))
+        content.applier.apply(descriptor, snapshotter.prepare("k"))
 
 
 def test_a_blob_that_is_not_there(content, snapshotter):
     with pytest.raises(errors.NotFound):
-        ArchiveApplier(content).apply(
+        content.applier.apply(
             Descriptor(media_type=OCI_LAYER, digest="sha256:" + "0" * 64), snapshotter.prepare("k")
         )
 
@@ -183,3 +199,171 @@ def test_a_layer_is_no_way_to_make_what_steers_the_overlay(tmp_path, content):
             apply(content, snapshotter, archive(entry("d", "3")), "one")
     finally:
         snapshotter.close()
+
+
+def test_a_layer_apart_from_those_below(content, tmp_path):
+    """Whoever can settle what it implies is told what that is; whoever cannot is told to apply it in order."""
+    upper = Mount(type="overlay", source="overlay", options=(f"upperdir={tmp_path / 'upper'}",))
+    (tmp_path / "upper").mkdir()
+    alone, implying = (layer(content, archive(*entries)) for entries in ((folder("d"), file("d/f")), (file("d/f"),)))
+    assert not content.applier.apply(alone, [upper]).implied
+    (tmp_path / "upper/d/f").unlink()
+    (tmp_path / "upper/d").rmdir()
+    if isinstance(content.applier, RemoteDiffer):
+        with pytest.raises(errors.FailedPrecondition, match="needs the layers below"):
+            content.applier.apply(implying, [upper])
+    else:
+        assert content.applier.apply(implying, [upper]).implied == (b"d",)
+
+
+class Layers:
+    """An applier, and layers of an overlay below a directory, lowest first."""
+
+    def __init__(self, directory):
+        self._directory = directory
+        self._content = LocalContent(str(directory / "content"), False)
+        self.applier = ArchiveApplier(self._content)
+        self.paths = []
+
+    def base(self, *entries):
+        path = self._new()
+        self.applier.apply_stream(io.BytesIO(archive(*entries)), PLAIN, bound(path))
+        return path
+
+    def apart(self, *entries):
+        """What came of a layer that is unpacked without those below."""
+        path = self._new()
+        return self.applier.apply_stream(io.BytesIO(archive(*entries)), PLAIN, upper_of(path))
+
+    def direct(self, *entries):
+        """The same on top of all others, which are known."""
+        below = ":".join(str(path) for path in reversed(self.paths))
+        path = self._new()
+        work = path.with_name(f"{path.name}-work")
+        work.mkdir()
+        options = (f"upperdir={path}", f"workdir={work}", f"lowerdir={below}", "index=off")
+        mounts = [Mount(type="overlay", source="overlay", options=options)]
+        return self.applier.apply(layer(self._content, archive(*entries), OCI_LAYER), mounts)
+
+    def _new(self):
+        path = self._directory / f"layer{len(self.paths)}"
+        path.mkdir()
+        self.paths.append(path)
+        return path
+
+
+PLAIN = Descriptor(media_type=OCI_LAYER, digest="sha256:" + "0" * 64)
+
+
+def bound(path):
+    return [Mount(type="bind", source=str(path), options=("rbind", "rw"))]
+
+
+def upper_of(path):
+    return [Mount(type="overlay", source="overlay", options=(f"upperdir={path}",))]
+
+
+@pytest.fixture
+def layers(tmp_path):
+    return Layers(tmp_path)
+
+
+def test_implied_directories_become_as_those_below(layers):
+    key = pax(SCHILY__xattr__user__key="v")
+    base = layers.base(key + folder("a", mode=0o2750, uid=1, gid=2, mtime=5), folder("a/b", mode=0o700, mtime=6))
+    applied = layers.apart(file("a/b/c/f", b"1"), file("a/.wh.gone"), folder("d"))
+    assert applied.implied == (b"a", b"a/b", b"a/b/c")
+    assert layers.applier.settle(applied, bound(base))
+    upper = layers.paths[-1]
+    for name in ("a", "a/b"):
+        found, wanted = (upper / name).stat(), (base / name).stat()
+        assert (found.st_mode, found.st_uid, found.st_gid) == (wanted.st_mode, wanted.st_uid, wanted.st_gid)
+        assert found.st_mtime == wanted.st_mtime
+    assert os.getxattr(upper / "a", "user.key") == b"v"
+    assert (upper / "a/b/c").stat().st_mode & 0o7777 == 0o755
+    assert sorted(os.listdir(upper / "a")) == ["b", "gone"]
+
+
+@pytest.mark.parametrize(
+    ("below", "entries"),
+    [
+        ((symlink("a", "b"), folder("b")), (file("a/f"),)),
+        ((file("a"),), (file("a/f"),)),
+        ((folder("b"),), (file("a/.wh.f"),)),
+        ((folder("b"),), (file("a/.wh..wh..opq"),)),
+        ((symlink("a", "b"), folder("b")), (file("a/f"), folder("a"))),
+        ((folder("a"), symlink("a/b", ".")), (file("a/b/.wh.c"),)),
+    ],
+)
+def test_layers_that_mean_something_else_on_top_of_others(layers, below, entries):
+    base = layers.base(*below)
+    assert not layers.applier.settle(layers.apart(*entries), bound(base))
+
+
+def test_whiteouts_that_nothing_is_below_of_are_not_seen(layers):
+    """overlayfs looks for them only where it merges."""
+    base = layers.base(folder("a"), file("a/x"))
+    applied = layers.apart(folder("a"), file("a/.wh.x"), folder("d", mtime=7), file("d/.wh.y"), file("d/z"))
+    assert layers.applier.settle(applied, bound(base))
+    upper = layers.paths[-1]
+    assert os.listdir(upper / "a") == ["x"]
+    assert os.listdir(upper / "d") == ["z"]
+    assert (upper / "d").stat().st_mtime == 7
+
+
+def test_a_layer_apart_from_those_it_needs(layers):
+    layers.base(file("f", b"1"))
+    with pytest.raises(errors.FailedPrecondition, match=r"needs the layers below: .* at 'l'"):
+        layers.apart(hardlink("l", "f"))
+    with pytest.raises(errors.InvalidArgument, match="not empty"):
+        layers.applier.apply_stream(io.BytesIO(archive()), PLAIN, upper_of(layers.paths[0]))
+
+
+@pytest.mark.parametrize(
+    ("entries", "mounted"),
+    [
+        ((folder("d"), file("d/.wh.f"), file("d/g", b"2"), file("s/h")), True),
+        ((folder("d"), file("d/.wh.f"), file("d/g", b"2")), False),
+        ((hardlink("d/l", "d/f"),), True),
+    ],
+)
+def test_on_top_of_known_layers(layers, entries, mounted):
+    """Written straight into the upper directory where that is enough: then nothing has overlay's traces of a copy."""
+    layers.base(folder("d", mode=0o700), file("d/f", b"1"), folder("t"), symlink("s", "t"))
+    applied = layers.direct(*entries)
+    assert not applied.implied
+    upper = layers.paths[-1]
+    assert (upper / "d").stat().st_mode & 0o7777 == (0o700 if entries[0][:3] == b"d/l" else 0o755)
+    traces = [name for name in os.listxattr(upper / "d") if name.startswith("trusted.overlay.")]
+    assert bool(traces) == mounted
+
+
+def test_syncing(layers):
+    layers.base(file("f"))
+    layers.apart(file("g"))
+    layers.applier.sync(bound(layers.paths[0]))
+    layers.applier.sync(upper_of(layers.paths[1]))
+    with pytest.raises(errors.NotFound):
+        layers.applier.sync(upper_of(layers.paths[1] / "nowhere"))
+
+
+def test_attributes_that_have_no_place(layers, tmp_path, caplog):
+    capability = bytes.fromhex("0100000200200000000000000000000000000000")
+    place = tmp_path / "ramfs"
+    place.mkdir()
+    mounting.attach([Mount(type="ramfs", source="ramfs")], str(place))
+    try:
+        entries = (pax(SCHILY__xattr__security__capability=capability, SCHILY__xattr__user__k="v") + file("ping"),)
+        layers.applier.apply_stream(io.BytesIO(archive(*entries)), PLAIN, bound(place))
+        assert (place / "ping").exists()
+    finally:
+        mounting.detach(str(place))
+    assert "2 attributes left out" in caplog.text
+
+
+@pytest.mark.parametrize("position", [0, 5, 40])
+def test_what_is_wrong_far_behind_the_beginning(layers, position):
+    """Where a thread of its own writes."""
+    good = b"".join(file(f"f{turn}", b"x" * 300_000) for turn in range(position))
+    with pytest.raises(errors.InvalidArgument, match="at 'bad'"):
+        layers.base(good, hardlink("bad", "nowhere"), *(file(f"g{turn}", b"y" * 300_000) for turn in range(40)))

@@ -797,8 +797,8 @@ def test_events_of_a_run_in_order(shared):
         found = [json.loads(line) for line in seen(shared, process, "closed")]
     mine = [event for event in found if "seen" in event["event"].values()]
     assert [event["topic"] for event in mine] == [
-        "/snapshot/prepare",
         "/containers/create",
+        "/snapshot/prepare",
         "/tasks/create",
         "/tasks/start",
         "/tasks/exit",

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import threading
+import time
 
 import pytest
 
@@ -24,17 +25,18 @@ def pull(daemon, reference, namespace="default", platforms=(), **source):
         return list(client.transfer.transfer(request))
 
 
+def snapshots_of(daemon):
+    with daemon.client() as client:
+        blocks = client.snapshots.list(snapshots.ListRequest(snapshotter="overlayfs"))
+        return [info for block in blocks for info in block.info]
+
+
 def nothing_made(daemon):
     """No image, no snapshot, and no ingest that cannot be resumed."""
     with daemon.client() as client:
         assert not client.images.list(images.ListRequest()).images
-        found = [
-            info
-            for block in client.snapshots.list(snapshots.ListRequest(snapshotter="overlayfs"))
-            for info in block.info
-        ]
-        assert not found
-        assert daemon.answers()
+    assert not snapshots_of(daemon)
+    assert daemon.answers()
 
 
 @pytest.fixture
@@ -278,6 +280,9 @@ def test_a_caller_who_gives_up_ends_the_pull(daemon, fake):
         stream.close()
     fake.gate.set()
     fake.held.clear()
+    deadline = time.monotonic() + 30
+    while snapshots_of(daemon) and time.monotonic() < deadline:
+        time.sleep(0.01)
     nothing_made(daemon)
     pull(daemon, f"{fake.host}/a:1")
 

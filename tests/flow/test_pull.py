@@ -30,14 +30,16 @@ pytestmark = pytest.mark.root
 
 
 class House:
-    """One namespace's stores below `directory`, and what pulls into them."""
+    """One namespace's stores below `directory`, and what pulls into them. `applier` wraps the real one."""
 
-    def __init__(self, directory):
+    def __init__(self, directory, snapshotter=Overlay, applier=lambda real: real, sync=True):
         self.store = Store(str(directory / "metadata"), sync=False)
         exchange = Exchange()
         self.content = ScopedContent(LocalContent(str(directory / "content"), False), self.store, exchange, "ns")
         self.images = ScopedImages(self.store, exchange, "ns")
-        self.snapshots = Overlay(str(directory / "snapshots"), DictKV())
+        self.snapshots = snapshotter(str(directory / "snapshots"), DictKV())
+        self.applier = applier(ArchiveApplier(self.content))
+        self.sync = sync
         self.pool = Pool("downloads", 3)
         self.once = Once()
         self.unpacks = Pool("unpacks", 5)
@@ -48,7 +50,7 @@ class House:
         resolver = RegistryResolver()
         cancel = cancel or Token()
         matcher = platforms.only(platforms.parse(platform))
-        unpacker = Unpacker("overlayfs", self.snapshots, ArchiveApplier(self.content), self.once, "ns", self.crew)
+        unpacker = Unpacker("sn", self.snapshots, self.applier, self.once, "ns", self.crew, self.sync)
         try:
             return Pull(
                 reference=str(reference.parse(text)), name=text, resolver=resolver, content=self.content,

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pyx import walk
-from pyx.unpack import Exceeded, Malformed, Truncated, Unpacker
+from pyx.unpack import Entangled, Exceeded, Malformed, Truncated, Unpacker
 from tests.tarball import archive, entry, file, folder, hardlink, long_name, pax, sealed, symlink
 
 pytestmark = pytest.mark.root
@@ -76,6 +76,7 @@ MALFORMED = {
     "nul in a pax link": pax(linkpath=b"a\0b") + symlink("x", "y"),
     "pax size that is none": pax(size="1_0") + file("x"),
     "long name of 8 GiB": entry("././@LongLink", "L", size=8 << 30),
+    "long link of 8 GiB": entry("././@LongLink", "K", size=8 << 30),
     "long name with a nul": entry("././@LongLink", "L", b"a\0b\0") + file("x"),
     "wrong checksum": sealed(bytes(file("x"))[:512])[:148] + b"0000001\0" + file("x")[156:512],
     "a lone block of zeros": bytes(512) + file("x"),
@@ -153,6 +154,7 @@ def test_extended_headers_override(place):
         pax(path="long/" + "n" * 200, size=3, uid=70000, gid=70001, mtime="1.5") + entry("short", "0", b"abc", size=0),
         long_name("gnu/" + "g" * 200) + file("short", b"1"),
         long_name("t" * 200, "K") + symlink("link", "short"),
+        pax(linkpath="l" * 200) + symlink("link2", "short"),
         pax(path="first") + pax(path="second") + file("third", b"2"),
         entry("global", "g", b"13 path=evil\n") + file("plain", b"3"),
     )
@@ -161,6 +163,7 @@ def test_extended_headers_override(place):
     assert (info.st_size, info.st_uid, info.st_gid, info.st_mtime_ns) == (3, 70000, 70001, 1_500_000_000)
     assert (place / "gnu" / ("g" * 200)).exists()
     assert os.readlink(place / "link") == "t" * 200
+    assert os.readlink(place / "link2") == "l" * 200
     assert (place / "second").read_bytes() == b"2"
     assert (place / "plain").read_bytes() == b"3"
     assert not (place / "evil").exists()
@@ -365,6 +368,156 @@ def test_names_that_need_many_directories_are_cheap(place):
     unpack(place, archive(*(pax(path=f"{n}/{deep}/f") + file("x") for n in range(5))))
     assert time.process_time() - began < 30  # a bound on work that was quadratic, not a measurement
     _clear(place)
+
+
+SPARSE = [["--format=gnu"], *(["--format=posix", f"--sparse-version={one}"] for one in ("0.0", "0.1", "1.0"))]
+HOLES = {
+    "all hole": (0, 1 << 20),
+    "ends in a hole": (1, 1 << 20),
+    "begins with one": (0, 1 << 20, 3),
+    "many": tuple(range(1, 80)),  # more than a header's pieces, and than a block's behind it
+}
+
+
+@pytest.mark.parametrize("holes", HOLES)
+@pytest.mark.parametrize("argv", SPARSE, ids=" ".join)
+def test_sparse_files(place, argv, holes):
+    """As GNU tar writes them, in all its ways and in any chunks; holes stay holes."""
+    source = place.parent / "source"
+    source.mkdir()
+    with open(source / "sparse", "wb") as out:
+        for turn, size in enumerate(HOLES[holes]):
+            if turn % 2:
+                out.seek(4096 * size if size < 1 << 20 else size, os.SEEK_CUR)
+            else:
+                out.write(os.urandom(4096 * size))
+        out.truncate(out.tell())
+    (source / "after").write_bytes(b"1")
+    data = subprocess.run(["tar", "-S", *argv, "-C", source, "-cf", "-", "sparse", "after"], check=True,
+                          capture_output=True).stdout  # fmt: skip
+    for step in (None, 1000, 1):
+        if step == 1 and len(data) > 100_000:
+            continue
+        unpack(place, data, step)
+        assert listing(place) == listing(source)
+        assert (place / "sparse").stat().st_blocks <= (source / "sparse").stat().st_blocks + 16
+
+
+def test_owners_are_shifted(place):
+    maps = {"users": [(0, 100_000, 1000), (5000, 7, 1)], "groups": [(0, 200_000, 10)]}
+    entries = (folder("d", uid=1, gid=2), file("d/f", b"1", uid=5000), symlink("d/l", "f", gid=9))
+    unpack(place, archive(*entries), **maps)
+    owners = [((place / name).lstat().st_uid, (place / name).lstat().st_gid) for name in ("d", "d/f", "d/l")]
+    assert owners == [(100_001, 200_002), (7, 200_000), (100_000, 200_009)]
+    for stranger in (file("x", uid=1000), file("x", gid=10)):
+        with pytest.raises(Malformed, match="no map"):
+            unpack(place, archive(stranger), **maps)
+
+
+class Overlay:
+    """An upper directory unpacked apart from what is below."""
+
+    def __init__(self, root, prefix="trusted"):
+        self.root = root
+        self.opaque = f"{prefix}.overlay.opaque"
+
+    def unpack(self, *entries):
+        """What is implied."""
+        fd = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            with Unpacker(fd, self.opaque) as unpacker:
+                unpacker.feed(archive(*entries))
+                usage = unpacker.finish()
+                assert usage[1] == walk.usage(fd)[1] - 1
+                return unpacker.implied()
+        finally:
+            os.close(fd)
+
+    def hidden(self):
+        """Whiteouts and opaque directories."""
+        found = []
+        for path in sorted(self.root.rglob("*")):
+            info = path.lstat()
+            if stat.S_ISCHR(info.st_mode) and info.st_rdev == 0:
+                found.append(str(path.relative_to(self.root)))
+            elif stat.S_ISDIR(info.st_mode) and self.opaque in os.listxattr(path):
+                assert os.getxattr(path, self.opaque) == b"y"
+                found.append(f"{path.relative_to(self.root)}/")
+        return found
+
+
+WHITEOUT, OPAQUE = file("d/.wh.x", uid=3, gid=4), file("d/.wh..wh..opq")
+OVERLAY = {
+    # name: (entries, what they hide, what they imply)
+    "whiteout": ((folder("d"), WHITEOUT), ["d/x"], [(b"d", False)]),
+    "whiteout at the root": ((file(".wh.x"),), ["x"], []),
+    "whiteout in what is implied": ((WHITEOUT,), ["d/x"], [(b"d", True)]),
+    "whiteout twice": ((folder("d"), WHITEOUT, WHITEOUT), ["d/x"], [(b"d", False)]),
+    "implied": ((file("a/b/c"),), [], [(b"a", True), (b"a/b", True)]),
+    "implied, then stated": ((file("a/b/c"), folder("a"), folder("a/b")), [], [(b"a", False), (b"a/b", False)]),
+    "stated": ((folder("a"), file("a/b")), [], []),
+    "opaque": ((folder("d"), OPAQUE), ["d/"], []),
+    "opaque twice": ((folder("d"), OPAQUE, OPAQUE), ["d/"], []),
+    "opaque in what is implied": ((OPAQUE,), ["d/"], [(b"d", True)]),
+    "no whiteout below opaque": ((folder("d"), OPAQUE, WHITEOUT), ["d/"], []),
+    "no whiteout left below opaque": ((folder("d"), WHITEOUT, OPAQUE), ["d/"], []),
+    "no whiteout deep below opaque": (
+        (folder("d"), folder("d/e"), folder("d/e/f"), file("d/e/f/.wh.x"), OPAQUE, file("d/e/.wh.x"),
+         file("d/g/.wh.x")), ["d/"], [],
+    ),
+    "new below opaque": ((folder("d"), OPAQUE, file("d/e/f")), ["d/"], []),
+    "own file, whiteout": ((folder("d"), file("d/x"), WHITEOUT), [], []),
+    "whiteout, own file": ((folder("d"), WHITEOUT, file("d/x")), [], [(b"d", False)]),
+    "own folder, whiteout": ((folder("d"), folder("d/x"), WHITEOUT), ["d/x/"], []),
+    "whiteout, own folder": ((folder("d"), WHITEOUT, folder("d/x")), ["d/x/"], [(b"d", False)]),
+    "whiteout, new folder": ((folder("d"), WHITEOUT, file("d/x/y")), ["d/x/"], [(b"d", False)]),
+    "whiteout below a whiteout": ((folder("d"), WHITEOUT, file("d/x/.wh.y")), ["d/x"], [(b"d", False)]),
+    "whiteout below a file": ((file("d"), WHITEOUT), [], []),
+    "file, then folder": ((file("d"), folder("d")), ["d/"], []),
+    "folder, then file": ((folder("d"), WHITEOUT, file("d")), [], []),
+    "AUFS's own": ((file(".wh..wh.plnk"), file("d/.wh..wh.aufs")), [], []),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("prefix", ["trusted", "user"])
+@pytest.mark.parametrize("case", OVERLAY)
+def test_overlays_own_form(place, case, prefix):
+    entries, hidden, implied = OVERLAY[case]
+    overlay = Overlay(place, prefix)
+    assert overlay.unpack(*entries) == implied
+    assert overlay.hidden() == hidden
+    if "d/x" in hidden:
+        assert ((place / "d/x").lstat().st_uid, (place / "d/x").lstat().st_gid) == (3, 4)
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        (hardlink("l", "below"),),
+        (folder("d"), hardlink("l", "d/below")),
+        (file(".wh.f"), hardlink("l", "f")),
+        (file("d/f"), hardlink("l", "d")),
+        (symlink("s", "/d"), file("s/f")),
+        (symlink("s", "d"), file("s/.wh.x")),
+        (symlink("s", "d"), folder("d"), file("d/f"), hardlink("l", "s/f")),
+        (file(".wh..wh..opq"),),
+        (file("a/b"), file("a")),
+        (file("a/b"), file(".wh.a")),
+        (folder("a"), file("a/b/c"), file("a/.wh..wh..opq")),
+        tuple(file(f"{at}/f") for at in range(10_001)),
+    ],
+)
+def test_what_needs_the_layers_below(place, entries):
+    with pytest.raises(Entangled):
+        Overlay(place).unpack(*entries)
+
+
+def test_a_layer_cannot_make_overlays_own_things(place):
+    with pytest.raises(PermissionError):
+        Overlay(place).unpack(entry("x", "3"))
+    steering = {f"SCHILY__xattr__{prefix}__overlay__opaque": "y" for prefix in ("trusted", "user")}
+    Overlay(place).unpack(pax(**steering) + folder("d"), pax(**steering) + file("f"), entry("y", "3", major=1))
+    assert os.listxattr(place / "d") == os.listxattr(place / "f") == []
 
 
 def test_the_same_by_bytes_and_by_any_chunks(place):

@@ -1,5 +1,6 @@
 """Walks of trees, against what other tools and plain Python say."""
 
+import errno
 import os
 import stat
 import subprocess
@@ -105,3 +106,63 @@ def test_a_removal_follows_no_link_and_enters_no_mount(tree, tmp_path):
     walk.remove(fd, "tree")
     os.close(fd)
     assert (victim / "precious").exists()
+
+
+MAPS = [(0, 100_000, 1000), (5000, 300_000, 10)], [(0, 200_000, 65_536)]
+
+
+def shifted(root):
+    here = opened(root)
+    try:
+        walk.shift(here, *MAPS)
+    finally:
+        os.close(here)
+
+
+def test_shift_gives_everything_to_others_and_changes_nothing_else(tree):
+    os.chown(tree / "d", 5003, 7)
+    os.chown(tree / "link", 1, 1, follow_symlinks=False)
+    before = [stat_of(tree / name) for name in NAMES]
+    shifted(tree)
+    for name, (user, group, *rest) in zip(NAMES, before, strict=True):
+        outside = user + (295_000 if user >= 5000 else 100_000)
+        assert stat_of(tree / name) == (outside, group + 200_000, *rest), name
+
+
+NAMES = (".", "d", "d/e", "d/f", "d/sparse", "hard", "link", "pipe", "null")
+
+
+def stat_of(path):
+    info = os.lstat(path)
+    return info.st_uid, info.st_gid, info.st_mode, info.st_mtime_ns, info.st_ino, info.st_nlink, info.st_size
+
+
+def test_shift_makes_capabilities_those_of_the_maps_root(tree):
+    """linux/capability.h: revision 2 has no root of its own, revision 3 ends with it."""
+    words = (0x400).to_bytes(4, "little") + bytes(12)
+    os.setxattr(tree / "d/sparse", "security.capability", b"\x01\x00\x00\x02" + words)
+    shifted(tree)
+    found = os.getxattr(tree / "d/sparse", "security.capability")
+    assert found == b"\x01\x00\x00\x03" + words + (100_000).to_bytes(4, "little")
+
+
+def test_shift_of_an_owner_that_no_map_has(tree):
+    os.chown(tree / "d/e", 1000, 0)
+    with pytest.raises(OSError, match="d/e") as caught:
+        shifted(tree)
+    assert caught.value.errno == errno.EOVERFLOW
+
+
+def test_shift_through_an_overlay(tree, tmp_path):
+    """There a file of two names becomes two files as soon as one of them has another owner."""
+    for name in ("upper", "work"):
+        (tmp_path / name).mkdir()
+    options = (f"lowerdir={tree}", f"upperdir={tmp_path}/upper", f"workdir={tmp_path}/work", "index=off")
+    before = listing(tree)
+    with mounting.opened([Mount(type="overlay", source="overlay", options=options)]) as root:
+        walk.shift(root, *MAPS)
+        for name in NAMES:
+            there, here = os.lstat(tree / name), os.stat(name, dir_fd=root, follow_symlinks=False)
+            assert (here.st_uid, here.st_gid) == (there.st_uid + 100_000, there.st_gid + 200_000), name
+            assert here.st_mode == there.st_mode
+    assert listing(tree) == before

@@ -124,6 +124,30 @@ def test_a_member_for_each_file():
     assert inflated(b"".join(map(zstandard.compress, parts)), OCI_LAYER_ZSTD) == b"".join(parts)
 
 
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 1000, 65_536])
+@pytest.mark.parametrize("checksum", [True, False])
+def test_zstd_that_comes_in_any_pieces(size, checksum):
+    class Trickle(io.BytesIO):
+        def read(self, _size):
+            return super().read(size)
+
+    compressor = zstandard.ZstdCompressor(write_checksum=checksum)
+    data = DATA[:3000] + DATA[-200_000:]
+    stream = compressor.compressobj()
+    unsized = stream.compress(data) + stream.flush()
+    blob = compressor.compress(data) + SKIPPABLE * 2 + unsized + compressor.compress(b"x")
+    assert drained(opened(Trickle(blob), OCI_LAYER_ZSTD), 10_000) == data * 2 + b"x"
+    for end in (3, 9):
+        with pytest.raises(errors.DataLoss):
+            drained(opened(Trickle(blob[:-end]), OCI_LAYER_ZSTD), 10_000)
+
+
+def test_zstd_blocks_without_end_that_hold_nothing():
+    frame = b"\x28\xb5\x2f\xfd" + bytes([0x00, 0x50])
+    with pytest.raises(errors.ResourceExhausted, match="hold nothing"):
+        inflated(frame + bytes(3) * 10_000, OCI_LAYER_ZSTD)
+
+
 @pytest.mark.parametrize("empty", [gzip.compress(b""), zstandard.compress(b""), SKIPPABLE])
 def test_members_without_end_that_hold_nothing(empty):
     with pytest.raises(errors.ResourceExhausted, match="hold nothing"):

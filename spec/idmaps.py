@@ -1,9 +1,9 @@
 """The maps that a snapshot's labels name: as whom the owners of its files shall be seen."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from spec import errors, names
-from spec.records import Labels
 
 IDS = 1 << 32  # user and group ids are below
 
@@ -25,7 +25,7 @@ class IdMaps(NamedTuple):
         return _outside(self.users), _outside(self.groups)
 
 
-def of(labels: Labels | None) -> IdMaps | None:
+def of(labels: Mapping[str, str] | None) -> IdMaps | None:
     """None without the labels; InvalidArgument for what is no map, or none of root."""
     found = labels or {}
     users, groups = found.get(names.UID_MAPPING, ""), found.get(names.GID_MAPPING, "")
