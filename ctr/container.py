@@ -11,7 +11,7 @@ from daemon.client.client import Client
 from spec import errors, names
 from spec.api import containers, snapshots
 from spec.oci import build, runtime
-from spec.records import Container, RuntimeRef
+from spec.records import Container, RuntimeRef, SnapshotInfo
 from spec.types import Mount
 
 
@@ -104,12 +104,17 @@ def create(
 
 
 def remove(client: Client, id: str, keep_snapshot: bool = False) -> None:
-    """The record and its snapshot."""
+    """The record and its snapshot, or that snapshot is kept: without its container nothing else would."""
     record = client.containers.get(containers.GetRequest(id=id))
+    name, key = record.snapshotter, record.snapshot_key
+    if key and keep_snapshot:
+        root = SnapshotInfo(name=key, labels={names.GC_ROOT: output.timestamp()})
+        request = snapshots.UpdateRequest(snapshotter=name, info=root, fields=[f"labels.{names.GC_ROOT}"])
+        client.snapshots.update(request)
     client.containers.delete(containers.DeleteRequest(id=id))
-    if record.snapshot_key and not keep_snapshot:
+    if key and not keep_snapshot:
         with contextlib.suppress(errors.NotFound):
-            client.snapshots.remove(snapshots.RemoveRequest(snapshotter=record.snapshotter, key=record.snapshot_key))
+            client.snapshots.remove(snapshots.RemoveRequest(snapshotter=name, key=key))
 
 
 def _options(spec: runtime.Spec, args: argparse.Namespace) -> runtime.Spec:
