@@ -11,7 +11,7 @@ import msgspec
 from ctr import image, output, specification
 from ctr.phases import Phases
 from daemon.client.client import Client
-from spec import errors, names
+from spec import errors, names, platforms
 from spec.api import containers, introspection, namespaces, snapshots
 from spec.base import pack
 from spec.oci import build, runtime
@@ -60,6 +60,8 @@ def describe(args: argparse.Namespace, client: Client) -> Plan:
             raise errors.InvalidArgument(f"container {args.source}: give an image or a directory, then its id")
         args.source, args.id = "", args.source
     names.check_identifier(args.id, "container id")
+    if args.platform:
+        platforms.parse(args.platform)
     labels = output.parse_labels(args.label)
     spec = build.default_spec(client.namespace, args.id)
     parent, name = "", ""

@@ -5,25 +5,31 @@ from spec import errors
 # Who may send signals to what is confined: those outside, the runtimes, and itself.
 _SENDERS = ("unconfined", "runc", "crun", "holdd", "rootlesskit")
 
-# Below /proc a container writes to what is its processes' own, and to kernel.shm* of its IPC namespace; below /sys to
-# cgroups. AppArmor has no exceptions from a denial, so that each pattern spells out what differs from the one spared.
-_DENIED = """\
-  deny @{PROC}/* w,
-  deny @{PROC}/{[^1-9],[^1-9][^0-9],[^1-9s][^0-9y][^0-9s],[^1-9][^0-9][^0-9][^0-9]*}/** w,
-  deny @{PROC}/sys/[^k]** w,
-  deny @{PROC}/sys/kernel/{?,??,[^s][^h][^m]**} w,
-  deny @{PROC}/sysrq-trigger rwklx,
-  deny @{PROC}/kcore rwklx,
-  deny mount,
-  deny /sys/[^f]*/** wklx,
-  deny /sys/f[^s]*/** wklx,
-  deny /sys/fs/[^c]*/** wklx,
-  deny /sys/fs/c[^g]*/** wklx,
-  deny /sys/fs/cg[^r]*/** wklx,
-  deny /sys/firmware/** rwklx,
-  deny /sys/devices/virtual/powercap/** rwklx,
-  deny /sys/kernel/security/** rwklx,
-"""
+# Below /proc a container writes to what is its processes' own, and to kernel/shm* of its IPC namespace; below /sys to
+# cgroups. A denial has no exceptions, so each pattern spells out what differs from the one spared; its classes leave out
+# the slash, or they would reach into what is below.
+_FOLDERS = (
+    "[^1-9/]", "[^1-9/][^0-9/]", "[^1-9s/][^0-9/][^0-9/]", "s[^0-9y/][^0-9/]", "sy[^0-9s/]",
+    "[^1-9/][^0-9/][^0-9/][^0-9/]*",
+)  # fmt: skip
+_DENIED = (
+    "@{PROC}/* w",
+    f"@{{PROC}}/{{{','.join(_FOLDERS)}}}/** w",
+    "@{PROC}/sys/[^k]** w",
+    "@{PROC}/sys/k[^e]** w",
+    "@{PROC}/sys/kernel/{?,??,[^s]**,s[^h]**,sh[^m]**} w",
+    "@{PROC}/sysrq-trigger rwklx",
+    "@{PROC}/kcore rwklx",
+    "mount",
+    "/sys/[^f/]*/** wklx",
+    "/sys/f[^s/]*/** wklx",
+    "/sys/fs/[^c/]*/** wklx",
+    "/sys/fs/c[^g/]*/** wklx",
+    "/sys/fs/cg[^r/]*/** wklx",
+    "/sys/firmware/** rwklx",
+    "/sys/devices/virtual/powercap/** rwklx",
+    "/sys/kernel/security/** rwklx",
+)
 
 
 def profile(name: str, abi: bool = False) -> str:
@@ -42,7 +48,7 @@ def profile(name: str, abi: bool = False) -> str:
     ]  # fmt: skip
     lines = [*head, "#include <tunables/global>", "", f"profile {name} flags=(attach_disconnected,mediate_deleted) {{"]
     lines += ["  #include <abstractions/base>", "", *(f"  {rule}" for rule in rules), ""]
-    return "\n".join(lines) + "\n" + _DENIED + "}\n"
+    return "\n".join([*lines, *(f"  deny {denied}," for denied in _DENIED), "}", ""])
 
 
 def check_name(name: str) -> str:
