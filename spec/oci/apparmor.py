@@ -6,8 +6,8 @@ from spec import errors
 _SENDERS = ("unconfined", "runc", "crun", "holdd", "rootlesskit")
 
 # Below /proc a container writes to what is its processes' own, and to kernel/shm* of its IPC namespace; below /sys to
-# cgroups. A denial has no exceptions, so each pattern spells out what differs from the one spared; its classes leave out
-# the slash, or they would reach into what is below.
+# cgroups. A denial has no exceptions, so each pattern spells out what differs from the one spared; its classes leave
+# out the slash, or they would reach into what is below.
 _FOLDERS = (
     "[^1-9/]", "[^1-9/][^0-9/]", "[^1-9s/][^0-9/][^0-9/]", "s[^0-9y/][^0-9/]", "sy[^0-9s/]",
     "[^1-9/][^0-9/][^0-9/][^0-9/]*",

@@ -35,15 +35,16 @@ def denied(path):
 @pytest.mark.parametrize(
     "path",
     ["/proc/sysrq-trigger", "/proc/kcore", "/proc/timer_list", "/proc/sys/vm/drop_caches", "/proc/sys/net/x",
-     "/proc/sys/kernel/core_pattern", "/proc/sys/kernel/sysrq", "/proc/sys/kernel/shx", "/proc/bus/pci/x", "/proc/irq/1/x",
-     "/proc/sv/x", "/proc/scsi/x", "/proc/driver/x", "/sys/firmware/x", "/sys/devices/virtual/powercap/x", "/sys/kernel/security/x", "/sys/fs/bpf/x", "/sys/block/sda/x"],
+     "/proc/sys/kernel/core_pattern", "/proc/sys/kernel/sysrq", "/proc/sys/kernel/shx", "/proc/bus/pci/x",
+     "/proc/irq/1/x", "/proc/sv/x", "/proc/scsi/x", "/proc/driver/x", "/sys/firmware/x", "/sys/fs/bpf/x",
+     "/sys/devices/virtual/powercap/x", "/sys/kernel/security/x", "/sys/block/sda/x"],
 )  # fmt: skip
 def test_writing_is_denied(path):
     assert denied(path)
 
 
 @pytest.mark.parametrize(
-    "path", ["/proc/1/attr/exec", "/proc/4711/task/4711/comm", "/sys/fs/cgroup/x/y", "/etc/x", "/proc/sys/kernel/shmmax"]
+    "path", ["/proc/1/attr/exec", "/proc/4711/task/1/comm", "/sys/fs/cgroup/x/y", "/etc/x", "/proc/sys/kernel/shmmax"]
 )
 def test_writing_is_not_denied(path):
     assert not denied(path)
