@@ -11,7 +11,7 @@ from typing import NamedTuple
 import msgspec
 
 from daemon.kit import steps, threads
-from daemon.runtime import cgroups, config, held, living, users
+from daemon.runtime import cgroups, config, held, living, roots, users
 from daemon.runtime.bundle import Bundle, ProcessRecord, TaskRecord
 from daemon.runtime.calls import Calls
 from daemon.runtime.nursery import Nursery
@@ -153,10 +153,11 @@ class Workshop:
         self, order: Order, spec: config.Spec, bundle: Bundle, root: int | str, stack: ExitStack
     ) -> None:
         """Its user is looked up below `root`: a descriptor, or a path."""
+        if isinstance(root, str):
+            root = self._open_root(order, root, stack)
+        roots.check(root, order.doing)
         ids = None
         if spec.user.username:
-            if isinstance(root, str):
-                root = self._open_root(order, root, stack)
             ids = users.identify(root, spec.user.username, spec.user.additional_gids or ())
         document = config.resolved_spec(order.spec, "rootfs" if order.rootfs else "", ids)
         bundle.write("config.json", document)
