@@ -12,6 +12,8 @@ from ctr import console
 from daemon.client.client import Client
 from spec import errors
 from spec.api import tasks
+from spec.oci import runtime
+from spec.records import Container
 from spec.types import Stdio
 
 FORWARDED = (
@@ -25,6 +27,12 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--null-io", action="store_true", help="all streams to /dev/null")
     parser.add_argument("--log-uri", default="", metavar="URI", help="file:///PATH for standard output and error")
     parser.add_argument("--detach", "-d", action="store_true", help="do not wait for it")
+
+
+def has_terminal(record: Container) -> bool:
+    """Whether a container's own process shall have one: its spec says so."""
+    spec = runtime.decode(record.spec)
+    return spec.process is not None and spec.process.terminal
 
 
 def streams(args: argparse.Namespace, terminal: bool) -> tuple[Stdio, Sequence[int]]:
