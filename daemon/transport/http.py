@@ -92,6 +92,11 @@ class HttpServer:
             log.warning("metrics at %s are for everyone who reaches it", address)
         return f"{host}:{self._server.sockets[0].getsockname()[1]}"
 
+    @property
+    def connections(self) -> int:
+        """How many peers are being served."""
+        return len(self._serving)
+
     async def close(self) -> None:
         if self._server is not None:
             self._server.close()

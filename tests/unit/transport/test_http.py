@@ -173,17 +173,16 @@ def test_scrapers_that_stop_reading(monkeypatch):
 
     async def work():
         made = Made(b"x" * (32 << 20))
-        async with served(made, max_age_s=3600.0) as where:
-            host, port = where.rsplit(":", 1)
-            stopped = [socket.create_connection((host, int(port))) for _ in range(8)]
-            for sock in stopped:
-                sock.sendall(GET)
-            assert await ask(where) == (200, made.body)
-            for sock in stopped:
-                with contextlib.suppress(ConnectionError):
-                    while await asyncio.to_thread(sock.recv, 1 << 20):
-                        pass
-                sock.close()
+        server = HttpServer(Page(made, 3600.0), "")
+        host, port = (await server.listen("127.0.0.1:0")).rsplit(":", 1)
+        with contextlib.ExitStack() as stack:
+            for _ in range(8):
+                stopped = stack.enter_context(socket.create_connection((host, int(port))))
+                stopped.sendall(GET)
+            assert await ask(f"{host}:{port}") == (200, made.body)
+            while server.connections:  # noqa: ASYNC110 what it waits for happens on the same loop
+                await asyncio.sleep(0.01)
+        await server.close()
 
     run(work())
 
