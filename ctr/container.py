@@ -15,7 +15,7 @@ from spec import errors, names, platforms
 from spec.api import containers, introspection, namespaces, snapshots
 from spec.base import pack
 from spec.oci import build, runtime
-from spec.records import Container, RuntimeOptions, RuntimeRef
+from spec.records import Container, RuntimeOptions, RuntimeRef, SnapshotInfo
 from spec.types import Mount
 
 DEFAULT_RUNTIME = "runc"
@@ -119,12 +119,17 @@ def create(client: Client, plan: Plan, undo: contextlib.ExitStack, phases: Phase
 
 
 def remove(client: Client, id: str, keep_snapshot: bool = False) -> None:
-    """The record and its snapshot."""
+    """The record and its snapshot, or that snapshot is kept: without its container nothing else would."""
     record = client.containers.get(containers.GetRequest(id=id))
+    name, key = record.snapshotter, record.snapshot_key
+    if key and keep_snapshot:
+        root = SnapshotInfo(name=key, labels={names.GC_ROOT: output.timestamp()})
+        request = snapshots.UpdateRequest(snapshotter=name, info=root, fields=[f"labels.{names.GC_ROOT}"])
+        client.snapshots.update(request)
     client.containers.delete(containers.DeleteRequest(id=id))
-    if record.snapshot_key and not keep_snapshot:
+    if key and not keep_snapshot:
         with contextlib.suppress(errors.NotFound):
-            client.snapshots.remove(snapshots.RemoveRequest(snapshotter=record.snapshotter, key=record.snapshot_key))
+            client.snapshots.remove(snapshots.RemoveRequest(snapshotter=name, key=key))
 
 
 def _document(spec: runtime.Spec, args: argparse.Namespace) -> bytes:

@@ -15,6 +15,7 @@ from daemon.diff import programs
 from daemon.diff.bounds import Bounds
 from daemon.diff.chain import Chain
 from daemon.diff.programs import Program
+from daemon.figures import Internals, Telling
 from daemon.flows.crew import Crew
 from daemon.gc.collector import Collected, Collector
 from daemon.gc.scheduler import Scheduler, Thresholds
@@ -23,6 +24,7 @@ from daemon.kit.keylock import KeyLock
 from daemon.kit.threads import Pool, hop
 from daemon.metadata.kv import BucketKV
 from daemon.metadata.migrate import migrate
+from daemon.metrics import process
 from daemon.plugins import Plugins
 from daemon.runtime.nursery import Nursery
 from daemon.runtime.oci import RuntimeConfig
@@ -119,8 +121,20 @@ class System:
         self.scheduler = self._plugins.one(builtin.GC, "scheduler", self._make_scheduler)
         self._collector.mutated = self.scheduler.notify
 
-        # The API over all of them.
+        # The API over all of them, and what there is to tell about it all.
         self.services = self._services()
+        self.metrics = self._telling() if config.metrics.address else None
+
+    def _telling(self) -> Telling:
+        """What the metrics endpoint tells; made where there is one."""
+        config = self.config.metrics
+        containers = self._plugins.one(
+            builtin.METRICS, "containers", lambda cls: cls(self._meters, self.runtime.tasks, config.groups)
+        )
+        calls = self._plugins.one(builtin.METRICS, "calls", lambda cls: cls(config.histogram))
+        counted = [calls.families, *(found for part in self._counted if (found := getattr(part, "families", None)))]
+        internals = Internals([*counted, process.families], self.runtime.tasks, self._pools)
+        return Telling(containers, internals, calls, self._pool("scrape", 1))
 
     def _content_store(self) -> ContentStore:
         """The one in another process, if the configuration has one, instead of ours."""
@@ -172,6 +186,7 @@ class System:
             ),
         }
         made = self._plugins.every(builtin.SERVICE, lambda row, cls: cls(*arguments[row.id]))
+        self._counted = [self._events, self.scheduler, *made.values()]
         return [(TABLES[id], service) for id, service in made.items()]
 
     # Components as one namespace sees them.

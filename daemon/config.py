@@ -58,6 +58,19 @@ class GC(Section, frozen=True):
     startup_delay_s: Annotated[float, msgspec.Meta(ge=0)] = 0.1
 
 
+class Metrics(Section, frozen=True):
+    """The endpoint of Prometheus, at `address`: HOST:PORT or unix:///PATH, empty for none. `groups` are those of the
+    containers' figures that it tells, `histogram` whether it tells how long calls took; within `max_age_s` it
+    tells the same again."""
+
+    address: str = ""
+    groups: tuple[Literal["pids", "cpu", "per_cpu", "memory", "io", "hugetlb", "pressure"], ...] = (
+        "pids", "cpu", "memory", "io", "hugetlb",
+    )  # fmt: skip
+    histogram: bool = True
+    max_age_s: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 1.0
+
+
 class Registry(Section, frozen=True):
     """`hosts_dir` holds a folder a registry with its hosts.toml, as containerd's certs.d."""
 
@@ -159,6 +172,7 @@ class Config(Section, frozen=True):
     metadata: Metadata = Metadata()
     content: Content = Content()
     gc: GC = GC()
+    metrics: Metrics = Metrics()
     registry: Registry = Registry()
     transfer: Transfer = Transfer()
     snapshotter: Snapshotters = Snapshotters()

@@ -1,16 +1,20 @@
 """From start to stop: assemble, recover, open the socket last; on a signal close it first and let shims be."""
 
 import asyncio
+import contextlib
 import gc
 import logging
 import signal
+from collections.abc import AsyncIterator
 
 from daemon.assembly import System
 from daemon.config import Config
 from daemon.kit import mounting
 from daemon.runtime.nursery import Nursery
 from daemon.transport.dispatch import Dispatcher
+from daemon.transport.http import HttpServer, Page
 from daemon.transport.unix import UnixServer
+from spec.exposition import CONTENT_TYPE
 
 log = logging.getLogger(__name__)
 
@@ -27,20 +31,36 @@ async def serve(config: Config, nursery: Nursery) -> None:
         await system.runtime.recover()
         gc.collect()
         gc.freeze()  # what the start made stays; collections look at what came after
-        server = UnixServer(Dispatcher(system.services))
-        server.listen(config.address)
-        log.info("serving at %s", config.address)
-        tidying = asyncio.create_task(asyncio.to_thread(system.tidy))
-        collecting = asyncio.create_task(system.scheduler.run())
-        try:
-            await stopping.wait()
-        finally:
-            log.info("stopping")
-            await server.close()
-            collecting.cancel()
-            await asyncio.wait([tidying, collecting])
+        observers = [system.metrics.calls] if system.metrics else []
+        server = UnixServer(Dispatcher(system.services, observers))
+        async with _metrics(config, system):
+            server.listen(config.address)
+            log.info("serving at %s", config.address)
+            tidying = asyncio.create_task(asyncio.to_thread(system.tidy))
+            collecting = asyncio.create_task(system.scheduler.run())
+            try:
+                await stopping.wait()
+            finally:
+                log.info("stopping")
+                await server.close()
+                collecting.cancel()
+                await asyncio.wait([tidying, collecting])
     finally:
         await system.runtime.close()
         system.close()
         if not system.runtime.tasks():
             mounting.detach(config.state)
+
+
+@contextlib.asynccontextmanager
+async def _metrics(config: Config, system: System) -> AsyncIterator[None]:
+    """The metrics endpoint while the block runs, if there shall be one."""
+    if system.metrics is None:
+        yield
+        return
+    endpoint = HttpServer(Page(system.metrics.body, config.metrics.max_age_s), CONTENT_TYPE)
+    log.info("metrics at %s", await endpoint.listen(config.metrics.address))
+    try:
+        yield
+    finally:
+        await endpoint.close()

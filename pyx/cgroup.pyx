@@ -32,6 +32,7 @@ cdef struct Key:
     const char* text
     size_t size
     int value
+    int same               # the next of the file's with this text, in a ring
 
 cdef struct Row:
     uint32_t label_at      # in the text, as the key is
@@ -112,6 +113,7 @@ cdef class Reader:
             self.kept.append(key)
             file.keys[file.count].text, file.keys[file.count].size = key, len(key)
             file.keys[file.count].value = value
+            _join(file)
             file.count += 1
         for path in paths:
             file.fd = _open(path)
@@ -179,6 +181,18 @@ cdef class Reader:
                 continue
             values[file.keys[0].value] = _of_file(m, file)
         return tuple(values)
+
+
+cdef void _join(File* file) noexcept nogil:
+    """Put the last key into the ring of those of its text."""
+    cdef Key* key = &file.keys[file.count]
+    cdef int i
+    key.same = file.count
+    for i in range(file.count):
+        if file.keys[i].size == key.size and sys.memcmp(file.keys[i].text, key.text, key.size) == 0:
+            key.same = file.keys[i].same
+            file.keys[i].same = file.count
+            return
 
 
 cdef object _of_file(Machine* m, File* file):
@@ -376,16 +390,20 @@ cdef void _parse_lines(Machine* m, File* file, const char* at, const char* end) 
 
 cdef int _take(Machine* m, File* file, int guess, const char* key, size_t size, const char* name, size_t name_size,
                uint64_t number) noexcept nogil:
-    """Set the value of a key, "key" or "key name"; where to look for the next one, since lines keep their order."""
+    """Set the values of a key, "key" or "key name"; where to look for the next one, since lines keep their order."""
     cdef size_t whole = size + 1 + name_size if name else size
     cdef Key* wanted
-    cdef int _turn
+    cdef int _turn, found
     for _turn in range(file.count):
         wanted = &file.keys[guess]
         guess = guess + 1 if guess + 1 < file.count else 0
         if wanted.size == whole and sys.memcmp(wanted.text, key, size) == 0:
             if name == NULL or sys.memcmp(wanted.text + size + 1, name, name_size) == 0:
+                found = wanted.same
                 _set(m, wanted.value, _scaled(number, file.scale))
+                while &file.keys[found] != wanted:
+                    _set(m, file.keys[found].value, _scaled(number, file.scale))
+                    found = file.keys[found].same
                 break
     return guess
 

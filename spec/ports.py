@@ -364,12 +364,28 @@ ProgressSink = Callable[[Progress], None]
 # Execution.
 
 
-class Task(Protocol):
+class Measured(Protocol):
+    """What has figures of its own; `runtime` is the name of what runs it."""
+
+    @property
+    def namespace(self) -> str: ...
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def runtime(self) -> str: ...
+
+    def cgroups(self) -> dict[str, str]:
+        """The directories of its cgroups by controller, that of version 2 as "unified"; none that the daemon is in too.
+        Reads files; from any thread."""
+
+
+class Task(Measured, Protocol):
     """A container's running half: its init process and those exec'd into it."""
 
-    namespace: str
-    id: str
-    bundle: str
+    @property
+    def bundle(self) -> str: ...
 
     def process(self, exec_id: str = "") -> Process:
         """Status of one process, from memory: never waits. NotFound."""
@@ -388,10 +404,6 @@ class Task(Protocol):
 
     async def pids(self) -> dict[int, str]:
         """Host pids of all its processes, in order, with the exec id of those that were exec'd by us (else empty)."""
-
-    def cgroups(self) -> dict[str, str]:
-        """The directories of its cgroups by controller, that of version 2 as "unified"; none that the daemon is in too.
-        Reads files; from any thread."""
 
     async def pause(self) -> None: ...
 

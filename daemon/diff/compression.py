@@ -13,7 +13,9 @@ from spec import errors
 from spec.oci.image import OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD
 
 GZIP_WINDOW = 31  # zlib's wbits for a gzip header
-GZIP_LEVEL = 2  # of igzip's 0 to 3: 3 was 2 % smaller for 1.5 times the CPU
+# Of igzip's 0 to 3: 417 MB/s of programs and libraries a core; 3 was 1.4 % smaller at 261 MB/s, zlib's 6 was 10.5 %
+# smaller at 24.
+GZIP_LEVEL = 2
 ZSTD_LEVEL = 3
 
 

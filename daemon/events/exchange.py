@@ -12,9 +12,11 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 import msgspec
 
+from daemon.kit.tally import Counter
 from spec import errors, filters
 from spec.base import Event, pack
 from spec.events import Envelope, topic_of
+from spec.exposition import Family
 from spec.names import check_namespace, check_topic
 
 QUEUE_LENGTH = 10_000  # events a subscriber may be behind
@@ -27,9 +29,12 @@ class Exchange:
         self._clock = clock
         self._lock = threading.Lock()
         self._subscribers: list[_Subscriber] = []
+        self._published = Counter("holdd_events_published_total", "Events that were published.", ("topic",))
+        self._lagged = Counter("holdd_event_subscribers_lagged_total", "Subscribers let go for being too slow.")
 
     def publish(self, namespace: str, topic: str, event: Event) -> None:
         """Publish one of `spec.events`."""
+        self._published.add(topic)
         if self._subscribers:
             self._deliver(topic, msgspec.Raw(pack(event)), namespace, self._clock())
 
@@ -45,6 +50,7 @@ class Exchange:
         """Publish an envelope as it is, with the time it bears."""
         check_topic(envelope.topic)
         check_namespace(envelope.namespace)
+        self._published.add(envelope.topic)
         self._deliver(envelope.topic, envelope.event, envelope.namespace, envelope.timestamp_ns)
 
     def _deliver(self, topic: str, event: msgspec.Raw, namespace: str, timestamp_ns: int) -> None:
@@ -67,6 +73,14 @@ class Exchange:
         finally:
             with self._lock:
                 self._subscribers = [other for other in self._subscribers if other is not subscriber]
+            if subscriber.lagged:
+                self._lagged.add()
+
+    def families(self) -> Sequence[Family]:
+        """What the metrics tell of it."""
+        now = [("", "", len(self._subscribers))]
+        subscribers = Family("holdd_event_subscribers", "gauge", "Subscribers to events.", now)
+        return [self._published.family(), self._lagged.family(), subscribers]
 
 
 class _Subscriber:
@@ -75,22 +89,22 @@ class _Subscriber:
         self._matches = matches
         self._queue: deque[Envelope] = deque()
         self._waiting: asyncio.Future[None] | None = None
-        self._lagged = False
+        self.lagged = False
 
     def offer(self, envelope: Envelope) -> None:
         """From any thread, under the exchange's lock."""
-        if self._lagged or not self._matches(envelope):
+        if self.lagged or not self._matches(envelope):
             return
         if len(self._queue) >= QUEUE_LENGTH:
-            self._lagged = True
+            self.lagged = True
         else:
             self._queue.append(envelope)
-        if len(self._queue) == 1 or self._lagged:
+        if len(self._queue) == 1 or self.lagged:
             self._loop.call_soon_threadsafe(self._wake)
 
     async def next(self) -> Envelope:
         while not self._queue:
-            if self._lagged:
+            if self.lagged:
                 raise errors.ResourceExhausted(f"subscribing to events: more than {QUEUE_LENGTH} behind")
             self._waiting = self._loop.create_future()
             try:

@@ -60,6 +60,7 @@ class Layers:
         self._snapshotter = snapshotter
         self._applier = applier
         self._sync = sync
+        self._written: Sequence[Mount] = ()
         self.rebases = "rebase" in snapshotter.capabilities
 
     def has(self, chain_id: str) -> bool:
@@ -113,6 +114,12 @@ class Layers:
         if self._sync:
             self._applier.sync(made.mounts)
 
+    def write_back(self) -> None:
+        """Let the disk work on what is being unpacked, for there will be the less to wait for."""
+        if self._sync and self._written:
+            with contextlib.suppress(errors.NotFound):  # it failed since; what the disk says is told once, and must be
+                self._applier.sync(self._written)
+
     def commit(self, made: Made) -> None:
         """Somebody else's equal snapshot, by another way, is as good."""
         usage = made.applied.usage if made.applied.usage.inodes > 0 else None
@@ -131,6 +138,7 @@ class Layers:
         return key, self._snapshotter.prepare(key, parent, step.labels)
 
     def _apply(self, step: Step, source: Source, mounts: Sequence[Mount], cancel: Cancel) -> Applied:
+        self._written = mounts
         applied = self._applier.apply_stream(source, step.layer, mounts, cancel)
         if applied.descriptor.digest != step.diff_id:
             raise errors.InvalidArgument(

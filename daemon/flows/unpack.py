@@ -20,6 +20,8 @@ from spec import errors
 from spec.oci.image import Descriptor
 from spec.ports import Applier, Snapshotter
 
+WRITE_BACK_S = 1.0  # how often what is being unpacked is sent to the disk: what a slow link brings in so long is little
+
 
 class Unpacker:
     """Unpacks into one snapshotter. Whoever wants a chain id that another is making waits for it: `once` is shared, and
@@ -148,10 +150,14 @@ class _Climb:
     def _job(self, step: Step) -> Made | None:
         """What has been made of it apart from its parent, if it was."""
         job = self._jobs.get(step.chain_id)
-        if job is not None and not job.done():
+        if job is None:
+            return None
+        if not job.done():
             self._flush()  # while there is time
+        while not wait([job], WRITE_BACK_S).done:
+            self._layers.write_back()
         try:
-            return job.result() if job is not None else None
+            return job.result()
         except CancelledError:
             raise errors.Canceled(f"unpacking {step.layer.digest}: it was not begun") from None
 

@@ -58,6 +58,7 @@ class ContainerTask:
     def __init__(self, host: Host, bundle: Bundle, record: TaskRecord, calls: Calls) -> None:
         self.namespace = record.namespace
         self.id = record.id
+        self.runtime = record.launch.name
         self.bundle = bundle.path
         self.record = record
         self.shim: Shim | None = None

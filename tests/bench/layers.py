@@ -1,6 +1,6 @@
 """Layers: pull and import of whole images beside containerd, the unpacker beside tar."""
 
-import os
+import json
 import shutil
 import statistics
 import subprocess
@@ -11,11 +11,13 @@ from pathlib import Path
 from daemon.content.local import LocalContent
 from daemon.diff.applier import ArchiveApplier
 from spec import digest as digests
+from spec.api import transfer
 from spec.oci.image import OCI_LAYER, Descriptor
 from spec.types import Mount
 from tests.bench import containerd, image
 from tests.bench.figures import Row, cpu_s, journaled, memory_kb, show
 from tests.daemon import Daemon
+from tests.fake import Fake
 from tests.registry import Registry, push
 
 MB = 1_000_000
@@ -23,6 +25,8 @@ PULLED = {"layers": 8, "entries": 48_000, "raw_bytes": 920 * MB}  # with headers
 IMPORTED = {"layers": 2, "entries": 51_000, "raw_bytes": 1_160 * MB}  # 1.2 GB
 FILES = 34_000
 ROUNDS = 3
+RATE = 8 * MB  # a second, of each layer of a slow link
+SLICE = 64 << 10
 
 
 def measure():
@@ -31,6 +35,7 @@ def measure():
         work = Path(directory)
         yield from measure_pull(work)
         yield from measure_import(work)
+        yield from measure_slow_link(work)
         yield from measure_unpack(work)
 
 
@@ -56,13 +61,13 @@ class Usages:
 
 def pull_ours(ref):
     """A pull into a fresh daemon on a fresh filesystem."""
-    with journaled("8G", "/dev/shm") as where, Daemon(where) as daemon, Usages(daemon.process.pid) as used:
+    with journaled(below="/dev/shm") as where, Daemon(where) as daemon, Usages(daemon.process.pid) as used:
         daemon.ctr("images", "pull", "--quiet", "--plain-http", ref)
     return used
 
 
 def pull_theirs(ref):
-    with journaled("8G", "/dev/shm") as where, containerd.running(where) as peer, Usages(peer.pid) as used:
+    with journaled(below="/dev/shm") as where, containerd.running(where) as peer, Usages(peer.pid) as used:
         run(shutil.which("ctr", path="/usr/bin"), "-a", peer.address, "images", "pull", "--plain-http", ref)
     return used
 
@@ -91,10 +96,10 @@ def measure_import(work):
     shutil.rmtree(work / "imported")
     found = []
     for _ in range(ROUNDS):
-        with journaled("8G", "/dev/shm") as where, Daemon(where) as daemon, Usages(daemon.process.pid) as used:
+        with journaled(below="/dev/shm") as where, Daemon(where) as daemon, Usages(daemon.process.pid) as used:
             daemon.ctr("images", "import", "--quiet", archive)
         found.append(used)
-    with journaled("8G", "/dev/shm") as where, containerd.running(where) as peer, Usages(peer.pid) as theirs:
+    with journaled(below="/dev/shm") as where, containerd.running(where) as peer, Usages(peer.pid) as theirs:
         ctr = shutil.which("ctr", path="/usr/bin")
         run(ctr, "-a", peer.address, "images", "import", archive)
     archive.unlink()
@@ -105,16 +110,51 @@ def measure_import(work):
     yield Row("- memory over idle", f"{growth:.0f} MB", "<= 64 MB", f"{theirs.growth_mb:.0f} MB containerd")
 
 
+class SlowRegistry(Fake):
+    """Sends `RATE` bytes a second over each connection; `sent_at` is when the last of them went."""
+
+    def send(self, out, data):
+        for at in range(0, len(data), SLICE):
+            out.write(data[at : at + SLICE])
+            self.sent_at = time.perf_counter()
+            time.sleep(SLICE / RATE)
+
+
+def measure_slow_link(work):
+    """From the last byte of the longest layer to the end of the pull: what did not happen while it came."""
+    image.build(work / "slow", layers=3, entries=9_000, raw_bytes=180 * MB)
+    took = []
+    for _ in range(ROUNDS):
+        with SlowRegistry() as registry, journaled(below="/dev/shm") as where, Daemon(where) as daemon:
+            serve(registry, work / "slow")
+            with daemon.client() as client:
+                ref = f"{registry.host}/a:1"
+                source = transfer.Registry(reference=ref, plain_http=True)
+                destination = transfer.ImageStore(name=ref, unpacks=[transfer.Unpack()])
+                list(client.transfer.transfer(transfer.TransferRequest(source=source, destination=destination)))
+                took.append((time.perf_counter() - registry.sent_at) * 1000)
+    shutil.rmtree(work / "slow")
+    yield Row("end of a pull after the last byte, slow link", f"{statistics.median(took):.0f} ms", "<= 200 ms", "")
+
+
+def serve(registry, layout):
+    """All of an OCI layout, by a fake registry."""
+    for path in (layout / "blobs/sha256").iterdir():
+        registry.blob(path.read_bytes())
+    (target,) = json.loads((layout / "index.json").read_text())["manifests"]
+    registry.manifest("1", registry.blobs[target["digest"]])
+
+
 def measure_unpack(work):
     """A plain tar, by our unpacker and by GNU tar in turn."""
     archive = work / "plain.tar"
     image.plain(archive, FILES, 560 * MB)
     layer = Descriptor(media_type=OCI_LAYER, digest=digests.of(b"bench"), size=archive.stat().st_size)
     ratios, ours, theirs = [], [], []
-    with journaled("8G", "/dev/shm") as where:
-        applier = ArchiveApplier(LocalContent(str(where / "content")))
-        for turn in range(ROUNDS):
-            mine, other = where / f"ours{turn}", where / f"theirs{turn}"
+    for _ in range(ROUNDS):
+        with journaled(below="/dev/shm") as where:
+            applier = ArchiveApplier(LocalContent(str(where / "content")))
+            mine, other = where / "ours", where / "theirs"
             mine.mkdir(), other.mkdir()
             began = time.perf_counter()
             with archive.open("rb", buffering=0) as source:
@@ -124,7 +164,6 @@ def measure_unpack(work):
             run("tar", "-xf", archive, "-C", other)
             theirs.append(time.perf_counter() - began)
             ratios.append(theirs[-1] / ours[-1])
-            os.sync()
     archive.unlink()
     mine, other = statistics.median(ours), statistics.median(theirs)
     text = f"{mine:.2f} s = {statistics.median(ratios):.2f} x"

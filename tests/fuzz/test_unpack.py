@@ -253,7 +253,7 @@ def _alike(way, found, wanted):
             assert mtime == mtime_wanted, (way, path)
 
 
-@examples(300)
+@examples(200)
 @given(layers(), chunks)
 def test_every_way_to_apply_layers_comes_to_the_same(place, many, sizes):
     with contextlib.ExitStack() as stack:

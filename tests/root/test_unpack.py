@@ -76,6 +76,7 @@ MALFORMED = {
     "nul in a pax link": pax(linkpath=b"a\0b") + symlink("x", "y"),
     "pax size that is none": pax(size="1_0") + file("x"),
     "long name of 8 GiB": entry("././@LongLink", "L", size=8 << 30),
+    "long link of 8 GiB": entry("././@LongLink", "K", size=8 << 30),
     "long name with a nul": entry("././@LongLink", "L", b"a\0b\0") + file("x"),
     "wrong checksum": sealed(bytes(file("x"))[:512])[:148] + b"0000001\0" + file("x")[156:512],
     "a lone block of zeros": bytes(512) + file("x"),
@@ -153,6 +154,7 @@ def test_extended_headers_override(place):
         pax(path="long/" + "n" * 200, size=3, uid=70000, gid=70001, mtime="1.5") + entry("short", "0", b"abc", size=0),
         long_name("gnu/" + "g" * 200) + file("short", b"1"),
         long_name("t" * 200, "K") + symlink("link", "short"),
+        pax(linkpath="l" * 200) + symlink("link2", "short"),
         pax(path="first") + pax(path="second") + file("third", b"2"),
         entry("global", "g", b"13 path=evil\n") + file("plain", b"3"),
     )
@@ -161,6 +163,7 @@ def test_extended_headers_override(place):
     assert (info.st_size, info.st_uid, info.st_gid, info.st_mtime_ns) == (3, 70000, 70001, 1_500_000_000)
     assert (place / "gnu" / ("g" * 200)).exists()
     assert os.readlink(place / "link") == "t" * 200
+    assert os.readlink(place / "link2") == "l" * 200
     assert (place / "second").read_bytes() == b"2"
     assert (place / "plain").read_bytes() == b"3"
     assert not (place / "evil").exists()

@@ -1,6 +1,8 @@
 """A task's directory and its record."""
 
+import contextlib
 import os
+import shutil
 import stat
 from pathlib import Path
 
@@ -84,6 +86,23 @@ def test_removal_frees_the_id(bundle):
     bundle.remove()
     assert os.listdir(os.path.dirname(bundle.path)) == []
     assert Bundle.make(bundle.path, RECORD, None).load() == RECORD
+
+
+@pytest.mark.parametrize("what", ["rootfs", "task.json", "undertaker", "."])
+def test_removal_goes_through_no_link(bundle, tmp_path, what):
+    """buildkit, CVE-2024-23652: what a container put in a directory's place led out of it."""
+    victim = tmp_path / "victim"
+    (victim / "rootfs").mkdir(parents=True)
+    (victim / "precious").touch()
+    place = Path(bundle.path, what)
+    if place.is_dir():
+        shutil.rmtree(place)
+    place.unlink(missing_ok=True)
+    place.symlink_to(victim)
+    with contextlib.suppress(OSError) if what == "." else contextlib.nullcontext():
+        bundle.remove()
+    assert sorted(os.listdir(victim)) == ["precious", "rootfs"]
+    assert what == "." or not os.path.lexists(bundle.path)
 
 
 def test_what_there_is(bundle, tmp_path):
