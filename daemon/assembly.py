@@ -67,9 +67,6 @@ class System:
         config = self.config
         make_directories(config)
 
-        # What happens is told to whoever listens.
-        self._events = self._plugins.one(builtin.EVENT, "exchange", lambda cls: cls())
-
         # Records and edges.
         self._store = self._plugins.one(
             builtin.METADATA,
@@ -77,6 +74,13 @@ class System:
             lambda cls: cls(self._root("metadata"), map_size=config.metadata.map_size, sync=config.metadata.sync),
         )
         migrate(self._store)
+
+        # What happens is kept for a while, and told to whoever listens.
+        os.makedirs(self._root("events"), mode=0o700, exist_ok=True)
+        ring = self._plugins.one(
+            builtin.EVENT, "ring", lambda cls: cls(self._root("events", "ring"), config.events.ring_size)
+        )
+        self._events = self._plugins.one(builtin.EVENT, "exchange", lambda cls: cls(ring))
 
         # Bytes by digest, and trees by key.
         self._content = self._content_store()

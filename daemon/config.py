@@ -31,6 +31,12 @@ class Content(Section, frozen=True):
     sync: bool = True
 
 
+class Events(Section, frozen=True):
+    """`ring_size` is how many bytes of disk hold the last events, about 150 each; changing it forgets them."""
+
+    ring_size: Annotated[int, msgspec.Meta(ge=4 << 20)] = 16 << 20
+
+
 class RuntimeEntry(Section, frozen=True):
     """An OCI runtime: `path` is absolute or looked up in PATH; `root` is where it keeps its state (empty: below ours).
 
@@ -158,6 +164,7 @@ class Config(Section, frozen=True):
     disabled_plugins: tuple[str, ...] = ()
     metadata: Metadata = Metadata()
     content: Content = Content()
+    events: Events = Events()
     gc: GC = GC()
     registry: Registry = Registry()
     transfer: Transfer = Transfer()
