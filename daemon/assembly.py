@@ -19,6 +19,7 @@ from daemon.figures import Internals, Telling
 from daemon.flows.crew import Crew
 from daemon.gc.collector import Collected, Collector
 from daemon.gc.scheduler import Scheduler, Thresholds
+from daemon.images.breaker import Breakers
 from daemon.kit import atomic
 from daemon.kit.keylock import KeyLock
 from daemon.kit.threads import Pool, hop
@@ -38,7 +39,7 @@ from daemon.settings import dotted
 from spec import errors
 from spec.api.service import Service
 from spec.api.transfer import Registry
-from spec.ports import Applier, Cancel, ContentStore, Differ, ImageArchive, Resolver, Snapshotter
+from spec.ports import Applier, Cancel, ContentStore, Differ, ImageArchive, Registries, Snapshotter
 from spec.protocol import SERVICES
 from spec.records import LeaseResource
 from spec.version import REVISION, VERSION
@@ -94,6 +95,7 @@ class System:
         self._take_up()
         self._differs = [self._plugins.later(builtin.DIFFER, id) for id in config.diff.differs]
         self._resolver = self._plugins.later(builtin.RESOLVER, "registry")
+        self._breakers = Breakers()
         self._archive = self._plugins.later(builtin.RESOLVER, "archive")
 
         # Running processes.
@@ -210,6 +212,7 @@ class System:
                 self,
                 journeys,
                 self._pool("download", downloads),
+                self._pool("upload", self.config.registry.max_concurrent_uploads),
                 self._crew(downloads),
                 self.config.diff.sync_fs,
             ),
@@ -249,14 +252,19 @@ class System:
     def _differ(self, content: ContentStore, programs: Sequence[Program]) -> Differ:
         return Chain([differ()(content, programs, self._bounds) for differ in self._differs])
 
-    def resolver(self, source: Registry) -> Resolver:
+    def resolver(self, source: Registry) -> Registries:
         """For one image, with the caller's credentials."""
-        made: Resolver = self._resolver()(
+        made: Registries = self._resolver()(
             source.hosts_dir or self.config.registry.hosts_dir,
             source.plain_http,
             source.skip_verify,
             source.username,
             source.secret,
+            authorities=source.authorities,
+            certificate=source.certificate,
+            key=source.key,
+            headers=source.headers,
+            breakers=self._breakers,
         )
         return made
 

@@ -74,10 +74,12 @@ class Metrics(Section, frozen=True):
 
 
 class Registry(Section, frozen=True):
-    """`hosts_dir` holds a folder a registry with its hosts.toml, as containerd's certs.d."""
+    """`hosts_dir` holds a folder a registry with its hosts.toml, as containerd's certs.d; of several (between colons)
+    the first that has one counts."""
 
-    hosts_dir: str = "/etc/holdd/certs.d"
+    hosts_dir: str = "/etc/holdd/certs.d:/etc/containerd/certs.d:/etc/docker/certs.d"
     max_concurrent_downloads: Positive = 3
+    max_concurrent_uploads: Positive = 3
 
 
 class Transfer(Section, frozen=True):
