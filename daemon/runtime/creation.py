@@ -17,8 +17,9 @@ from daemon.runtime.calls import Calls
 from daemon.runtime.nursery import Nursery
 from daemon.runtime.oci import Commands, RuntimeConfig, settle
 from daemon.runtime.shim import Shim
+from daemon.runtime.state import Host
 from daemon.runtime.stdio import open_streams
-from daemon.runtime.task import ContainerTask, Host
+from daemon.runtime.task import ContainerTask
 from spec import errors, events
 from spec.records import RuntimeRef
 from spec.types import Mount, Stdio
@@ -182,13 +183,13 @@ class Workshop:
             raise errors.Unknown(f"{order.doing}: runtime {record.launch.name!r} wrote no pid")
         await self._watch_memory(shim, pid, order.id)
         task = ContainerTask(self.host, bundle, _created(record, pid), calls)
-        bundle.save(task.record)
+        bundle.save(task.state.record)
         event = events.TaskCreate(
             container_id=order.id, bundle=bundle.path, rootfs=order.rootfs, io=order.stdio, pid=pid
         )
         self.host.publisher.publish(order.namespace, events.topic_of(event), event)
-        task.expect(task.init)
-        task.adopt(shim)
+        task.endings.expect(task.state.init)
+        task.endings.adopt(shim)
         return task
 
     async def _watch_memory(self, shim: Shim, pid: int, id: str) -> None:

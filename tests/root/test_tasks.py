@@ -54,7 +54,7 @@ def script(rig, text):
 
 
 def shim_of(task):
-    return task.shim.pid
+    return task.state.shim.pid
 
 
 def test_a_life_and_what_is_told_of_it(nursery):
