@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 from daemon.kit import threads
-from daemon.runtime import held, living, users
+from daemon.runtime import held, living, loggers, users
 from daemon.runtime.bundle import Phase, ProcessRecord
 from daemon.runtime.config import User, read_process, resolved_process
 from daemon.runtime.endings import Endings
 from daemon.runtime.process import TaskProcess
 from daemon.runtime.shim import Shim
 from daemon.runtime.state import TaskState
-from daemon.runtime.stdio import open_streams
+from daemon.runtime.stdio import open_streams, open_writer
 from spec import errors, events, names
 from spec.oci.users import Ids
 from spec.records import Exit
@@ -43,19 +43,25 @@ class Execs:
                 raise errors.InvalidArgument(f"{doing}: its process and its stdio disagree about a terminal")
             user = process.user or User()
             streams = open_streams(stdio, fds, stack, doing)
-            added = self._state.processes[exec_id] = TaskProcess(self._state.id, ProcessRecord(exec_id=exec_id, stdio=stdio))
+            piped, programs = loggers.open_loggers(stdio, stack, doing)
+            writer = open_writer(stdio, streams, stack, doing)
+            added = TaskProcess(self._state.id, ProcessRecord(exec_id=exec_id, stdio=stdio))
+            self._state.processes[exec_id] = added
             try:
                 ids = await threads.hop(self._state.host.pool, self._identify, user) if user.username else None
                 self._state.home.write(f"exec-{exec_id}.json", resolved_process(spec, ids))
-                kept = held.streams(exec_id, stdio)
-                await asyncio.gather(*(shim.keep(kept[number], fd) for number, fd in streams.items()))
+                await loggers.start(programs, self._state.host, shim, self._state.namespace, self._state.id)
+                kept = {held.streams(exec_id, stdio)[number]: fd for number, fd in {**streams, **piped}.items()}
+                if writer is not None:
+                    kept[held.writer(exec_id)] = writer
+                await asyncio.gather(*(shim.keep(name, fd) for name, fd in kept.items()))
                 self._state.require_running(doing)
-                self._state.save()
+                self._state.save(logged=self._state.record.logged or bool(programs))
             except BaseException:
                 added.forget()
                 del self._state.processes[exec_id]
                 self._state.home.discard(f"exec-{exec_id}.json")
-                await asyncio.shield(held.release(shim, held.streams(exec_id, stdio).values()))
+                await asyncio.shield(held.release(shim, held.all_of(exec_id, stdio)))
                 raise
             self._state.publish(events.TaskExecAdded(container_id=self._state.id, exec_id=exec_id))
 
@@ -114,7 +120,5 @@ class Execs:
         if process.record.exit is None:
             process.forget()
         if self._state.shim is not None:
-            stdio = process.record.stdio
-            kept = [held.pty(exec_id)] if stdio.terminal else held.streams(exec_id, stdio).values()
-            await held.release(self._state.shim, kept)
+            await held.release(self._state.shim, held.all_of(exec_id, process.record.stdio))
         return process.record.exit or Exit()

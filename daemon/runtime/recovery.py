@@ -88,7 +88,8 @@ async def _adopt(task: ContainerTask, bundle: Bundle, shim: Shim) -> None:
         task.endings.reaped(record)
     task.endings.adopt(shim)
     if task.state.record.unsettled or task.state.init.record.phase is Phase.STARTING:
-        await task.settle(shim)
+        # a shim that is stopped answers when it goes on
+        await asyncio.wait([task.state.host.spawn(task.settle(shim))], timeout=CALL_SECONDS)
 
 
 async def _finish_calls(task: ContainerTask, shim: Shim) -> None:

@@ -29,6 +29,9 @@ class Host(Protocol):
     def spawn(self, work: Coroutine[Any, Any, T], /) -> "asyncio.Task[T]":
         """Run work that must end even when nobody waits for it any more."""
 
+    def attend(self, work: Coroutine[Any, Any, T], /) -> "asyncio.Task[T]":
+        """Run work that ends when our connection to its shim does; nobody waits for that."""
+
     async def undertaker(self, directory: str) -> Shim:
         """A new shim, for a task whose own is dead."""
 

@@ -7,9 +7,10 @@ import logging
 import signal as signals
 from collections.abc import Awaitable, Callable, Sequence
 
-from daemon.runtime import cgroups, held, living
+from daemon.runtime import cgroups, held, living, loggers
 from daemon.runtime.bundle import Bundle, Phase, TaskRecord
 from daemon.runtime.calls import Calls
+from daemon.runtime.config import check_resources
 from daemon.runtime.endings import Endings
 from daemon.runtime.execs import Execs
 from daemon.runtime.process import TaskProcess
@@ -145,8 +146,10 @@ class ContainerTask:
         self.state.save(unsettled=True)
         try:
             await call(shim)
-        except BaseException:
+        except BaseException as exc:
             self.state.save(unsettled=False)
+            if isinstance(exc, errors.Unknown) and self.state.init.reaped is not None:
+                raise errors.FailedPrecondition(f"{doing}: it has ended") from exc
             raise
         finally:
             self.state.pausing = False
@@ -165,7 +168,22 @@ class ContainerTask:
         self.state.save(paused=status == "paused", unsettled=False)
         self.endings.tell(self.state.init)
 
-    # Terminals
+    async def update(self, resources: bytes) -> None:
+        check_resources(resources, f"update task {self.id}")
+        await self.state.to_end(self._update(resources))
+
+    async def _update(self, resources: bytes) -> None:
+        doing = f"update task {self.id}"
+        async with self.state.lock:
+            self.state.require_running(doing)
+            await self.state.calls.update(self.state.running_shim(doing), resources)
+
+    # Streams and terminals
+
+    async def close_io(self, exec_id: str = "") -> None:
+        process = self.state.process(exec_id)
+        if process.record.exit is None:
+            await held.release(self.state.running_shim(f"close stdin of {process.title}"), [held.writer(exec_id)])
 
     async def resize(self, exec_id: str, width: int, height: int) -> None:
         process = self._terminal(exec_id, "resize the terminal of")
@@ -237,10 +255,18 @@ class ContainerTask:
             except errors.Unknown as exc:
                 log.info("%s; once more, by force", exc.message)
                 await self.state.calls.delete(shim, force=True)
+            if self.state.record.logged:
+                await self._end_loggers(shim)
             self.state.shim = None
             await shim.shutdown()
         self.state.deleted = True
         self.state.home.remove()
+
+    async def _end_loggers(self, shim: Shim) -> None:
+        """Close the streams of those that were never started, and wait for what reads the others."""
+        for exec_id, process in self.state.processes.items():
+            await held.release(shim, held.all_of(exec_id, process.record.stdio))
+        await loggers.finish(shim)
 
     def close(self) -> None:
         """Let go of the shim, which lives on with its container."""
