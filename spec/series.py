@@ -190,3 +190,24 @@ HUGETLB_2 = (
         metric="container_hugetlb_failcnt_total",
     ),
 )
+
+
+def page() -> str:
+    """spec/METRICS.md."""
+    lines = [
+        "# Figures of containers",
+        "",
+        "Made of the table in `spec/series.py`; `make protocol` writes it anew. A figure whose file or key the kernel",
+        "does not have is left out. Files are controller/name, `unified` is cgroup version 2, and the first that is",
+        "there is read; {page} is each size of huge pages.",
+    ]
+    for title, rows, pages in (("Version 1", V1, HUGETLB_1), ("Version 2", V2, HUGETLB_2)):
+        lines += ["", f"## {title}", "", "| figure | file | key | metric |", "|---|---|---|---|"]
+        lines += [_line(row) for row in rows]
+        lines += [_line(row._replace(path=f"hugetlb.{row.path}")) for row in pages]
+    return "\n".join(lines) + "\n"
+
+
+def _line(row: Series) -> str:
+    cells = (row.path, ", ".join(row.files), " + ".join(row.keys), row.metric)
+    return f"| {' | '.join(cells)} |"

@@ -12,6 +12,7 @@ from spec.metrics import Figures
 from spec.series import Form, Series
 
 UNIFIED = "unified"
+FIRST = {file.partition("/")[0] for row in series.V1 for file in row.files} - {UNIFIED}  # controllers of version 1
 Directories = Mapping[str, str]
 
 
@@ -174,7 +175,7 @@ _plans: dict[tuple[bool, tuple[str, ...]], Plan] = {}
 
 def plan(directories: Directories) -> Plan:
     """For the version that `directories` are of: a hybrid host's containers are version 1's."""
-    is_first = any(controller != UNIFIED for controller in directories)
+    is_first = not FIRST.isdisjoint(directories)
     key = (is_first, _pages(directories.get("hugetlb") or directories.get(UNIFIED)))
     if key not in _plans:
         _plans[key] = Plan(metrics.V1 if is_first else metrics.V2, key[1])
