@@ -31,7 +31,11 @@ def run(args: argparse.Namespace, client: Client, out: Out) -> int:
         stdio, fds = process.streams(args, args.tty)
         request = tasks.CreateRequest(container_id=args.id, rootfs=mounts, stdio=stdio)
         pid = client.tasks.create(request, fds=fds).pid
-        code = process.launch(args, client, pid, args.tty)
+        try:
+            code = process.launch(args, client, pid, args.tty)
+        except process.Left:
+            undo.pop_all()
+            return 0
         undo.pop_all()
     if args.rm:
         container.remove(client, args.id)
