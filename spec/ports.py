@@ -431,6 +431,13 @@ class Task(Measured, Protocol):
 
     async def resume(self) -> None: ...
 
+    async def update(self, resources: bytes) -> None:
+        """Other limits (OCI `linux.resources` as JSON). FailedPrecondition when it is not running."""
+
+    async def close_io(self, exec_id: str = "") -> None:
+        """End stdin, where that is a FIFO that is held open for its writers: the process sees the end when the last of
+        them has gone. Nothing where there is none."""
+
     async def resize(self, exec_id: str, width: int, height: int) -> None: ...
 
     async def console(self, exec_id: str = "") -> int:
