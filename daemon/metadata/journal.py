@@ -1,7 +1,7 @@
 """What was committed, once more, beside the store: a damaged one can be made anew from it.
 
-Layout: MAGIC, then for each commit: size u32, CRC-32 u32, transaction u64, and `size` bytes of changes, each a key's size
-u16, a value's size u32 (0xffffffff: deleted), key and row as stored. It begins with all rows as they were when it was
+Layout: MAGIC, then for each commit: size u32, CRC-32 u32, transaction u64, and `size` bytes of changes, each a key's
+size u16, a value's size u32 (0xffffffff: deleted), key and row as stored. It begins with all rows as they were when it was
 written anew. The CRC is of the transaction and the changes; what follows a commit that it does not fit is not read.
 
 An append is not synced: what a power loss takes of it, the store has. So neither file may be behind the other and

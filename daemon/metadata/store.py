@@ -248,7 +248,7 @@ class Store:
                     commit.set_result(result)
                 else:
                     commit.set_exception(failed)
-            return
+            return None
 
     def _one_by_one(self, batch: list[Job], exc: lmdb.Error) -> None:
         """What had no room together may have it alone: a removal beside what fills the disk."""
