@@ -34,8 +34,9 @@ RESOLVER = "io.holdd.resolver.v1"
 SERVICE = "io.holdd.service.v1"
 
 ROWS = (
-    Row(EVENT, "exchange", "daemon.events.exchange:Exchange"),
     Row(METADATA, "lmdb", "daemon.metadata.store:Store"),
+    Row(EVENT, "ring", "daemon.events.ring:Ring"),
+    Row(EVENT, "exchange", "daemon.events.exchange:Exchange", (EVENT,)),
     Row(CONTENT, "local", "daemon.content.local:LocalContent"),
     Row(SNAPSHOTTER, "overlayfs", "daemon.snapshots.overlay:Overlay", (METADATA,)),
     Row(SNAPSHOTTER, "native", "daemon.snapshots.native:Native", (METADATA,)),

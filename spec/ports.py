@@ -343,7 +343,29 @@ class ImageArchive(Resolver, Protocol):
 
 
 class Pusher(Protocol):
-    def push(self, descriptor: Descriptor) -> BlobWriter: ...
+    """One repository of a registry."""
+
+    def blob(
+        self,
+        descriptor: Descriptor,
+        reader: BlobReader,
+        neighbours: str = "",
+        told: Callable[[int], None] = ...,
+        cancel: Cancel | None = None,
+    ) -> str:
+        """Have a blob there; what it took: "already exists", "mounted" (from one of the repositories `neighbours`,
+        between commas) or "complete". `told` hears how many bytes were sent. FailedPrecondition when `reader` has
+        another size."""
+
+    def manifest(self, descriptor: Descriptor, body: bytes, tag: str = "") -> bool:
+        """Have a manifest or an index there, by its digest or as `tag`: whether it was not so yet. All that it names
+        must be there."""
+
+
+class Registries(Resolver, Protocol):
+    """A Resolver that can be pushed to."""
+
+    def pusher(self, ref: str) -> Pusher: ...
 
 
 class ImageVerifier(Protocol):
@@ -408,6 +430,13 @@ class Task(Measured, Protocol):
     async def pause(self) -> None: ...
 
     async def resume(self) -> None: ...
+
+    async def update(self, resources: bytes) -> None:
+        """Other limits (OCI `linux.resources` as JSON). FailedPrecondition when it is not running."""
+
+    async def close_io(self, exec_id: str = "") -> None:
+        """End stdin, where that is a FIFO that is held open for its writers: the process sees the end when the last of
+        them has gone. Nothing where there is none."""
 
     async def resize(self, exec_id: str, width: int, height: int) -> None: ...
 

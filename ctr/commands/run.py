@@ -36,7 +36,11 @@ def run(args: argparse.Namespace, client: Client, out: Out) -> int:
         request = tasks.CreateRequest(container_id=args.id, rootfs=plan.mounts, stdio=stdio)
         with phases.phase(f"creating task {args.id}"):
             pid = client.tasks.create(request, fds=fds).pid
-        code = process.launch(args, client, pid, terminal)
+        try:
+            code = process.launch(args, client, pid, terminal)
+        except process.Left:
+            undo.pop_all()
+            return 0
         undo.pop_all()
     if args.rm:
         container.remove(client, args.id)

@@ -39,7 +39,7 @@ class Scheduler:
 
     def __init__(self, collect: Callable[[], Awaitable[Collected]], thresholds: Thresholds) -> None:
         self._collect = collect
-        self._thresholds = thresholds
+        self.thresholds = thresholds
         self._lock = threading.Lock()
         self._deletions = 0
         self._mutations = 0
@@ -62,7 +62,7 @@ class Scheduler:
                 self._deletions += 1
             else:
                 self._mutations += 1
-            due = 0 < self._thresholds.deletions <= self._deletions
+            due = 0 < self.thresholds.deletions <= self._deletions
         loop = self._loop
         if due and loop is not None:
             loop.call_soon_threadsafe(self._due.set)
@@ -71,12 +71,12 @@ class Scheduler:
         """Collect when it is due, until cancelled."""
         self._loop = asyncio.get_running_loop()
         try:
-            await asyncio.sleep(self._thresholds.startup_delay_s)
+            await asyncio.sleep(self.thresholds.startup_delay_s)
             await self._attempt()
             while True:
                 await self._wait()
                 if self._worth():
-                    await asyncio.sleep(self._thresholds.delay_s)
+                    await asyncio.sleep(self.thresholds.delay_s)
                     await self._attempt()
         finally:
             self._loop = None
@@ -96,7 +96,7 @@ class Scheduler:
         if not self._runs:
             return FIRST_INTERVAL_S
         average = max(self._spent_s / self._runs, SHORTEST_S)
-        return average / self._thresholds.pause - average if self._thresholds.pause else LONGEST_S
+        return average / self.thresholds.pause - average if self.thresholds.pause else LONGEST_S
 
     async def _wait(self) -> None:
         with contextlib.suppress(TimeoutError):
@@ -106,7 +106,7 @@ class Scheduler:
 
     def _worth(self) -> bool:
         with self._lock:
-            happened = self._deletions > 0 or self._mutations >= self._thresholds.mutations
+            happened = self._deletions > 0 or self._mutations >= self.thresholds.mutations
         return happened or time.monotonic() - self._last_end_s >= LONGEST_S
 
     async def _attempt(self) -> None:

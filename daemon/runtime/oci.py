@@ -131,6 +131,10 @@ class Commands:
     def resume(self, log: str) -> list[str]:
         return [*self._global(log), "resume", self.id]
 
+    def update(self, log: str, resources: str) -> list[str]:
+        """`resources` is a file of JSON."""
+        return [*self._global(log), "update", "--resources", resources, self.id]
+
     def delete(self, log: str, force: bool = False) -> list[str]:
         flags = ["--force"] if force else []
         return [*self._global(log), "delete", *flags, self.id]
