@@ -15,14 +15,17 @@ from daemon.diff import programs
 from daemon.diff.bounds import Bounds
 from daemon.diff.chain import Chain
 from daemon.diff.programs import Program
+from daemon.figures import Internals, Telling
 from daemon.flows.crew import Crew
 from daemon.gc.collector import Collected, Collector
 from daemon.gc.scheduler import Scheduler, Thresholds
+from daemon.images.breaker import Breakers
 from daemon.kit import atomic
 from daemon.kit.keylock import KeyLock
 from daemon.kit.threads import Pool, hop
 from daemon.metadata.kv import BucketKV
 from daemon.metadata.migrate import migrate
+from daemon.metrics import process
 from daemon.plugins import Plugins
 from daemon.runtime.nursery import Nursery
 from daemon.runtime.oci import RuntimeConfig
@@ -36,7 +39,7 @@ from daemon.settings import dotted
 from spec import errors
 from spec.api.service import Service
 from spec.api.transfer import Registry
-from spec.ports import Applier, Cancel, ContentStore, Differ, ImageArchive, Resolver, Snapshotter
+from spec.ports import Applier, Cancel, ContentStore, Differ, ImageArchive, Registries, Snapshotter
 from spec.protocol import SERVICES
 from spec.records import LeaseResource
 from spec.version import REVISION, VERSION
@@ -92,6 +95,7 @@ class System:
         self._take_up()
         self._differs = [self._plugins.later(builtin.DIFFER, id) for id in config.diff.differs]
         self._resolver = self._plugins.later(builtin.RESOLVER, "registry")
+        self._breakers = Breakers()
         self._archive = self._plugins.later(builtin.RESOLVER, "archive")
 
         # Running processes.
@@ -124,9 +128,21 @@ class System:
         self.scheduler = self._plugins.one(builtin.GC, "scheduler", self._make_scheduler)
         self._collector.mutated = self.scheduler.notify
 
-        # The API over all of them.
+        # The API over all of them, and what there is to tell about it all.
         self.services = self._services()
+        self.metrics = self._telling() if config.metrics.address else None
         self._plugins.check()
+
+    def _telling(self) -> Telling:
+        """What the metrics endpoint tells; made where there is one."""
+        config = self.config.metrics
+        containers = self._plugins.one(
+            builtin.METRICS, "containers", lambda cls: cls(self._meters, self.runtime.tasks, config.groups)
+        )
+        calls = self._plugins.one(builtin.METRICS, "calls", lambda cls: cls(config.histogram))
+        counted = [calls.families, *(found for part in self._counted if (found := getattr(part, "families", None)))]
+        internals = Internals([*counted, process.families], self.runtime.tasks, self._pools)
+        return Telling(containers, internals, calls, self._pool("scrape", 1))
 
     def reload(self, config: Config) -> list[str]:
         """Take up what of a new configuration can be without a restart; the keys that have to wait for one."""
@@ -196,11 +212,13 @@ class System:
                 self,
                 journeys,
                 self._pool("download", downloads),
+                self._pool("upload", self.config.registry.max_concurrent_uploads),
                 self._crew(downloads),
                 self.config.diff.sync_fs,
             ),
         }
         made = self._plugins.every(builtin.SERVICE, lambda row, cls: cls(*arguments[row.id]))
+        self._counted = [self._events, self.scheduler, *made.values()]
         return [(TABLES[id], service) for id, service in made.items()]
 
     # Components as one namespace sees them.
@@ -234,14 +252,19 @@ class System:
     def _differ(self, content: ContentStore, programs: Sequence[Program]) -> Differ:
         return Chain([differ()(content, programs, self._bounds) for differ in self._differs])
 
-    def resolver(self, source: Registry) -> Resolver:
+    def resolver(self, source: Registry) -> Registries:
         """For one image, with the caller's credentials."""
-        made: Resolver = self._resolver()(
+        made: Registries = self._resolver()(
             source.hosts_dir or self.config.registry.hosts_dir,
             source.plain_http,
             source.skip_verify,
             source.username,
             source.secret,
+            authorities=source.authorities,
+            certificate=source.certificate,
+            key=source.key,
+            headers=source.headers,
+            breakers=self._breakers,
         )
         return made
 

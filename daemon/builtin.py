@@ -45,6 +45,8 @@ ROWS = (
     Row(DIFFER, "walking", "daemon.diff.walking:WalkingDiffer", (CONTENT,)),
     Row(RUNTIME, "tasks", "daemon.runtime.tasks:Tasks", (EVENT,)),
     Row(METRICS, "cgroups", "daemon.metrics.cgroups:Cgroups"),
+    Row(METRICS, "containers", "daemon.metrics.catalog:Containers", (METRICS, RUNTIME)),
+    Row(METRICS, "calls", "daemon.metrics.calls:Calls"),
     Row(RESOLVER, "registry", "daemon.images.resolver:RegistryResolver"),
     Row(RESOLVER, "archive", "daemon.images.archive:Archive"),
     Row(GC, "scheduler", "daemon.gc.scheduler:Scheduler", (METADATA, CONTENT, SNAPSHOTTER)),

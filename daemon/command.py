@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import logging
+import resource
 import sys
 
 from daemon import config, configure, lifecycle
@@ -25,6 +26,14 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _raise_descriptors() -> None:
+    """As many as we may have: each container that is measured takes some thirty. The nursery was forked before, so that
+    containers get what we were given."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def run(argv: list[str], nursery: Nursery | None) -> int:
     """Serve as `argv` says; the exit code."""
     args = parser().parse_args(argv)
@@ -35,6 +44,7 @@ def run(argv: list[str], nursery: Nursery | None) -> int:
             return configure.run(args, overrides)
         settings = config.load(args.config, overrides)
         log.setup(settings.log_level, settings.log_format)
+        _raise_descriptors()
         asyncio.run(lifecycle.serve(settings, nursery, lambda: config.load(args.config, overrides)))
     except errors.Error as exc:
         print("\n".join(f"holdd: {line}" for line in exc.message.splitlines()), file=sys.stderr)

@@ -60,11 +60,26 @@ class GC(Section, frozen=True):
     startup_delay_s: Seconds = 0.1
 
 
-class Registry(Section, frozen=True):
-    """`hosts_dir` holds a folder a registry with its hosts.toml, as containerd's certs.d."""
+class Metrics(Section, frozen=True):
+    """The endpoint of Prometheus, at `address`: HOST:PORT or unix:///PATH, empty for none. `groups` are those of the
+    containers' figures that it tells, `histogram` whether it tells how long calls took; within `max_age_s` it
+    tells the same again."""
 
-    hosts_dir: str = "/etc/holdd/certs.d"
+    address: str = ""
+    groups: tuple[Literal["pids", "cpu", "per_cpu", "memory", "io", "hugetlb", "pressure"], ...] = (
+        "pids", "cpu", "memory", "io", "hugetlb",
+    )  # fmt: skip
+    histogram: bool = True
+    max_age_s: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 1.0
+
+
+class Registry(Section, frozen=True):
+    """`hosts_dir` holds a folder a registry with its hosts.toml, as containerd's certs.d; of several (between colons)
+    the first that has one counts."""
+
+    hosts_dir: str = "/etc/holdd/certs.d:/etc/containerd/certs.d:/etc/docker/certs.d"
     max_concurrent_downloads: Positive = 3
+    max_concurrent_uploads: Positive = 3
 
 
 class Transfer(Section, frozen=True):
@@ -166,6 +181,7 @@ class Config(Section, frozen=True):
     content: Content = Content()
     events: Events = Events()
     gc: GC = GC()
+    metrics: Metrics = Metrics()
     registry: Registry = Registry()
     transfer: Transfer = Transfer()
     snapshotter: Snapshotters = Snapshotters()

@@ -17,9 +17,11 @@ from typing import NamedTuple
 import msgspec
 
 from daemon.events.ring import Ring
+from daemon.kit.tally import Counter
 from spec import errors, filters
 from spec.base import Event, pack
 from spec.events import Envelope, EventsLagged, topic_of
+from spec.exposition import Family
 from spec.names import check_namespace, check_topic
 
 LARGEST = 256 << 10  # bytes of an event's body
@@ -48,6 +50,9 @@ class Exchange:
         self._recent: deque[Envelope] = deque()
         self._recent_bytes = 0
         self._waiting: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
+        self._subscribed = 0
+        self._counts = Counter("holdd_events_published_total", "Events that were published.", ("topic",))
+        self._losses = Counter("holdd_events_lagged_total", "Times that a subscriber was too slow and missed some.")
         self._decoder = msgspec.msgpack.Decoder(Envelope)
 
     def publish(self, namespace: str, topic: str, event: Event) -> None:
@@ -87,22 +92,32 @@ class Exchange:
         """
         matches = filters.matcher(filters_, _field)
         place = self._start(since)
-        while True:
-            envelopes, place = self._read(place)
-            for envelope in envelopes:
-                if envelope.topic == _LAGGED or matches(envelope):
-                    yield envelope
-            if envelopes:
-                await asyncio.sleep(0)  # others have their turn, however little of it matches
-            else:
-                await self._published(place.after)
+        self._subscribed += 1
+        try:
+            while True:
+                envelopes, place = self._read(place)
+                for envelope in envelopes:
+                    if envelope.topic == _LAGGED or matches(envelope):
+                        yield envelope
+                if envelopes:
+                    await asyncio.sleep(0)  # others have their turn, however little of it matches
+                else:
+                    await self._published(place.after)
+        finally:
+            self._subscribed -= 1
 
     def close(self) -> None:
         """Let go of the ring: what is published from now on is kept in memory alone."""
         with self._lock:
             self._ring = None
 
+    def families(self) -> Sequence[Family]:
+        """What the metrics tell of it."""
+        subscribers = Family("holdd_event_subscribers", "gauge", "Subscribers to events.", [("", "", self._subscribed)])
+        return [self._counts.family(), self._losses.family(), subscribers]
+
     def _deliver(self, topic: str, event: msgspec.Raw, namespace: str, timestamp_ns: int) -> None:
+        self._counts.add(topic)
         with self._lock:
             self._last += 1
             envelope = Envelope(
@@ -145,6 +160,7 @@ class Exchange:
         return [self._decoder.decode(payload) for _, payload in records], Place(records[-1][0], at)
 
     def _lagged(self, missed: int, last: int) -> Envelope:
+        self._losses.add()
         event = msgspec.Raw(pack(EventsLagged(missed=missed)))
         return Envelope(timestamp_ns=self._clock(), topic=_LAGGED, event=event, sequence=last)
 

@@ -9,10 +9,12 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from daemon.gc.collector import Collected
+from daemon.kit.tally import Counter, Histogram
 from spec.base import Record
+from spec.exposition import Family
 
 SHORTEST_S = 0.005  # a run is taken to last at least this long
 FIRST_INTERVAL_S = 1.0
@@ -49,6 +51,9 @@ class Scheduler:
         self._last_end_s = time.monotonic()
         self.failures = 0
         self.successes = 0
+        self._collections = Counter("containerd_gc_collections_total", "Collections of garbage.", ("status",))
+        self._seconds = Histogram("containerd_gc_gc_seconds", "How long collections took.")
+        self._removed = Counter("holdd_gc_removed_total", "What was collected.", ("type",))
 
     def notify(self, removal: bool) -> None:
         """A record was written, or removed."""
@@ -80,6 +85,10 @@ class Scheduler:
         """Collect at once, after a run that is under way; what it did."""
         async with self._one:
             return await self._timed()
+
+    def families(self) -> Sequence[Family]:
+        """What the metrics tell of it."""
+        return [self._collections.family(), self._seconds.family(), self._removed.family()]
 
     @property
     def interval_s(self) -> float:
@@ -115,8 +124,13 @@ class Scheduler:
             collected = await self._collect()
         except BaseException:
             self.failures += 1
+            self._collections.add("fail")
             raise
         self.successes += 1
+        self._collections.add("success")
+        self._seconds.observe(time.monotonic() - began)
+        for kind, count in collected.removed.items():
+            self._removed.add(kind, count=count)
         self._runs += 1
         self._spent_s += time.monotonic() - began
         self._last_end_s = time.monotonic()
