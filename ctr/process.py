@@ -12,6 +12,8 @@ from ctr import console
 from daemon.client.client import Client
 from spec import errors
 from spec.api import tasks
+from spec.oci import runtime
+from spec.records import Container
 from spec.types import Stdio
 
 FORWARDED = (
@@ -36,6 +38,12 @@ def register_keys(parser: argparse.ArgumentParser, default: str = "") -> None:
 
 class Left(Exception):
     """Its terminal was left, by the keys for that: it runs on."""
+
+
+def has_terminal(record: Container) -> bool:
+    """Whether a container's own process shall have one: its spec says so."""
+    spec = runtime.decode(record.spec)
+    return spec.process is not None and spec.process.terminal
 
 
 def streams(args: argparse.Namespace, terminal: bool) -> tuple[Stdio, Sequence[int]]:

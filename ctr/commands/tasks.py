@@ -4,11 +4,13 @@ import argparse
 import contextlib
 import json
 import signal
+import sys
 
 from msgspec.structs import replace
 
 from ctr import figures, output, process
 from ctr.output import Out
+from ctr.phases import Phases
 from daemon.client.client import Client
 from spec import errors
 from spec.api import containers
@@ -74,10 +76,10 @@ def _register_exec(exec: argparse.ArgumentParser) -> None:
 
 def _start(args: argparse.Namespace, client: Client, out: Out) -> int:
     record = client.containers.get(containers.GetRequest(id=args.id))
-    spec = runtime.decode(record.spec)
-    terminal = spec.process is not None and spec.process.terminal
+    terminal = process.has_terminal(record)
     stdio, fds = process.streams(args, terminal)
-    pid = client.tasks.create(api.CreateRequest(container_id=args.id, stdio=stdio), fds=fds).pid
+    with Phases(sys.stderr).phase(f"creating task {args.id}"):
+        pid = client.tasks.create(api.CreateRequest(container_id=args.id, stdio=stdio), fds=fds).pid
     with contextlib.suppress(process.Left):
         return process.launch(args, client, pid, terminal)
     return 0

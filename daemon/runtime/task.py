@@ -31,6 +31,7 @@ class ContainerTask:
     def __init__(self, host: Host, bundle: Bundle, record: TaskRecord, calls: Calls) -> None:
         self.namespace = record.namespace
         self.id = record.id
+        self.runtime = record.launch.name
         self.bundle = bundle.path
         self.state = TaskState(host, bundle, record, calls)
         self.endings = Endings(self.state)

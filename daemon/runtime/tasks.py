@@ -118,7 +118,8 @@ class Tasks:
         return task
 
     def tasks(self, namespace: str = "") -> list[Task]:
-        return [task for task in self._tasks.values() if not namespace or task.namespace == namespace]
+        known = list(self._tasks.values())  # at once: other threads ask, too
+        return [task for task in known if not namespace or task.namespace == namespace]
 
     async def delete(self, namespace: str, id: str) -> Exit:
         return await asyncio.shield(self.spawn(self._delete(self.get(namespace, id))))
