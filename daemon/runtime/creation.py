@@ -29,8 +29,8 @@ log = logging.getLogger(__name__)
 
 
 class Workshop:
-    """Makes tasks for `host` below the directory `state`. `detached` turns mounts into the descriptor of one that
-    nobody sees."""
+    """Makes tasks for `host` below the directory `state`, their cgroups below `cgroup_parent`. `detached` turns mounts
+    into the descriptor of one that nobody sees."""
 
     def __init__(
         self,
@@ -39,12 +39,14 @@ class Workshop:
         nursery: Nursery,
         runtimes: Mapping[str, RuntimeConfig],
         detached: Callable[[Sequence[Mount]], int],
+        cgroup_parent: str = "",
     ) -> None:
         self.host = host
         self.state = state
         self.nursery = nursery
         self.runtimes = runtimes
         self._detached = detached
+        self._cgroup_parent = cgroup_parent
         self._boot_id = living.boot_id()
 
     def calls(self, record: TaskRecord, bundle: Bundle) -> Calls:
@@ -65,7 +67,7 @@ class Workshop:
             launch=launch,
             boot_id=self._boot_id,
             private_pids=spec.private_pids,
-            cgroups_path=spec.cgroups_path,
+            cgroups_path=cgroups.below(self._cgroup_parent, spec.cgroups_path),
             logged=loggers.used(order.stdio),
             init=ProcessRecord(stdio=order.stdio),
         )
@@ -149,7 +151,8 @@ class Workshop:
         ids = None
         if spec.user.username:
             ids = users.identify(root, spec.user.username, spec.user.additional_gids or ())
-        document = config.resolved_spec(order.spec, "rootfs" if order.rootfs else "", ids)
+        placed = cgroups.below(self._cgroup_parent, spec.cgroups_path)
+        document = config.resolved_spec(order.spec, "rootfs" if order.rootfs else "", ids, placed)
         bundle.write("config.json", document)
 
     def _open_root(self, order: Order, path: str, stack: ExitStack) -> int:
