@@ -33,6 +33,17 @@ class RuntimeRef(Record, frozen=True):
     options: msgspec.Raw = msgspec.Raw(b"\xc0")
 
 
+class RuntimeOptions(Record, frozen=True):
+    """`RuntimeRef.options`, as msgpack (containerd.runc.v1.Options); what is empty or false leaves the configuration's.
+    """
+
+    binary_name: str = ""
+    root: str = ""
+    systemd_cgroup: bool = False
+    no_pivot_root: bool = False
+    no_new_keyring: bool = False
+
+
 class Container(Record, frozen=True):
     """Metadata of a container; running it makes a task. `spec` is the OCI runtime spec's JSON, kept to the byte."""
 

@@ -72,9 +72,10 @@ def _numbers(struct: type[Record]) -> list[str]:
 def _pressure(path: str, file: str) -> Iterator[Series]:
     for which in ("some", "full"):
         for name in ("avg10", "avg60", "avg300", "total"):
-            yield Series(
-                f"{path}.{which}.{name}", (file,), (f"{which} {name}",), Form.LINES, hundredths=name != "total"
-            )
+            unit = "microseconds" if name == "total" else "percent"
+            metric = f"container_{path.replace('.', '_')}_{which}_{name}_{unit}"
+            keys = (f"{which} {name}",)
+            yield Series(f"{path}.{which}.{name}", (file,), keys, Form.LINES, 1, name != "total", metric)
 
 
 def _memory_1() -> Iterator[Series]:
@@ -190,3 +191,24 @@ HUGETLB_2 = (
         metric="container_hugetlb_failcnt_total",
     ),
 )
+
+
+def page() -> str:
+    """spec/METRICS.md."""
+    lines = [
+        "# Figures of containers",
+        "",
+        "Made of the table in `spec/series.py`; `make protocol` writes it anew. A figure whose file or key the kernel",
+        "does not have is left out. Files are controller/name, `unified` is cgroup version 2, and the first that is",
+        "there is read; {page} is each size of huge pages.",
+    ]
+    for title, rows, pages in (("Version 1", V1, HUGETLB_1), ("Version 2", V2, HUGETLB_2)):
+        lines += ["", f"## {title}", "", "| figure | file | key | metric |", "|---|---|---|---|"]
+        lines += [_line(row) for row in rows]
+        lines += [_line(row._replace(path=f"hugetlb.{row.path}")) for row in pages]
+    return "\n".join(lines) + "\n"
+
+
+def _line(row: Series) -> str:
+    cells = (row.path, ", ".join(row.files), " + ".join(row.keys), row.metric)
+    return f"| {' | '.join(cells)} |"

@@ -88,4 +88,4 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if length != len(reply.body):
             self.close_connection = True
 
-    do_HEAD = do_POST = do_GET
+    do_HEAD = do_POST = do_PUT = do_PATCH = do_GET

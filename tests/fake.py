@@ -10,6 +10,7 @@ import json
 import socket
 import tarfile
 import threading
+import time
 from urllib.parse import parse_qs, urlsplit
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -37,15 +38,27 @@ class Fake:
     """A context manager. `blobs` by digest and `manifests` by tag or digest (media type, bytes) are what it serves.
 
     `tokens` (user, password) makes it want Bearer tokens of its own token server, "" for anonymous ones.
-    `breaks` maps a digest to how many bytes of it are sent before the connection is cut, once.
+    `breaks` maps a digest to how many bytes of it are sent before the connection is cut, once. `delay_s` is put before
+    each answer.
+
+    It takes pushes. `mounts` are (repository, digest) that may be mounted; `cuts` is a list of how many bytes of each
+    upload request are taken before the connection is cut, `largest` the most bytes it takes at once; `moved` is put
+    before the path of uploads (http://elsewhere). `uploads` holds what came of those that are not done.
     """
 
-    def __init__(self, tokens=None, breaks=None):
+    def __init__(self, tokens=None, breaks=None, delay_s=0.0):
         self.blobs = {}
         self.manifests = {}
         self.tokens = tokens
         self.breaks = dict(breaks or {})
         self.requests = []
+        self.delay_s = delay_s
+        self.uploads = {}
+        self.mounts = set()
+        self.cuts = []
+        self.largest = 0
+        self.moved = ""
+        self.forgetful = False
         self.gate = threading.Event()
         self.gate.set()
         self.held = set()
@@ -130,15 +143,33 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def do_HEAD(self):
         self.do_GET()
 
+    def do_POST(self):
+        self.do_GET()
+
+    def do_PATCH(self):
+        self.do_GET()
+
+    def do_PUT(self):
+        self.do_GET()
+
     def do_GET(self):
         fake = self.registry
         path = urlsplit(self.path).path
+        if fake.delay_s:
+            time.sleep(fake.delay_s)
         fake.requests.append((self.command, path, self.headers.get("Authorization", "")))
         if path == "/token":
             self._token()
         elif fake.tokens is not None and self.headers.get("Authorization") != "Bearer good":
             realm = f'Bearer realm="http://{fake.host}/token",service="fake",scope="repository:a:pull"'
+            self._taken()
             self._send(401, b"{}", {"WWW-Authenticate": realm})
+        elif self.command == "POST":
+            self._begin(path.removeprefix("/v2/").removesuffix("/blobs/uploads/"))
+        elif "/uploads/" in path:
+            self._upload(path.rpartition("/")[2])
+        elif self.command == "PUT":
+            self._put(path.rpartition("/")[2])
         elif "/manifests/" in path:
             self._manifest(path.rpartition("/")[2])
         else:
@@ -188,6 +219,80 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.close_connection = True
         if cut is not None:
             self.close_connection = True
+
+    def _begin(self, repository):
+        query = parse_qs(urlsplit(self.path).query)
+        if "mount" in query and (query["from"][0], query["mount"][0]) in self.registry.mounts:
+            self._send(201, b"")
+            return
+        upload = f"u{len(self.registry.requests)}"
+        self.registry.uploads[upload] = b""
+        self._located(202, upload)
+
+    def _located(self, status, upload, size=0):
+        where = f"{self.registry.moved}/v2/a/blobs/uploads/{upload}?state=x"
+        self._send(status, b"", {"Location": where, "Range": f"0-{max(size - 1, 0)}"})
+
+    def _upload(self, upload):
+        """More of it, the rest of it, or the question how much there is."""
+        fake = self.registry
+        size = int(self.headers.get("Content-Length", 0))
+        if upload not in fake.uploads:
+            self._taken()
+            self._send(404, b'{"errors":[{"code":"BLOB_UPLOAD_UNKNOWN"}]}')
+        elif self.command == "GET":
+            self._located(204, upload, len(fake.uploads[upload]))
+        elif fake.largest and size > fake.largest:
+            self._taken()
+            self._send(413, b"")
+        elif size and fake.cuts:
+            fake.uploads[upload] += self._taken(fake.cuts.pop(0))
+            if fake.forgetful:
+                del fake.uploads[upload]
+            self.connection.shutdown(socket.SHUT_RDWR)
+            self.close_connection = True
+        else:
+            self._more(upload)
+
+    def _more(self, upload):
+        fake = self.registry
+        start = self.headers.get("Content-Range", "").partition("-")[0]
+        if start and int(start) != len(fake.uploads[upload]):
+            self._taken()
+            self._send(416, b"")
+            return
+        fake.uploads[upload] += self._taken()
+        if self.command == "PATCH":
+            self._located(202, upload, len(fake.uploads[upload]))
+            return
+        data = fake.uploads.pop(upload)
+        wanted = parse_qs(urlsplit(self.path).query)["digest"][0]
+        if digest_of(data) == wanted:
+            fake.blob(data)
+            self._send(201, b"", {"Docker-Content-Digest": wanted})
+        else:
+            self._send(400, b'{"errors":[{"code":"DIGEST_INVALID","message":"it is not"}]}')
+
+    def _put(self, name):
+        """A manifest, of whose parts none may be missing."""
+        fake = self.registry
+        data = self._taken()
+        document = json.loads(data)
+        parts = [document[key] for key in ("config",) if key in document] + document.get("layers", [])
+        manifests = document.get("manifests", [])
+        wanted = [part for part in parts if "nondistributable" not in part["mediaType"]]
+        if any(part["digest"] not in fake.blobs for part in wanted) or any(
+            part["digest"] not in fake.manifests for part in manifests
+        ):
+            self._send(400, b'{"errors":[{"code":"MANIFEST_BLOB_UNKNOWN"}]}')
+            return
+        for key in (name, digest_of(data)):
+            fake.manifests[key] = (self.headers["Content-Type"], data)
+        self._send(201, b"", {"Docker-Content-Digest": digest_of(data)})
+
+    def _taken(self, limit=None):
+        size = int(self.headers.get("Content-Length", 0))
+        return self.rfile.read(size if limit is None else min(limit, size))
 
     def _send(self, status, body, headers=None):
         self.send_response(status)

@@ -1,26 +1,26 @@
 """ctr images."""
 
 import argparse
-import getpass
 import os
 
 import msgspec
 from msgspec.structs import replace
 
-from ctr import check, garbage, image, mount, output, progress
+from ctr import check, garbage, image, mount, output, progress, registry
 from ctr.output import Out
 from daemon.client.client import Client
 from spec import errors, platforms, reference
+from spec.api import content, snapshots, transfer
 from spec.api import images as api
-from spec.api import snapshots, transfer
 from spec.oci import graph
-from spec.oci.image import Descriptor
+from spec.oci.image import OCI_MANIFEST, Descriptor
 from spec.records import Image
 
 
 def register(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(metavar="VERB", required=True)
     _register_pull(verbs.add_parser("pull", help="pull an image from a registry and unpack it"))
+    _register_push(verbs.add_parser("push", help="send an image to a registry"))
     _register_import(verbs.add_parser("import", help="bring in the images of an archive, and unpack them"))
     ls = verbs.add_parser("ls", aliases=["list"], help="list images")
     output.register_list(ls)
@@ -69,10 +69,7 @@ def run(args: argparse.Namespace, client: Client, out: Out) -> int:
 
 
 def _register_pull(pull: argparse.ArgumentParser) -> None:
-    pull.add_argument("--user", "-u", default="", metavar="NAME[:PASSWORD]", help="for this registry only")
-    pull.add_argument("--plain-http", action="store_true", help="speak http")
-    pull.add_argument("--skip-verify", "-k", action="store_true", help="take any certificate")
-    pull.add_argument("--hosts-dir", default="", metavar="DIR", help="where hosts.toml files are")
+    registry.register(pull)
     pull.add_argument("--platform", action="append", default=[], help="instead of the host's; may be repeated")
     pull.add_argument("--all-platforms", action="store_true", help="content of every platform")
     pull.add_argument("--snapshotter", default=os.environ.get("HOLDD_SNAPSHOTTER", ""), help="unpack into this one")
@@ -83,17 +80,6 @@ def _register_pull(pull: argparse.ArgumentParser) -> None:
 
 
 def _pull(args: argparse.Namespace, client: Client, out: Out) -> None:
-    username, colon, secret = args.user.partition(":")
-    if username and not colon:
-        secret = getpass.getpass("Password: ")
-    source = transfer.Registry(
-        reference=args.ref,
-        username=username,
-        secret=secret,
-        hosts_dir=args.hosts_dir,
-        plain_http=args.plain_http,
-        skip_verify=args.skip_verify,
-    )
     unpacks = [transfer.Unpack(platform=platform, snapshotter=args.snapshotter) for platform in args.platform or [""]]
     destination = transfer.ImageStore(
         name=args.ref,
@@ -102,6 +88,37 @@ def _pull(args: argparse.Namespace, client: Client, out: Out) -> None:
         all_platforms=args.all_platforms,
         unpacks=unpacks,
     )
+    request = transfer.TransferRequest(source=registry.source(args, args.ref), destination=destination)
+    progress.show(client.transfer.transfer(request), args.quiet)
+
+
+def _register_push(push: argparse.ArgumentParser) -> None:
+    registry.register(push)
+    push.add_argument("--platform", action="append", default=[], help="of an index this one's manifest alone")
+    push.add_argument("--manifest", default="", metavar="DIGEST", help="push this one, of no image")
+    push.add_argument("--manifest-type", default=OCI_MANIFEST, metavar="TYPE", help="its media type")
+    push.add_argument("--max-concurrent-uploaded-layers", type=int, default=0, metavar="N", help="at once")
+    push.add_argument(
+        "--allow-non-distributable-blobs", action="store_true", help="layers that may not be redistributed, too"
+    )
+    push.add_argument("--quiet", "-q", action="store_true", help="show no progress")
+    push.add_argument("remote")
+    push.add_argument("local", nargs="?", default="", help="the image, if its name is another")
+    push.set_defaults(do=_push)
+
+
+def _push(args: argparse.Namespace, client: Client, out: Out) -> None:
+    target = None
+    if args.manifest:
+        size = client.content.info(content.InfoRequest(digest=args.manifest)).size
+        target = Descriptor(media_type=args.manifest_type, digest=args.manifest, size=size)
+    source = transfer.ImageStore(
+        name=args.local or args.remote,
+        platforms=args.platform,
+        target=target,
+        non_distributable=args.allow_non_distributable_blobs,
+    )
+    destination = replace(registry.source(args, args.remote), concurrency=args.max_concurrent_uploaded_layers)
     request = transfer.TransferRequest(source=source, destination=destination)
     progress.show(client.transfer.transfer(request), args.quiet)
 

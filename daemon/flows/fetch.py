@@ -10,8 +10,8 @@ from daemon.flows.arrival import Arrival
 from daemon.flows.progress import Report
 from daemon.kit.cancel import Token
 from daemon.kit.keylock import Once
-from spec import errors
-from spec.oci import graph
+from spec import errors, names
+from spec.oci import distribution, graph
 from spec.oci.image import Descriptor
 from spec.ports import BlobWriter, ContentStore, Fetcher, Resolver, Source
 from spec.records import ContentInfo, Labels
@@ -71,6 +71,7 @@ class Fetch:
         try:
             writer = self.content.writer(ref, descriptor.size, descriptor.digest)
         except errors.AlreadyExists:
+            self._add_origin(descriptor)
             self.report.tell_part("already exists", ref, descriptor.size, descriptor.size)
             return
         with writer:
@@ -83,6 +84,14 @@ class Fetch:
                 writer.truncate()  # what came is wrong: nobody shall resume it
                 raise errors.FailedPrecondition(f"fetching {descriptor.digest} of {self.text}: {exc.message}") from exc
         self.report.tell_part("complete", ref, descriptor.size, descriptor.size)
+
+    def _add_origin(self, descriptor: Descriptor) -> None:
+        """It came from elsewhere before: from here it could be had too, or mounted."""
+        known = self.content.info(descriptor.digest).labels if self.origin else {}
+        merged = {key: distribution.sources(known.get(key, ""), value) for key, value in self.origin.items()}
+        changed = {key: value for key, value in merged.items() if value != known.get(key)}
+        if changed and all(len(key) + len(value) <= names.MAX_LABEL for key, value in changed.items()):
+            self.label(descriptor, changed)
 
     def _download(self, descriptor: Descriptor, ref: str, writer: BlobWriter, arrival: Arrival | None) -> None:
         """What is missing of it; an ingest that is longer than the blob starts again."""

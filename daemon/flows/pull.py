@@ -130,7 +130,8 @@ class Pull:
                 assert config is not None
                 diff_ids = config.rootfs.diff_ids
                 top = unpacker.unpack(document.layers, diff_ids, downloads.arrivals, fetch.report, fetch.cancel)
-                fetch.label(document.config, {f"{names.GC_REF_SNAPSHOT}.{unpacker.name}": top})
+                if top:
+                    fetch.label(document.config, {f"{names.GC_REF_SNAPSHOT}.{unpacker.name}": top})
             downloads.wait()
         if config is not None:
             for layer, diff_id in zip(document.layers, config.rootfs.diff_ids, strict=True):

@@ -10,8 +10,9 @@ import time
 from collections.abc import Callable, Mapping
 from urllib.parse import urlencode, urlsplit
 
-from daemon.images.hosts import is_inward
-from daemon.images.transport import Answer, body_of, status_error
+from daemon.images.hosts import is_inward, is_private
+from daemon.images.pools import Answer
+from daemon.images.transport import body_of, status_error
 from spec import errors
 from spec.base import Record
 from spec.oci import distribution
@@ -38,6 +39,7 @@ class Authorizer:
         self._base = base
         self._credentials = credentials
         self._send = send
+        self._refresh = credentials.secret
         self._lock = threading.Lock()
         self._basic = ""
         self._tokens: dict[str, tuple[str, float]] = {}
@@ -69,24 +71,29 @@ class Authorizer:
         realm = challenge.parameters.get("realm", "")
         self._check_realm(realm, doing)
         service = challenge.parameters.get("service", "")
-        asked = challenge.parameters.get("scope") or scope
+        asked = distribution.merged(scope, challenge.parameters.get("scope", ""))
         if self._credentials.secret and not self._credentials.username:
             answer = self._post(realm, service, asked)
         else:
             answer = self._get(realm, service, asked)
+            if self._credentials.username and answer.status in (404, 405):
+                answer.close()  # it has the OAuth2 way only
+                answer = self._post(realm, service, asked)
         if answer.status != 200:
             error = status_error(answer, "GET", realm, f"{doing}: asking for a token")
             raise errors.Unauthenticated(error.message) if answer.status in (400, 401, 403) else error
         token = distribution.token(body_of(answer, MAX_BODY, f"{doing}: asking for a token"))
         life = max(token.expires_in or DEFAULT_S, EARLY_S + 1)
+        if token.refresh_token and self._credentials.secret and not self._credentials.username:
+            self._refresh = token.refresh_token  # what it was asked with may be good no more
         return f"Bearer {token.value}", time.monotonic() + life - EARLY_S
 
     def _get(self, realm: str, service: str, scope: str) -> Answer:
         headers = {}
         if self._credentials.username:
             headers["Authorization"] = self._pair()
-        fields = {"service": service, "scope": scope}
-        query = urlencode({name: value for name, value in fields.items() if value})
+        fields = [("service", service), *(("scope", one) for one in scope.split())]
+        query = urlencode([(name, value) for name, value in fields if value])
         return self._send("GET", f"{realm}{'&' if '?' in realm else '?'}{query}", headers, None)
 
     def _pair(self) -> str:
@@ -95,14 +102,16 @@ class Authorizer:
         return f"Basic {base64.b64encode(pair).decode()}"
 
     def _post(self, realm: str, service: str, scope: str) -> Answer:
-        """The OAuth2 way, for a refresh token."""
-        form = {
-            "grant_type": "refresh_token",
-            "service": service,
-            "client_id": CLIENT_ID,
-            "scope": scope,
-            "refresh_token": self._credentials.secret,
-        }
+        """The OAuth2 way, for a refresh token or a password."""
+        form = {"service": service, "client_id": CLIENT_ID, "scope": scope}
+        if self._credentials.username:
+            form |= {
+                "grant_type": "password",
+                "username": self._credentials.username,
+                "password": self._credentials.secret,
+            }
+        else:
+            form |= {"grant_type": "refresh_token", "refresh_token": self._refresh}
         headers = {"Content-Type": "application/x-www-form-urlencoded"}
         return self._send("POST", realm, headers, urlencode(form).encode())
 
@@ -118,3 +127,7 @@ class Authorizer:
             raise errors.Unauthenticated(f"{doing}: the token server {realm[:100]!r} is less safe than the registry")
         if other.hostname != own.hostname and is_inward(other.hostname):
             raise errors.Unauthenticated(f"{doing}: the token server {realm[:100]!r} is on this machine or link")
+        if other.hostname != own.hostname and is_private(other.hostname) and not is_private(own.hostname or ""):
+            raise errors.Unauthenticated(f"{doing}: the token server {realm[:100]!r} is in a private network")
+        if "@" in other.netloc:
+            raise errors.Unauthenticated(f"{doing}: the token server {realm[:100]!r} comes with a name of its own")

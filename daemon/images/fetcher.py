@@ -1,5 +1,6 @@
 """Blobs from a registry: from any offset, going on where a broken connection stopped."""
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -8,7 +9,8 @@ import urllib3
 
 from daemon.images import transport
 from daemon.images.hosts import Host, is_inward
-from daemon.images.transport import Answer, Transport
+from daemon.images.pools import Answer
+from daemon.images.transport import Transport
 from spec import digest as digests
 from spec import errors
 from spec.oci import distribution, graph
@@ -16,6 +18,10 @@ from spec.oci.image import Descriptor
 from spec.reference import Reference
 
 RECONNECTS = 3  # in a row without a byte between them
+SLOWEST = 1024  # bytes a second, of a connection that is not given up
+WATCHED_S = 30.0  # over so much of waiting
+PIECE = 256 << 10
+FLUSH_S = 0.1  # what came is handed on
 
 
 class Asking(Protocol):
@@ -26,6 +32,8 @@ class Asking(Protocol):
     def request(self, method: str, path: str, scope: str, doing: str, headers: Mapping[str, str] = {}) -> Answer: ...
 
     def url(self, path: str) -> str: ...
+
+    def may_ask(self) -> bool: ...
 
 
 class Elsewhere:
@@ -42,6 +50,9 @@ class Elsewhere:
 
     def url(self, path: str) -> str:
         return self._url
+
+    def may_ask(self) -> bool:
+        return True
 
     def close(self) -> None:
         self._transport.close()
@@ -61,7 +72,10 @@ class RegistryFetcher:
             return Embedded(descriptor.data[offset:])
         doing = f"fetching {descriptor.digest} of {self._ref}"
         failure: errors.Error = errors.FailedPrecondition(f"{doing}: no host is configured that may be asked")
-        for session in (*self._foreign(descriptor), *self._sessions):
+        asked = (*self._foreign(descriptor), *self._sessions)
+        for session in asked:
+            if session is not asked[-1] and not session.may_ask():
+                continue
             try:
                 return Download(session, self._path(descriptor), self._ref, offset, doing)
             except errors.Canceled:
@@ -125,12 +139,13 @@ class Download:
         self._offset = offset
         self._doing = doing
         self._stumbles = 0
+        self._came, self._waited_s = 0, 0.0
         self._answer = self._connect()
 
     def read(self, size: int, /) -> bytes:
         while True:
             try:
-                data = self._answer.read(size) or b""
+                data = self._some(size)
             except (urllib3.exceptions.HTTPError, OSError) as exc:
                 self._answer.close()
                 self._stumbles += 1
@@ -145,6 +160,32 @@ class Download:
 
     def close(self) -> None:
         self._answer.close()
+
+    def _some(self, size: int) -> bytes:
+        """Up to `size` bytes, fewer when they come slowly. A connection that trickles counts as broken: whoever waits
+        for the rest of it would wait for hours (moby#26146 and its kin)."""
+        began = time.monotonic()
+        pieces, got = [], 0
+        while got < size:
+            piece = self._answer.read1(min(size - got, PIECE)) or b""
+            pieces.append(piece)
+            got += len(piece)
+            now = time.monotonic()
+            self._watch(len(piece), now - began)
+            if not piece or now - began > FLUSH_S:
+                break
+        self._waited_s += time.monotonic() - began
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _watch(self, size: int, waiting_s: float) -> None:
+        """`size` bytes came; only time that is spent on waiting for them counts."""
+        self._came += size
+        spent_s = self._waited_s + waiting_s
+        if spent_s < WATCHED_S:
+            return
+        came, self._came, self._waited_s = self._came, 0, -waiting_s
+        if came < SLOWEST * spent_s:
+            raise TimeoutError(f"{came} bytes in {spent_s:.0f} s are too few")
 
     def _connect(self) -> Answer:
         headers = {"Accept": distribution.ACCEPT, "Accept-Encoding": "identity"}

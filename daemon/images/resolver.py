@@ -4,72 +4,22 @@ import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 
+from msgspec.structs import replace
+
 from daemon.images import hosts, transport
-from daemon.images.auth import Authorizer, Credentials
+from daemon.images.auth import Credentials
+from daemon.images.breaker import Breakers
 from daemon.images.fetcher import RegistryFetcher
-from daemon.images.hosts import Host
-from daemon.images.transport import Answer, Transport
+from daemon.images.hosts import Host, Trust
+from daemon.images.pusher import RegistryPusher
+from daemon.images.session import Session
 from spec import digest as digests
 from spec import errors, reference
 from spec.oci import distribution
 from spec.oci.image import Descriptor
 from spec.reference import Reference
 
-CHALLENGES = 2  # 401s that are answered for one request
 LENGTH = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
-
-
-class Session:
-    """One host, with what is known of its credentials. From any thread."""
-
-    def __init__(self, host: Host, credentials: Credentials, registry: str) -> None:
-        self.host = host
-        self._registry = registry
-        self._transport = Transport(host)
-        self._credentials = credentials
-        self._authorizer = self._authorized()
-
-    @property
-    def base(self) -> str:
-        return self._transport.base
-
-    def request(self, method: str, path: str, scope: str, doing: str, headers: Mapping[str, str] = {}) -> Answer:
-        """An answer that is no 401. Falls back to plain http once, where the host may."""
-        try:
-            return self._authorize(method, path, scope, doing, headers)
-        except errors.Unavailable:
-            if not self.host.fallback or self._transport.base == self.host.fallback:
-                raise
-            self._transport.base = self.host.fallback
-            self._authorizer = self._authorized()
-            return self._authorize(method, path, scope, doing, headers)
-
-    def close(self) -> None:
-        self._transport.close()
-
-    def _authorize(self, method: str, path: str, scope: str, doing: str, headers: Mapping[str, str]) -> Answer:
-        url = self.url(path)
-        header = self._authorizer.header(scope)
-        for attempt in range(CHALLENGES + 1):
-            given = {**headers, "Authorization": header} if header else headers
-            answer = self._transport.request(method, url, given)
-            if answer.status != 401:
-                return answer
-            if attempt == CHALLENGES:
-                raise transport.status_error(answer, method, url, doing)
-            try:
-                header = self._authorizer.challenged(answer, scope, doing, header)
-            finally:
-                answer.close()
-        raise AssertionError("unreachable")
-
-    def url(self, path: str) -> str:
-        """A mirror is told which registry is meant."""
-        query = f"?ns={self._registry}" if self.host.mirror else ""
-        return f"{self._transport.base}/{path}{query}"
-
-    def _authorized(self) -> Authorizer:
-        return Authorizer(self._transport.base, self._credentials, self._transport.request)
 
 
 class RegistryResolver:
@@ -85,12 +35,20 @@ class RegistryResolver:
         skip_verify: bool = False,
         username: str = "",
         secret: str = "",
-        lookup: Callable[[str, str, bool, bool], list[Host]] = hosts.lookup,
+        lookup: Callable[[str, str, bool, bool, Trust], list[Host]] = hosts.lookup,
+        authorities: str = "",
+        certificate: str = "",
+        key: str = "",
+        headers: Mapping[str, str] = {},
+        breakers: Breakers | None = None,
     ) -> None:
         self._hosts_dir = hosts_dir
         self._plain_http = plain_http
         self._skip_verify = skip_verify
         self._credentials = Credentials(username=username, secret=secret)
+        self._trust = Trust(authorities=authorities, certificate=certificate, key=key)
+        self._headers = headers
+        self._breakers = breakers or Breakers()
         self._lookup = lookup
         self._lock = threading.Lock()
         self._closed = False
@@ -101,7 +59,10 @@ class RegistryResolver:
         parsed = reference.parse(ref)
         doing = f"resolving {ref}"
         failure: errors.Error = errors.FailedPrecondition(f"{doing}: no host is configured that may be asked")
-        for session in self._having(parsed, "pull" if parsed.digest else "resolve"):
+        sessions = self._having(parsed, "pull" if parsed.digest else "resolve")
+        for session in sessions:
+            if session is not sessions[-1] and not session.may_ask():
+                continue
             try:
                 return _resolve(session, parsed, doing)
             except errors.Canceled:
@@ -119,6 +80,13 @@ class RegistryResolver:
             self._fetchers.append(made)
         return made
 
+    def pusher(self, ref: str) -> RegistryPusher:
+        parsed = reference.parse(ref)
+        able = self._having(parsed, "push")
+        if not able:
+            raise errors.FailedPrecondition(f"pushing {ref}: no host is configured that takes it")
+        return RegistryPusher(able[0], parsed)
+
     def close(self) -> None:
         with self._lock:
             self._closed = True
@@ -129,6 +97,11 @@ class RegistryResolver:
         for fetcher in fetchers:
             fetcher.close()
 
+    def _session(self, host: Host, registry: str) -> Session:
+        if self._headers and not host.mirror:
+            host = replace(host, headers={**host.headers, **self._headers})
+        return Session(host, self._for(host, registry), registry, self._breakers)
+
     def _for(self, host: Host, registry: str) -> Credentials:
         """The credentials, for the registry itself; nobody else's host sees them, whatever the configuration says."""
         return self._credentials if host.name in (registry, hosts.ALIASES.get(registry)) else Credentials()
@@ -138,8 +111,8 @@ class RegistryResolver:
             if self._closed:
                 raise errors.Canceled(f"asking {ref.host}: its connections were closed")
             if ref.host not in self._sessions:
-                found = self._lookup(ref.host, self._hosts_dir, self._plain_http, self._skip_verify)
-                self._sessions[ref.host] = [Session(host, self._for(host, ref.host), ref.host) for host in found]
+                found = self._lookup(ref.host, self._hosts_dir, self._plain_http, self._skip_verify, self._trust)
+                self._sessions[ref.host] = [self._session(host, ref.host) for host in found]
             return [session for session in self._sessions[ref.host] if capability in session.host.capabilities]
 
 

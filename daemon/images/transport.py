@@ -1,32 +1,40 @@
 """HTTP to one host: pooled connections, bounded redirects, retries with patience. Knows urls and headers, no image.
 
 A redirect to another origin takes no credentials, cookies or host's own headers along (CVE-2020-15157, oras-go's and
-docker's alike).
+docker's alike), and none leads from elsewhere to this machine.
 """
 
 import contextlib
-import ssl
+import random
 import threading
+import time
 import weakref
 from collections.abc import Mapping, Set
+from email.utils import parsedate_to_datetime
+from typing import Protocol
 from urllib.parse import urljoin, urlsplit
 
 import urllib3
 from urllib3.util import Timeout
 
-from daemon.images.hosts import Host
+from daemon.images import pools
+from daemon.images.breaker import Breakers
+from daemon.images.hosts import Host, is_inward
+from daemon.images.pools import Answer, Pools
 from spec import errors
 from spec.oci import distribution
 
 CONNECT_S = 30.0
 HEADER_S = 30.0  # until an answer begins
-READ_S = 60.0  # without a byte of its body
+TAKEN_S = 300.0  # the same, once all of a blob was sent: the registry may hash and move it first
+READ_S = 30.0  # without a byte of its body
 MAX_REDIRECTS = 10
 ATTEMPTS = 5
 PATIENCE_S = 30.0  # the longest Retry-After that is waited for
 TRANSIENT = (408, 429, 500, 502, 503, 504)
 PRIVATE = frozenset({"authorization", "cookie", "proxy-authorization"})
 OF_A_BODY = frozenset({"content-type", "content-length"})
+SMALL = 64 << 10  # bytes of an answer that nobody reads
 USER_AGENT = "holdd"
 
 UNREACHABLE = (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError)
@@ -36,7 +44,14 @@ _PORTS = {"http": 80, "https": 443}
 # Whoever wants no verification has said so; one warning a request would but fill the log.
 urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
 
-Answer = urllib3.BaseHTTPResponse
+
+class Body(Protocol):
+    """What is sent of a blob. Its length is a header of the request."""
+
+    def read(self, size: int = -1, /) -> bytes: ...
+
+    def rewind(self) -> None:
+        """To where it began, to be sent once more."""
 
 
 class Transport:
@@ -45,42 +60,60 @@ class Transport:
     `close` it: that also wakes whoever sleeps, reads or starts a request, with Canceled.
     """
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, breakers: Breakers | None = None) -> None:
         self.host = host
         self.base = host.base
+        self.breakers = breakers or Breakers()
         self._closed = threading.Event()
         self._lock = threading.Lock()
         self._answers: weakref.WeakSet[Answer] = weakref.WeakSet()
-        self._own = {_origin(base) for base in (host.base, host.fallback) if base}
-        self._pools = _pools(_context(host))
-        self._others = _pools(ssl.create_default_context())  # trust in the host is trust in nobody else
+        self._own = {origin(base) for base in (host.base, host.fallback) if base}
+        self._pools = _pools(host)
+        self._others = _pools(Host(base=host.base))  # trust in the host is trust in nobody else
 
-    def request(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None) -> Answer:
+    def request(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes | Body | None = None,
+        attempts: int = ATTEMPTS,
+    ) -> Answer:
         """The final answer, whatever its status; its body is for the caller to read and close.
 
         Unavailable when the host cannot be reached. Retries what may pass. The host's own headers go to its own origin
         only: a token server is another.
         """
-        own = self.host.headers if _origin(url) in self._own else {}
+        own = self.host.headers if self.is_own(url) else {}
         given = {"User-Agent": USER_AGENT, **own, **headers}
-        for attempt in range(ATTEMPTS):
-            last = attempt == ATTEMPTS - 1
+        for attempt in range(attempts):
+            last = attempt == attempts - 1
             self._check()
             try:
                 answer = self._follow(method, url, given, body)
             except urllib3.exceptions.SSLError as exc:
                 raise errors.Unavailable(f"{method} {distribution.redacted(url)}: {_cause(exc)}") from exc
             except (urllib3.exceptions.HTTPError, OSError) as exc:
+                self._check()
                 if last or isinstance(exc, UNREACHABLE):
+                    self._failed(url)
                     raise errors.Unavailable(f"{method} {distribution.redacted(url)}: {_cause(exc)}") from exc
-                self._rest(0.05 * 2**attempt)
+                self.rest(doubled(0.05, attempt))
                 continue
-            if answer.status not in TRANSIENT or last:
+            if answer.status not in TRANSIENT:
+                self.breakers.answered(self.host.name)
                 return answer
-            patience = _patience(answer, attempt)
+            said = _retry_after(answer)
+            if last or said > PATIENCE_S:
+                self._failed(url, said)
+                return answer
             answer.close()
-            self._rest(patience)
+            self.rest(said + random.uniform(0, said / 10) if said >= 0 else doubled(0.1, attempt))
         raise AssertionError("unreachable")
+
+    def is_own(self, url: str) -> bool:
+        """Whether it is of this host, not of another that it named."""
+        return origin(url) in self._own
 
     def close(self) -> None:
         self._closed.set()
@@ -89,28 +122,28 @@ class Transport:
         for answer in answers:
             with contextlib.suppress(ValueError, RuntimeError, OSError):  # it is done, or was never begun
                 answer.shutdown()
-        for pools in (self._pools, self._others):
-            for key in pools.pools.keys():  # noqa: SIM118 it is no dict
-                pool = pools.pools.get(key)
-                if pool is not None:
-                    pool.close()  # clearing alone leaves idle connections open for as long as anyone holds an answer
-            pools.clear()
+        self._pools.close()
+        self._others.close()
+
+    def _failed(self, url: str, rest_s: float = 0.0) -> None:
+        if self.is_own(url):
+            self.breakers.failed(self.host.name, rest_s)
 
     def _check(self) -> None:
         if self._closed.is_set():
             raise errors.Canceled(f"asking {self.host.name}: its connections were closed")
 
-    def _rest(self, seconds: float) -> None:
+    def rest(self, seconds: float) -> None:
         self._closed.wait(seconds)
         self._check()
 
-    def _send(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> Answer:
+    def _send(self, method: str, url: str, headers: Mapping[str, str], body: bytes | Body | None) -> Answer:
         """One request, whose answer `close` can interrupt."""
-        pools = self._pools if _origin(url) in self._own else self._others
-        answer = pools.request(
-            method, url, headers=dict(headers), body=body, redirect=False, preload_content=False, retries=False,
-            decode_content=False,
-        )  # fmt: skip
+        timeout = None
+        if body is not None and not isinstance(body, bytes):
+            body.rewind()
+            timeout = Timeout(connect=self.host.dial_s or CONNECT_S, read=TAKEN_S)
+        answer = (self._pools if self.is_own(url) else self._others).request(method, url, headers, body, timeout)
         sock = getattr(answer.connection, "sock", None)
         if sock is not None:
             sock.settimeout(READ_S)
@@ -121,27 +154,35 @@ class Transport:
             self._check()
         return answer
 
-    def _follow(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> Answer:
-        origin = _origin(url)
+    def _follow(self, method: str, url: str, headers: Mapping[str, str], body: bytes | Body | None) -> Answer:
+        start = origin(url)
         for _ in range(MAX_REDIRECTS + 1):
             answer = self._send(method, url, headers, body)
             location = answer.headers.get("Location")
             if answer.status not in (301, 302, 303, 307, 308) or not location:
                 return answer
             answer.close()
-            url = _joined(url, location)
+            url = joined(url, location)
             if answer.status <= 303 and method == "POST":  # RFC 9110, 15.4
                 method, body = "GET", None
                 headers = _without(headers, OF_A_BODY)
-            if urlsplit(url).scheme not in _PORTS:
-                raise errors.InvalidArgument(f"{method} {distribution.redacted(url)}: a redirect to no http address")
-            if urlsplit(url).scheme == "http" and origin[0] == "https":
-                raise errors.PermissionDenied(f"{method} {distribution.redacted(url)}: a redirect from https to http")
-            if _origin(url) != origin:
+            check_hop(f"{method} {distribution.redacted(url)}", start, url)
+            if origin(url) != start:
                 if body is not None:
                     raise errors.PermissionDenied(f"{method} {distribution.redacted(url)}: what is sent is not for it")
                 headers = _without(headers, PRIVATE | {name.lower() for name in self.host.headers})
         raise errors.Unavailable(f"{method} {distribution.redacted(url)}: more than {MAX_REDIRECTS} redirects")
+
+
+def check_hop(doing: str, start: tuple[str, str, int], url: str) -> None:
+    """InvalidArgument or PermissionDenied when a server at the origin `start` may not send us to `url`."""
+    scheme, hostname, _ = origin(url)
+    if scheme not in _PORTS or not hostname:
+        raise errors.InvalidArgument(f"{doing}: a redirect to no http address")
+    if scheme == "http" and start[0] == "https":
+        raise errors.PermissionDenied(f"{doing}: a redirect from https to http")
+    if is_inward(hostname) and not is_inward(start[1]):
+        raise errors.PermissionDenied(f"{doing}: a redirect to this machine or link")
 
 
 def body_of(answer: Answer, limit: int, doing: str) -> bytes:
@@ -180,21 +221,23 @@ def _without(headers: Mapping[str, str], names: Set[str]) -> dict[str, str]:
     return {name: value for name, value in headers.items() if name.lower() not in names}
 
 
-def _pools(context: ssl.SSLContext) -> urllib3.PoolManager:
-    timeout = Timeout(connect=CONNECT_S, read=HEADER_S)
-    return urllib3.PoolManager(
-        num_pools=8, maxsize=16, block=False, timeout=timeout, retries=False, ssl_context=context
-    )
+def _pools(host: Host) -> Pools:
+    try:
+        trust = pools.context(host)
+    except (OSError, ValueError) as exc:
+        raise errors.InvalidArgument(f"loading certificates for {host.name}: {exc}") from exc
+    return Pools(trust, host.dial_s or CONNECT_S, HEADER_S)
 
 
-def _joined(url: str, location: str) -> str:
+def joined(url: str, location: str) -> str:
     try:
         return urljoin(url, location)
     except ValueError as exc:
         raise errors.InvalidArgument(f"{distribution.redacted(url)}: a redirect to a malformed address") from exc
 
 
-def _origin(url: str) -> tuple[str, str, int]:
+def origin(url: str) -> tuple[str, str, int]:
+    """Scheme, host and port."""
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -203,25 +246,20 @@ def _origin(url: str) -> tuple[str, str, int]:
     return parts.scheme, (parts.hostname or "").rstrip("."), port or _PORTS.get(parts.scheme, 0)
 
 
-def _context(host: Host) -> ssl.SSLContext:
-    context = ssl.create_default_context()
+def _retry_after(answer: Answer) -> float:
+    """Seconds that the server wants to be left alone (RFC 9110, 10.2.3); -1 when it does not say."""
+    said = answer.headers.get("Retry-After", "").strip()
+    if said.isascii() and said.isdecimal():
+        return float(said[:9])
     try:
-        for path in host.ca:
-            context.load_verify_locations(cafile=path)
-        for certificate, key in host.client:
-            context.load_cert_chain(certificate, key)
-    except (OSError, ssl.SSLError) as exc:
-        raise errors.InvalidArgument(f"loading certificates for {host.name}: {exc}") from exc
-    if host.skip_verify:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
+        return max(0.0, parsedate_to_datetime(said).timestamp() - time.time())
+    except (ValueError, TypeError, OverflowError):
+        return -1.0
 
 
-def _patience(answer: Answer, attempt: int) -> float:
-    """Seconds until the next attempt: the server's word, within reason, or twice as long each time."""
-    said = answer.headers.get("Retry-After", "")
-    return min(float(said[:9]), PATIENCE_S) if said.isascii() and said.isdecimal() else 0.1 * 2.0**attempt
+def doubled(first_s: float, attempt: int) -> float:
+    """Twice as long each time; not all who wait shall come back at one moment."""
+    return first_s * 2.0**attempt * random.uniform(0.75, 1.25)
 
 
 def _cause(exc: Exception) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 # In the order in which a hierarchy is asked for its processes; all hold the same, where they are mounted.
+FLAGS = {"rw", "ro", "xattr", "none"}  # among the options of a hierarchy, which are otherwise its controllers
 UNIFIED = "unified"  # version 2's, where hierarchies are named by controller
 PREFERRED = ("devices", "pids", "memory", "cpu", "")
 
@@ -32,7 +33,7 @@ def hierarchies() -> tuple[Hierarchy, ...]:
         kind, _, options = after.split(" ", 2)
         root, mount = before.split(" ")[3:5]
         if kind == "cgroup":
-            found.append(Hierarchy(frozenset(options.split(",")), root, mount))
+            found.append(Hierarchy(frozenset(options.split(",")) - FLAGS, root, mount))
         elif kind == "cgroup2":
             found.append(Hierarchy(frozenset(), root, mount))
     return tuple(found)

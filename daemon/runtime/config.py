@@ -86,6 +86,11 @@ def read_process(document: bytes, doing: str) -> Process:
     return _decoded(document, Process, doing)
 
 
+def check_resources(document: bytes, doing: str) -> None:
+    """InvalidArgument when it is no JSON object: what is in it is for the runtime to judge."""
+    _decoded(document, Fields, doing)
+
+
 def resolved_spec(document: bytes, root: str, ids: Ids | None) -> bytes:
     """The spec with its root filesystem at `root` (as it was, when empty) and `ids` as its process's user."""
     fields = msgspec.json.decode(document, type=Fields)

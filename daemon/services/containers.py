@@ -43,7 +43,7 @@ class Containers:
         container = replace(request.container, created_at_ns=now, updated_at_ns=now)
         self._touch(namespace, container)
         await self._store.update(lambda txn: CONTAINERS.create(txn, container, namespace, container.id))
-        event = ContainerCreate(id=container.id, image=container.image, runtime=container.runtime.name)
+        event = ContainerCreate(id=container.id, image=container.image, runtime=container.runtime)
         self._publisher.publish(namespace, "/containers/create", event)
         return container
 

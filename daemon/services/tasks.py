@@ -83,6 +83,14 @@ class Tasks:
         await self._task(request.container_id).resize(request.exec_id, request.width, request.height)
         return Empty()
 
+    async def close_io(self, request: api.CloseIORequest) -> Empty:
+        task = self._task(request.container_id)
+        if request.stdin:
+            await task.close_io(request.exec_id)
+        else:
+            task.process(request.exec_id)
+        return Empty()
+
     async def attach(self, request: api.AttachRequest) -> tuple[api.AttachReply, Sequence[int]]:
         return api.AttachReply(), [await self._task(request.container_id).console(request.exec_id)]
 
@@ -92,6 +100,10 @@ class Tasks:
 
     async def resume(self, request: api.ResumeRequest) -> Empty:
         await self._task(request.container_id).resume()
+        return Empty()
+
+    async def update(self, request: api.UpdateRequest) -> Empty:
+        await self._task(request.container_id).update(request.resources)
         return Empty()
 
     async def list_pids(self, request: api.ListPidsRequest) -> api.ListPidsReply:

@@ -1,25 +1,29 @@
 """Transfer: whole journeys as one call, with progress as its stream."""
 
 import os
-from collections.abc import AsyncIterator, Sequence
-from contextlib import ExitStack
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import ExitStack, aclosing
 from typing import Protocol
 
 from daemon.flows import importing
 from daemon.flows.crew import Crew
 from daemon.flows.pull import Pull, Target
+from daemon.flows.push import Push
 from daemon.flows.stored import Unpacking
 from daemon.flows.unpack import Unpacker
 from daemon.kit import context
 from daemon.kit.cancel import Token
 from daemon.kit.keylock import Once
+from daemon.kit.tally import Counter, Histogram
 from daemon.kit.threads import Pool, hop
 from daemon.scoped.images import ScopedImages
 from daemon.scoped.leases import ScopedLeases
 from daemon.services.journey import journey
 from spec import errors, names, platforms, reference
 from spec.api import transfer as api
-from spec.ports import Applier, Cancel, ContentStore, ImageArchive, ProgressSink, Resolver, Snapshotter
+from spec.exposition import Family
+from spec.ports import Applier, Cancel, ContentStore, ImageArchive, ProgressSink, Registries, Resolver, Snapshotter
 from spec.records import Image, Labels
 from spec.types import Progress
 
@@ -38,7 +42,7 @@ class House(Protocol):
 
     def applier(self, content: ContentStore) -> Applier: ...
 
-    def resolver(self, source: api.Registry) -> Resolver: ...
+    def resolver(self, source: api.Registry) -> Registries: ...
 
     def leases(self, namespace: str) -> ScopedLeases: ...
 
@@ -46,19 +50,44 @@ class House(Protocol):
 
 
 class Transfer:
-    """`journeys` runs whole transfers, `downloads` their blobs, `crew` unpacks; with `sync` what it unpacked is durable
-    before any record says so."""
+    """`journeys` runs whole transfers, `downloads` and `uploads` their blobs, `crew` unpacks; with `sync` what it
+    unpacked is durable before any record says so."""
 
-    def __init__(self, house: House, journeys: Pool, downloads: Pool, crew: Crew, sync: bool = True) -> None:
+    def __init__(
+        self, house: House, journeys: Pool, downloads: Pool, uploads: Pool, crew: Crew, sync: bool = True
+    ) -> None:
         self._house = house
         self._journeys = journeys
         self._downloads = downloads
+        self._uploads = uploads
         self._crew = crew
         self._sync = sync
         self._once: Once[None] = Once()
+        self._transfers = Counter("holdd_transfers_total", "Transfers that have ended.", ("kind", "status"))
+        self._seconds = Histogram("holdd_transfer_seconds", "How long transfers took.", ("kind",))
+        self._bytes = Counter("holdd_transfer_bytes_total", "Bytes of blobs that came.", ("kind",))
+
+    def families(self) -> Sequence[Family]:
+        """What the metrics tell of it."""
+        return [self._transfers.family(), self._seconds.family(), self._bytes.family()]
 
     async def transfer(self, request: api.TransferRequest, fds: Sequence[int]) -> AsyncIterator[Progress]:
         """Progress until it is done."""
+        kind = _kind(request)
+        began_s = time.monotonic()
+        status = "fail"
+        try:
+            async with aclosing(self._transfer(request, fds)) as told:
+                async for progress in told:
+                    if progress.event == "complete":
+                        self._bytes.add(kind, count=progress.total)
+                    yield progress
+            status = "success"
+        finally:
+            self._transfers.add(kind, status)
+            self._seconds.observe(time.monotonic() - began_s, kind)
+
+    async def _transfer(self, request: api.TransferRequest, fds: Sequence[int]) -> AsyncGenerator[Progress, None]:
         source, destination = request.source, request.destination
         with ExitStack() as held:
             for fd in fds:
@@ -68,6 +97,9 @@ class Transfer:
                     yield progress
             elif isinstance(source, api.Archive) and isinstance(destination, api.ImageStore):
                 async for progress in self._import(source, destination, fds):
+                    yield progress
+            elif isinstance(source, api.ImageStore) and isinstance(destination, api.Registry):
+                async for progress in self._push(source, destination):
                     yield progress
             elif isinstance(source, api.ImageStore) and isinstance(destination, api.ImageStore):
                 if destination.name != source.name or not destination.unpacks:
@@ -119,6 +151,34 @@ class Transfer:
 
         # Closing the resolver wakes whoever waits for a registry.
         async for progress in journey(self._journeys, work, resolver.close):
+            yield progress
+
+    async def _push(self, source: api.ImageStore, destination: api.Registry) -> AsyncIterator[Progress]:
+        namespace = context.namespace()
+        target = source.target or self._house.images(namespace).get(source.name).target
+        registry = await hop(self._journeys, self._house.resolver, destination)
+
+        def work(sink: ProgressSink, token: Token) -> None:
+            with ExitStack() as stack:
+                stack.callback(registry.close)
+                stack.enter_context(self._house.leases(namespace).passing())
+                bounded = destination.concurrency and destination.concurrency < self._uploads.size
+                uploads = stack.enter_context(Pool("upload", destination.concurrency)) if bounded else self._uploads
+                Push(
+                    name=source.name or target.digest,
+                    target=target,
+                    reference=reference.parse(destination.reference),
+                    registry=registry,
+                    content=self._house.content(namespace),
+                    matchers=[platforms.only(platforms.parse(text)) for text in source.platforms],
+                    wanted=" or ".join(source.platforms),
+                    pool=uploads.executor,
+                    sink=sink,
+                    cancel=token,
+                    non_distributable=source.non_distributable,
+                ).run()
+
+        async for progress in journey(self._journeys, work, registry.close):
             yield progress
 
     async def _import(
@@ -175,6 +235,15 @@ class Transfer:
         unpacker = Unpacker(name, snapshotter, applier, self._once, namespace, self._crew, self._sync)
         platform = platforms.parse(unpack.platform) if unpack.platform else platforms.default()
         return Target(unpacker=unpacker, matcher=platforms.only(platform))
+
+
+def _kind(request: api.TransferRequest) -> str:
+    """What a transfer is called in the metrics."""
+    if isinstance(request.source, api.Registry):
+        return "pull"
+    if isinstance(request.source, api.Archive):
+        return "import"
+    return "unpack" if getattr(request.destination, "unpacks", ()) else "tag"
 
 
 def _platforms(destination: api.ImageStore) -> Sequence[str]:

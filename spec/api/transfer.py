@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from spec.api.service import Service, server_stream
 from spec.base import Record, Request
+from spec.oci.image import Descriptor
 from spec.types import Progress
 
 
@@ -12,7 +13,9 @@ class Registry(Record, frozen=True, tag="registry"):
     """An image in a registry.
 
     `username` with an empty `secret` is none; an empty `username` with a `secret` is a refresh token. The credentials
-    are for the host of `reference` and its token server only. `hosts_dir` overrides the configured one.
+    are for the host of `reference` and its token server only, and so are `headers`. `hosts_dir` overrides the
+    configured one. `authorities`, `certificate` and `key` are PEM: whom to trust there, and what to show. `concurrency`
+    bounds what is sent at once below what the daemon allows (0: that).
     """
 
     reference: str
@@ -22,6 +25,10 @@ class Registry(Record, frozen=True, tag="registry"):
     hosts_dir: str = ""
     plain_http: bool = False
     skip_verify: bool = False
+    authorities: str = ""
+    certificate: str = ""
+    key: str = ""
+    concurrency: int = 0
 
 
 class Archive(Record, frozen=True, tag="archive"):
@@ -46,6 +53,9 @@ class ImageStore(Record, frozen=True, tag="image_store"):
 
     From one image store to another, a name that is taken is AlreadyExists, unless `force` points it elsewhere; to the
     same name, with `unpacks`, nothing but snapshots are made.
+
+    To a registry all of it goes, or of an index the one manifest that `platforms` choose; `target` instead of what the
+    image points at; layers that may not be redistributed with `non_distributable` only.
     """
 
     name: str = ""
@@ -54,6 +64,8 @@ class ImageStore(Record, frozen=True, tag="image_store"):
     all_platforms: bool = False
     unpacks: Sequence[Unpack] = ()
     force: bool = False
+    target: Descriptor | None = None
+    non_distributable: bool = False
 
 
 class TransferRequest(Request, frozen=True):

@@ -21,6 +21,7 @@ _SCHEME = re.compile(rf"[\s,]*({_TOKEN})(?=[\s,]|$)", re.ASCII)
 _PARAMETER = re.compile(rf'[\s,]*({_TOKEN})\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"=]+))\s*(?=,|$)', re.ASCII)
 _TOKEN68 = re.compile(r"\s+[A-Za-z0-9._~+/-]+=*\s*(?=,|$)", re.ASCII)
 _RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", re.ASCII)
+_RECEIVED = re.compile(r"(?:bytes=)?0-(\d{1,18})", re.ASCII)
 _CODE = re.compile(r"[A-Z0-9_]{1,64}", re.ASCII)
 
 
@@ -75,6 +76,55 @@ def blob_path(repository: str, digest: str) -> str:
 def pull_scope(repository: str) -> str:
     """The token scope that pulling takes."""
     return f"repository:{repository}:pull"
+
+
+def push_scope(repository: str, mounted: str = "") -> str:
+    """The token scopes that pushing takes, and mounting a blob of the repository `mounted`."""
+    own = f"repository:{repository}:pull,push"
+    return merged(own, pull_scope(mounted)) if mounted else own
+
+
+def uploads_path(repository: str) -> str:
+    return f"{repository}/blobs/uploads/"
+
+
+def merged(*scopes: str) -> str:
+    """Scopes (each text may hold several, between blanks) as one text: sorted, what may be done to one thing put
+    together."""
+    actions: dict[str, set[str]] = {}
+    for scope in " ".join(scopes).split():
+        thing, colon, allowed = scope.rpartition(":")
+        actions.setdefault(thing if colon else scope, set()).update(allowed.split(",") if colon else ())
+    texts = (f"{thing}:{','.join(sorted(verbs))}" if verbs else thing for thing, verbs in actions.items())
+    return " ".join(sorted(texts))
+
+
+def sources(label: str, repository: str) -> str:
+    """The repositories of a host that have a blob, as a label's value, with one more."""
+    return ",".join(sorted({*filter(None, label.split(",")), repository}))
+
+
+def mount_candidate(label: str, repository: str) -> str:
+    """Of the repositories that `label` lists the one to mount a blob of into `repository`: the longest way of it in
+    common, the last of equals; "" for none. Whoever may push here may most likely read a neighbour."""
+    best, length = "", -1
+    own = repository.split("/")
+    for candidate in filter(None, label.split(",")):
+        common = 0
+        for mine, other in zip(own, candidate.split("/"), strict=False):
+            if mine != other:
+                break
+            common += 1
+        if candidate != repository and common >= length:
+            best, length = candidate, common
+    return best
+
+
+def received(header: str) -> int:
+    """How many bytes of an upload a registry has, by its `Range` (distribution spec, pushing a blob in chunks). It
+    says 0-0 of none, too."""
+    match = _RECEIVED.fullmatch(header.strip())
+    return int(match[1]) + 1 if match is not None and match[1] != "0" else 0
 
 
 def challenges(headers: Sequence[str]) -> list[Challenge]:

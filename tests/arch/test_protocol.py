@@ -9,11 +9,15 @@ import pytest
 
 import spec
 import spec.api
-from spec import protocol
+from spec import protocol, series
 from spec.api.service import Service
 
 FOLDER = Path(spec.__file__).parent
-FILES = {"PROTOCOL.md": lambda: protocol.page().encode(), "holdd.schema.json": protocol.schema}
+FILES = {
+    "PROTOCOL.md": lambda: protocol.page().encode(),
+    "METRICS.md": lambda: series.page().encode(),
+    "holdd.schema.json": protocol.schema,
+}
 REFRESH = "python -m tests.arch.test_protocol"
 
 

@@ -1,7 +1,6 @@
 """Layers: pull and import of whole images beside containerd, the unpacker beside tar."""
 
 import json
-import os
 import shutil
 import statistics
 import subprocess
@@ -62,13 +61,13 @@ class Usages:
 
 def pull_ours(ref):
     """A pull into a fresh daemon on a fresh filesystem."""
-    with journaled("8G", "/dev/shm") as where, Daemon(where) as daemon, Usages(daemon.process.pid) as used:
+    with journaled(below="/dev/shm") as where, Daemon(where) as daemon, Usages(daemon.process.pid) as used:
         daemon.ctr("images", "pull", "--quiet", "--plain-http", ref)
     return used
 
 
 def pull_theirs(ref):
-    with journaled("8G", "/dev/shm") as where, containerd.running(where) as peer, Usages(peer.pid) as used:
+    with journaled(below="/dev/shm") as where, containerd.running(where) as peer, Usages(peer.pid) as used:
         run(shutil.which("ctr", path="/usr/bin"), "-a", peer.address, "images", "pull", "--plain-http", ref)
     return used
 
@@ -97,10 +96,10 @@ def measure_import(work):
     shutil.rmtree(work / "imported")
     found = []
     for _ in range(ROUNDS):
-        with journaled("8G", "/dev/shm") as where, Daemon(where) as daemon, Usages(daemon.process.pid) as used:
+        with journaled(below="/dev/shm") as where, Daemon(where) as daemon, Usages(daemon.process.pid) as used:
             daemon.ctr("images", "import", "--quiet", archive)
         found.append(used)
-    with journaled("8G", "/dev/shm") as where, containerd.running(where) as peer, Usages(peer.pid) as theirs:
+    with journaled(below="/dev/shm") as where, containerd.running(where) as peer, Usages(peer.pid) as theirs:
         ctr = shutil.which("ctr", path="/usr/bin")
         run(ctr, "-a", peer.address, "images", "import", archive)
     archive.unlink()
@@ -126,7 +125,7 @@ def measure_slow_link(work):
     image.build(work / "slow", layers=3, entries=9_000, raw_bytes=180 * MB)
     took = []
     for _ in range(ROUNDS):
-        with SlowRegistry() as registry, journaled("2G", "/dev/shm") as where, Daemon(where) as daemon:
+        with SlowRegistry() as registry, journaled(below="/dev/shm") as where, Daemon(where) as daemon:
             serve(registry, work / "slow")
             with daemon.client() as client:
                 ref = f"{registry.host}/a:1"
@@ -152,10 +151,10 @@ def measure_unpack(work):
     image.plain(archive, FILES, 560 * MB)
     layer = Descriptor(media_type=OCI_LAYER, digest=digests.of(b"bench"), size=archive.stat().st_size)
     ratios, ours, theirs = [], [], []
-    with journaled("8G", "/dev/shm") as where:
-        applier = ArchiveApplier(LocalContent(str(where / "content")))
-        for turn in range(ROUNDS):
-            mine, other = where / f"ours{turn}", where / f"theirs{turn}"
+    for _ in range(ROUNDS):
+        with journaled(below="/dev/shm") as where:
+            applier = ArchiveApplier(LocalContent(str(where / "content")))
+            mine, other = where / "ours", where / "theirs"
             mine.mkdir(), other.mkdir()
             began = time.perf_counter()
             with archive.open("rb", buffering=0) as source:
@@ -165,7 +164,6 @@ def measure_unpack(work):
             run("tar", "-xf", archive, "-C", other)
             theirs.append(time.perf_counter() - began)
             ratios.append(theirs[-1] / ours[-1])
-            os.sync()
     archive.unlink()
     mine, other = statistics.median(ours), statistics.median(theirs)
     text = f"{mine:.2f} s = {statistics.median(ratios):.2f} x"

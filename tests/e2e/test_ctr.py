@@ -592,6 +592,40 @@ def test_attach_to_a_detached_terminal(shared, container):
     assert shared.ctr("tasks", "rm", "att", check=False).returncode == 6
 
 
+@pytest.mark.parametrize("rm", [(), ("--rm",)])
+def test_a_terminal_is_left_and_joined_again(shared, rm):
+    keys = ("--detach-keys", "ctrl-p,ctrl-q")
+    with Terminal(shared, "run", *rm, "-t", *keys, shared.ref, "left", *SHELL) as terminal:
+        terminal.type("echo he''re\n")
+        terminal.expect("here\r\n")
+        terminal.type("\x10\x11")
+        assert terminal.wait() == 0
+        assert terminal.restored()
+    with Terminal(shared, "tasks", "exec", "-t", *keys, "--exec-id", "e", "left", *SHELL) as terminal:
+        terminal.type("echo al''so\n")
+        terminal.expect("also\r\n")
+        terminal.type("\x10\x11")
+        assert terminal.wait() == 0
+    for flags, code in ((("--exec-id", "e"), 7), ((), 8)):
+        with Terminal(shared, "tasks", "attach", *flags, "left") as terminal:
+            terminal.type("echo aga''in\n")
+            terminal.expect("again\r\n")
+            terminal.type("\x10\x11")
+            assert terminal.wait() == 0
+        with Terminal(shared, "tasks", "attach", *flags, "left") as terminal:
+            terminal.type(f"exit {code}\n")
+            assert terminal.wait() == code
+    assert shared.ctr("tasks", "rm", "left", check=False).returncode == 8
+    shared.ctr("containers", "rm", "left")
+    assert nothing_left(shared, "left")
+
+
+def test_keys_that_are_none(shared):
+    done = shared.ctr("tasks", "attach", "--detach-keys", "nonsense", "x", check=False)
+    assert done.returncode == 1
+    assert "is no key" in done.stderr
+
+
 def test_attach_without_a_terminal(shared, container):
     container("plain", "sleep", "100")
     done = shared.ctr("tasks", "attach", "plain", check=False)

@@ -86,6 +86,9 @@ def test_a_container_keeps_its_snapshots(daemon, pulled):
     assert len(trees(daemon)[0]) == 2
     daemon.ctr("containers", "rm", "--keep-snapshot", "c")
     collect(daemon)
+    assert len(trees(daemon)[0]) == 2
+    daemon.ctr("snapshots", "label", "c", "containerd.io/gc.root=")
+    collect(daemon)
     assert trees(daemon) == ([], 0)
 
 

@@ -111,12 +111,18 @@ def test_processor_time(client, begin):
         cpu = figures(client).cpu
         return cpu.usage_usec / 1e6 if is_v2() else cpu.usage.total / 1e9
 
+    def frozen():
+        """What the cgroup says beside what its process says, neither of which changes in between."""
+        client.tasks.pause(tasks.PauseRequest(container_id="c"))
+        pair = used_s(), spent_s(pid)
+        client.tasks.resume(tasks.ResumeRequest(container_id="c"))
+        return pair
+
     pid = begin("while :; do :; done")
-    before = used_s() - spent_s(pid)  # the runtime's own, as it made the container
-    until(lambda: spent_s(pid), lambda spent: spent >= 1)
-    client.tasks.pause(tasks.PauseRequest(container_id="c"))
-    assert used_s() - before == pytest.approx(spent_s(pid), rel=CLOSE)
-    client.tasks.resume(tasks.ResumeRequest(container_id="c"))
+    used, spent = frozen()  # the runtime's own, as it made the container, is not the process's
+    until(lambda: spent_s(pid), lambda now: now >= spent + 1)
+    used_later, spent_later = frozen()
+    assert used_later - used == pytest.approx(spent_later - spent, rel=CLOSE)
 
 
 def with_throttling(spec, path):

@@ -264,6 +264,13 @@ def test_two_who_want_the_same_layer_have_it_sent_once(daemon, fake):
         assert len(client.images.list(images.ListRequest()).images) == 2
 
 
+def until(condition):
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def test_a_caller_who_gives_up_ends_the_pull(daemon, fake):
     fake.image("1", FILES)
     digest = json.loads(fake.manifests["1"][1])["layers"][0]["digest"]
@@ -277,12 +284,11 @@ def test_a_caller_who_gives_up_ends_the_pull(daemon, fake):
         stream = client.transfer.transfer(request)
         assert next(stream)
         assert fake.reached.wait(30)
+        until(lambda: snapshots_of(daemon))
         stream.close()
+    until(lambda: not snapshots_of(daemon))  # while the rest is held back, lest it come before we are heard
     fake.gate.set()
     fake.held.clear()
-    deadline = time.monotonic() + 30
-    while snapshots_of(daemon) and time.monotonic() < deadline:
-        time.sleep(0.01)
     nothing_made(daemon)
     pull(daemon, f"{fake.host}/a:1")
 

@@ -250,6 +250,22 @@ def test_when_another_gives_up_who_waited_for_it_goes_on(house, fake):
     assert kinds(house) == dict.fromkeys(chain, Kind.COMMITTED)
 
 
+def test_a_layer_that_comes_twice_in_one_image(house, fake):
+    same = archive(file("first"), file("big", NOISE))
+    blobs, chain = serve(fake, "1", same, archive(file("other")), same)
+    house.pull(f"{fake.host}/a:1")
+    assert [path for _, path, _ in fake.requests].count(f"/v2/a/blobs/{blobs[0]}") == 1
+    assert kinds(house) == dict.fromkeys(chain, Kind.COMMITTED)
+
+
+def test_an_image_without_layers(house, fake):
+    serve(fake, "1")
+    target = house.pull(f"{fake.host}/a:1")
+    assert house.images.get(f"{fake.host}/a:1").target == target
+    config = json.loads(fake.manifests["1"][1])["config"]["digest"]
+    assert not house.content.info(config).labels.keys() & {"containerd.io/gc.ref.snapshot.sn"}
+
+
 @pytest.mark.parametrize("sync", [True, False])
 def test_what_is_committed_was_synced_before(tmp_path, fake, sync, monkeypatch):
     house = House(tmp_path, Overlay, Watched, sync)

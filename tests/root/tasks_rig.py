@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 from daemon.kit import mounting
+from daemon.runtime.nursery import Nursery
 from daemon.runtime.tasks import Tasks
 from pyx import mount as mounts
 from spec.records import RuntimeRef
@@ -177,6 +178,24 @@ async def rigged(nursery, **options):
             await rig.tasks.close()
             cgroups.remove("holdd-test")
         assert left == []
+
+
+def lived(story, **options):
+    """Run `story(rig)` over a nursery of its own."""
+
+    async def whole():
+        async with rigged(nursery, **options) as rig:
+            await story(rig)
+
+    nursery = Nursery.fork()
+    try:
+        asyncio.run(whole())
+    finally:
+        nursery.close()
+
+
+def json_process(*args, **options):
+    return json.dumps(process(*args, **options)).encode()
 
 
 def exists(path):

@@ -91,9 +91,9 @@ def test_long_files(tmp_path, lines):
 def test_no_text_does_it_harm(tmp_path_factory, texts):
     folder = tmp_path_factory.getbasetemp()
     for number, text in enumerate(texts):
-        (folder / f"fuzz{number}").write_bytes(text)
+        (folder / f"text{number}").write_bytes(text)
     files = [
-        ([str(folder / f"fuzz{number}")], form, [("a" if form == LINES else "", 4 * number + form)], 7)
+        ([str(folder / f"text{number}")], form, [("a" if form == LINES else "", 4 * number + form)], 7)
         for number in range(len(texts))
         for form in (NUMBER, LINES, ROWS, NUMBERS)
     ]

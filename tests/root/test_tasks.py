@@ -54,7 +54,7 @@ def script(rig, text):
 
 
 def shim_of(task):
-    return task.shim.pid
+    return task.state.shim.pid
 
 
 def test_a_life_and_what_is_told_of_it(nursery):
@@ -140,9 +140,13 @@ def test_streams_are_fifos_and_files(nursery):
         await task.start()
         os.write(writer, b"typed\n")
         os.close(writer)
+        again = os.open(f"{rig.root}/in", os.O_WRONLY | os.O_NONBLOCK)
+        os.write(again, b"again\n")
+        await task.close_io()
+        os.close(again)
         await asyncio.wait_for(task.wait(), 10)
         await rig.delete("one")
-        assert read_all(reader) == b"typed\n"
+        assert read_all(reader) == b"typed\nagain\n"
         assert text(file) == "err\n"
         assert os.stat(file).st_mode & 0o777 == 0o644
 

@@ -66,3 +66,90 @@ def test_skip_verify_counts_with_a_file_too(tmp_path):
     mirror, own = hosts.lookup("a.example", str(tmp_path), skip_verify=True)
     assert not mirror.skip_verify
     assert own.skip_verify
+
+
+
+@pytest.mark.parametrize(
+    ("registry", "options", "base", "fallback"),
+    [
+        ("localhost:5000", {}, "https://localhost:5000", "http://localhost:5000"),
+        ("localhost:8080", {}, "https://localhost:8080", "http://localhost:8080"),
+        ("127.0.0.254:5000", {}, "https://127.0.0.254:5000", "http://127.0.0.254:5000"),
+        ("[::1]:5000", {}, "https://[::1]:5000", "http://[::1]:5000"),
+        ("localhost:80", {}, "http://localhost:80", ""),
+        ("localhost:443", {}, "https://localhost:443", ""),
+        ("localhost", {}, "https://localhost", ""),
+        ("127.0.0.1", {}, "https://127.0.0.1", ""),
+        ("[::1]", {}, "https://[::1]", ""),
+        ("example.com", {}, "https://example.com", ""),
+        ("example.com:5000", {}, "https://example.com:5000", ""),
+        ("example.com", {"plain_http": True}, "http://example.com", ""),
+        ("example.com", {"plain_http": True, "skip_verify": True}, "https://example.com", "http://example.com"),
+        ("example.com:5000", {"plain_http": True, "trust": hosts.Trust(authorities="x")},
+         "https://example.com:5000", "http://example.com:5000"),
+        ("example.com:80", {"plain_http": True, "skip_verify": True}, "http://example.com:80", ""),
+    ],
+)  # fmt: skip
+def test_which_scheme_comes_first(registry, options, base, fallback):
+    (found,) = hosts.lookup(registry, **options)
+    assert (found.base.removesuffix("/v2"), found.fallback.removesuffix("/v2")) == (base, fallback)
+
+
+def test_an_authority_that_was_given_is_asked_for_on_this_machine_too():
+    (found,) = hosts.lookup("localhost:5000", trust=hosts.Trust(authorities="x"))
+    assert not found.skip_verify
+
+
+@pytest.mark.parametrize(
+    ("present", "registry", "found"),
+    [
+        (["a.example_5000_", "a.example:5000", "_default"], "a.example:5000", "a.example_5000_"),
+        (["a.example:5000", "_default"], "a.example:5000", "a.example:5000"),
+        (["a.example", "_default"], "a.example:5000", "_default"),
+        (["a.example", "_default"], "a.example", "a.example"),
+        (["b.example"], "a.example", None),
+    ],
+)
+def test_which_directory_counts(tmp_path, present, registry, found):
+    for name in present:
+        (tmp_path / "two" / name).mkdir(parents=True)
+        (tmp_path / "two" / name / "hosts.toml").write_text(f'server = "https://{name.strip("_")}.found/x"\n')
+    seen = [host.base for host in hosts.lookup(registry, f"{tmp_path}/one:{tmp_path}/two")]
+    assert seen == ([f"https://{found.strip('_')}.found/x/v2"] if found else [f"https://{registry}/v2"])
+
+
+def test_dockers_certs_d(tmp_path):
+    directory = tmp_path / "a.example"
+    directory.mkdir()
+    for name in ("b.crt", "a.crt", "me.cert", "me.key", "other.txt"):
+        (directory / name).touch()
+    (found,) = hosts.lookup("a.example", str(tmp_path))
+    assert found.ca == [f"{directory}/a.crt", f"{directory}/b.crt"]
+    assert found.client == [(f"{directory}/me.cert", f"{directory}/me.key")]
+    (directory / "hosts.toml").touch()
+    assert hosts.lookup("a.example", str(tmp_path)) == [found]
+    (directory / "me.key").unlink()
+    with pytest.raises(errors.InvalidArgument, match=r"me\.cert has no me\.key"):
+        hosts.lookup("a.example", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("10s", 10), ("1m30s", 90), ("500ms", 0.5), ("1.5h", 5400), ("", 0), ("5us", 5e-6)]
+)
+def test_dial_timeouts(tmp_path, text, seconds):
+    directory = written(tmp_path, f'[host."https://m.example"]\ndial_timeout = "{text}"\n')
+    assert hosts.lookup("example.org", directory)[0].dial_s == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("text", ["10", "s", "-1s", "1d", "1s "])
+def test_a_dial_timeout_that_is_none(tmp_path, text):
+    directory = written(tmp_path, f'dial_timeout = "{text}"\n')
+    with pytest.raises(errors.InvalidArgument, match="dial_timeout"):
+        hosts.lookup("example.org", directory)
+
+
+def test_a_path_that_is_given_whole_and_http_with_certificates(tmp_path):
+    text = '[host."https://m.example/a/"]\noverride_path = true\n[host."http://p.example:5000"]\nskip_verify = true\n'
+    one, two, _ = hosts.lookup("example.org", written(tmp_path, text))
+    assert one.base == "https://m.example/a"
+    assert (two.base, two.fallback) == ("https://p.example:5000/v2", "http://p.example:5000/v2")

@@ -35,7 +35,7 @@ def test_this_host_has_some():
 
 def test_version_1(host):
     theirs = {"devices": "/a", "memory": "/a", "": "/"}
-    root = host({"devices": ["rw", "devices"], "memory": ["rw", "memory"]}, {7: theirs, "self": {"devices": "/"}})
+    root = host({"devices": ["devices"], "memory": ["memory"]}, {7: theirs, "self": {"devices": "/"}})
     fill(root / "devices/a", 7, 8)
     fill(root / "devices/a/nested", 9)
     assert cgroups.directory(7, "devices") == str(root / "devices/a")
@@ -65,6 +65,23 @@ def test_where_a_spec_puts_a_container(host):
         assert cgroups.placed(path) == []
     assert cgroups.holds("/a/b", 7)
     assert not cgroups.holds("/a/b", 8)
+
+
+def test_the_cgroups_of_a_container(host):
+    """By its spec where that is there, by its init process elsewhere, and never the daemon's own."""
+    memberships = {
+        7: {"memory": "/a/b/inner", "cpu": "/elsewhere", "pids": "/daemon", "": "/a/b"},
+        "self": {"memory": "/daemon", "cpu": "/daemon", "pids": "/daemon", "": "/"},
+    }
+    kinds = {"memory": ["memory"], "cpu": ["cpu"], "pids": ["pids"], "unified": []}
+    root = host(kinds, memberships)
+    fill(root / "memory/a/b/inner", 7)
+    assert cgroups.directories(7, "/a/b") == {
+        "memory": str(root / "memory/a/b"),
+        "cpu": str(root / "cpu/elsewhere"),
+        "unified": str(root / "unified/a/b"),
+    }
+    assert cgroups.directories(7, "slice:prefix:name")["memory"] == str(root / "memory/a/b/inner")
 
 
 def test_only_what_is_empty_is_removed(host):

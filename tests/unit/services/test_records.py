@@ -294,7 +294,7 @@ def test_containers_say_what_happens_to_them(store):
         made_container(service)
     done(service.delete(containers.DeleteRequest(id="c")))
     assert events == [
-        ("ns", "/containers/create", ContainerCreate(id="c", image="i", runtime="runc")),
+        ("ns", "/containers/create", ContainerCreate(id="c", image="i", runtime=RuntimeRef(name="runc"))),
         ("ns", "/containers/update", ContainerUpdate(id="c", image="i", labels={"a": "9", "b": "2"})),
         ("ns", "/containers/delete", ContainerDelete(id="c")),
     ]

@@ -1,0 +1,243 @@
+"""Connections that are kept: one set of them for each way of trusting, through the proxies of the environment.
+
+What a server says before a body is bounded in bytes and in time, however slowly it comes.
+"""
+
+import contextlib
+import http.client
+import ipaddress
+import os
+import socket
+import ssl
+import time
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+from urllib.parse import unquote, urlsplit
+from urllib.request import getproxies_environment
+
+import urllib3
+import urllib3.connection
+from urllib3.util import Timeout, make_headers
+
+from daemon.images.hosts import Host
+from spec import errors
+
+MAX_HEAD = 64 << 10  # bytes of a status line and headers
+HEAD_S = 60.0  # for all of them, once they began to come
+BLOCK = 256 << 10  # bytes of a body that are sent at once
+IDLE = 16  # connections to one host that are kept
+
+Answer = urllib3.BaseHTTPResponse
+
+
+class Pools:
+    """Requests as one trust has them. From any thread. `dial_s` bounds connecting, `answer_s` waiting for an answer."""
+
+    def __init__(self, context: ssl.SSLContext, dial_s: float, answer_s: float) -> None:
+        self._timeout = Timeout(connect=dial_s, read=answer_s)
+        self._context = context
+        self._proxies = getproxies_environment()
+        self._closed = False
+        self._live: weakref.WeakSet[urllib3.connection.HTTPConnection] = weakref.WeakSet()
+        self._direct = self._made()
+        self._proxied: dict[str, urllib3.PoolManager] = {}
+
+    def request(
+        self, method: str, url: str, headers: Mapping[str, str], body: Any, timeout: Timeout | None = None
+    ) -> Answer:
+        """One answer, neither redirected nor tried again, its body unread and as it was sent."""
+        return self._for(url).request(
+            method, url, headers=dict(headers), body=body, redirect=False, preload_content=False, retries=False,
+            decode_content=False, timeout=timeout or self._timeout,
+        )  # fmt: skip
+
+    def close(self) -> None:
+        """Also breaks what is being sent and waited for."""
+        self._closed = True
+        for connection in list(self._live):
+            if isinstance(connection.sock, socket.socket):
+                with contextlib.suppress(OSError):
+                    # Not its own method: that of TLS would let another thread send what follows in the clear.
+                    socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)
+        for manager in (self._direct, *self._proxied.values()):
+            for key in manager.pools.keys():  # noqa: SIM118 it is no dict
+                pool = manager.pools.get(key)
+                if pool is not None:
+                    pool.close()  # clearing alone leaves idle connections open for as long as anyone holds an answer
+            manager.clear()
+
+    def _for(self, url: str) -> urllib3.PoolManager:
+        parts = urlsplit(url)
+        proxy = self._proxies.get(parts.scheme, "") or self._proxies.get("all", "")
+        if not proxy or _is_here(parts.hostname or "") or _is_spared(parts.netloc, self._proxies):
+            return self._direct
+        if proxy not in self._proxied:
+            self._proxied[proxy] = self._made(proxy)
+        return self._proxied[proxy]
+
+    def _made(self, proxy: str = "") -> urllib3.PoolManager:
+        options: dict[str, Any] = {
+            "num_pools": 8, "maxsize": IDLE, "block": False, "timeout": self._timeout, "retries": False,
+            "ssl_context": self._context, "blocksize": BLOCK,
+        }  # fmt: skip
+        if not proxy:
+            return self._bounded(urllib3.PoolManager(**options))
+        parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise errors.InvalidArgument("a proxy of the environment is no http or https address")
+        headers = {}
+        if parts.username is not None:
+            pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+            headers = make_headers(proxy_basic_auth=pair)
+        address = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+        return self._bounded(urllib3.ProxyManager(address, proxy_headers=headers, **options))
+
+    def _bounded(self, manager: urllib3.PoolManager) -> urllib3.PoolManager:
+        """With connections that are known to us."""
+        pools = self
+
+        class HTTPConnection(urllib3.connection.HTTPConnection):
+            response_class = _BoundedResponse
+
+            def connect(self) -> None:
+                pools._begin(self, super().connect)
+
+        class HTTPSConnection(urllib3.connection.HTTPSConnection):
+            response_class = _BoundedResponse
+
+            def connect(self) -> None:
+                pools._begin(self, super().connect)
+
+        class HTTPPool(urllib3.HTTPConnectionPool):
+            ConnectionCls = HTTPConnection
+
+        class HTTPSPool(urllib3.HTTPSConnectionPool):
+            ConnectionCls = HTTPSConnection
+
+        manager.pool_classes_by_scheme = {"http": HTTPPool, "https": HTTPSPool}
+        return manager
+
+    def _begin(self, connection: urllib3.connection.HTTPConnection, connect: Callable[[], None]) -> None:
+        self._live.add(connection)
+        connect()
+        if self._closed:
+            connection.close()
+            raise ConnectionAbortedError("the connections were closed")
+
+
+def context(host: Host) -> ssl.SSLContext:
+    """What is trusted, the system's authorities among it, and what is shown. OSError (ssl's too) for what cannot be
+    read."""
+    made = ssl.create_default_context()
+    for path in host.ca:
+        made.load_verify_locations(cafile=path)
+    for text in host.authorities:
+        made.load_verify_locations(cadata=text)
+    for certificate, key in host.client:
+        made.load_cert_chain(certificate, key, _no_password)
+    for certificate, key in host.identities:
+        with _file(certificate) as one, _file(key) as other:
+            made.load_cert_chain(one, other, _no_password)
+    if host.skip_verify:
+        made.check_hostname = False
+        made.verify_mode = ssl.CERT_NONE
+    return made
+
+
+def _no_password() -> str:
+    """OpenSSL would ask for one on the terminal."""
+    return ""
+
+
+@contextlib.contextmanager
+def _file(text: str) -> Iterator[str]:
+    """A name for bytes in memory: OpenSSL loads keys from files only."""
+    with open(os.memfd_create("pem", os.MFD_CLOEXEC), "wb") as file:
+        file.write(text.encode())
+        file.flush()
+        yield f"/proc/self/fd/{file.fileno()}"
+
+
+def _is_here(hostname: str) -> bool:
+    """No proxy is asked for what is on this machine, as Go's clients have it."""
+    if hostname == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(hostname).is_loopback
+    except ValueError:
+        return False
+
+
+def _is_spared(netloc: str, proxies: Mapping[str, str]) -> bool:
+    """Whether `no_proxy` names it: a host, a domain, an address, or a network of addresses."""
+    host = netloc.rpartition("@")[2]
+    hostname = (urlsplit(f"//{host}").hostname or "").rstrip(".")
+    for entry in (word.strip().lower() for word in proxies.get("no", "").split(",")):
+        if entry == "*" or entry in (host, hostname) or (entry and hostname.endswith(f".{entry.lstrip('.*')}")):
+            return True
+        with contextlib.suppress(ValueError):
+            if "/" in entry and ipaddress.ip_address(hostname) in ipaddress.ip_network(entry, strict=False):
+                return True
+    return False
+
+
+class _Head:
+    """Stands where a connection's file does while an answer's head is read."""
+
+    def __init__(self, file: Any, sock: Any) -> None:
+        self.file = file
+        self._sock = sock
+        self._left = MAX_HEAD
+        self._until = 0.0
+        self._patience = sock.gettimeout()
+
+    def readline(self, limit: int = -1) -> bytes:
+        line = bytearray()
+        while not line.endswith(b"\n") and (limit < 0 or len(line) < limit):
+            if self._until:
+                left = self._until - time.monotonic()
+                if left <= 0:
+                    raise TimeoutError("the head of the answer comes too slowly")
+                self._sock.settimeout(min(left, self._patience or left))
+            ahead = self.file.peek(1)
+            self._until = self._until or time.monotonic() + HEAD_S
+            if not ahead:
+                break
+            end = ahead.find(b"\n") + 1 or len(ahead)
+            piece = self.file.read(min(end, limit - len(line)) if limit >= 0 else end)
+            self._left -= len(piece)
+            if self._left < 0:
+                raise http.client.HTTPException(f"the head of the answer is longer than {MAX_HEAD} bytes")
+            line += piece
+        return bytes(line)
+
+    def close(self) -> None:
+        self.file.close()
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+class _BoundedResponse(http.client.HTTPResponse):
+    def __init__(self, sock: Any, *args: Any, **options: Any) -> None:
+        super().__init__(sock, *args, **options)
+        self._sock_of_head = sock
+
+    def begin(self) -> None:
+        if self.headers is not None:
+            return
+        head = _Head(self.fp, self._sock_of_head)
+        self.fp = head
+        try:
+            super().begin()
+        finally:
+            if self.fp is head:
+                self.fp = head.file
+
+
+    def _read_and_discard_trailer(self) -> None:
+        """What follows the last chunk is a head too, and may be as endless."""
+        head = _Head(self.fp, self._sock_of_head)
+        while head.readline() not in (b"\r\n", b"\n", b""):
+            pass
