@@ -72,7 +72,7 @@ class Journal:
         self._tried_s = time.monotonic()
         temporary = f"{self._path}.new"
         try:
-            with open(temporary, "wb", opener=_private) as file:
+            with open(temporary, "wb", opener=private) as file:
                 file.write(MAGIC)
                 for part in _parts(rows):
                     file.writelines(_commit(txn, part))
@@ -161,5 +161,5 @@ def _parts(rows: Iterable[tuple[bytes, bytes]]) -> Iterator[list[Change]]:
         yield part
 
 
-def _private(path: str, flags: int) -> int:
+def private(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_CLOEXEC, 0o600)
