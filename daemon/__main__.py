@@ -16,6 +16,10 @@ def main(argv: list[str] | None = None) -> int:
     os.umask(UMASK)
     if argv[:1] == ["--nursery"]:
         nursery_main(int(argv[1]))
+    if argv[:1] and argv[0] in ("fsck", "backup", "restore"):
+        from daemon import upkeep
+
+        return upkeep.run(argv)
     nursery = None if {"-h", "--help", "-v", "--version"} & set(argv) else Nursery.fork()
     if nursery is not None:
         nursery.respawn_argv = [sys.executable, "-m", "daemon", "--nursery"]
