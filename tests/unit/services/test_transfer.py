@@ -40,7 +40,7 @@ def images(tmp_path):
 
 def transfer(images, source, destination):
     async def main():
-        service = Transfer(House(images._store), pool, pool, Crew(pool.executor, 1))
+        service = Transfer(House(images._store), pool, pool, pool, Crew(pool.executor, 1))
         request = TransferRequest(source=source, destination=destination)
         return [progress async for progress in service.transfer(request, [])]
 
