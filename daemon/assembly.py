@@ -227,9 +227,15 @@ class System:
     # Components as one namespace sees them.
 
     def content(self, namespace: str) -> ContentStore:
-        keep = self.leases(namespace).keep
         return ScopedContent(
-            self._content, self._store, self._events, namespace, self._collector, keep, self._blobs
+            self._content,
+            self._store,
+            self._events,
+            namespace,
+            self._collector,
+            self.leases(namespace).keep,
+            self._blobs,
+            self.config.metadata.content_sharing_policy == "isolated",
         )
 
     def images(self, namespace: str) -> ScopedImages:
