@@ -111,6 +111,7 @@ class System:
                 _runtimes(config),
                 self._events,
                 default_runtime=config.default_runtime,
+                cgroup_parent=config.cgroup_parent,
             ),
         )
 

@@ -140,12 +140,18 @@ class Process(Record, frozen=True):
 
 
 class Exit(Record, frozen=True):
-    """How a process ended: `status` is the exit code, or 128 + the signal that killed it."""
+    """How a process ended: `status` is the exit code, or 128 + the signal that killed it.
+
+    `oom_killed`: it failed, and processes of its container had been killed for memory, `oom_kills` of them; with
+    `oom_ancestor` only by limits above the container's own.
+    """
 
     pid: int = 0
     status: int = 0
     exited_at_ns: int = 0
     oom_killed: bool = False
+    oom_kills: int = 0
+    oom_ancestor: bool = False
 
 
 class PluginInfo(Record, frozen=True):
@@ -159,3 +165,13 @@ class PluginInfo(Record, frozen=True):
     exports: dict[str, str] = {}
     status: str = "ok"
     init_error: str = ""
+
+
+class Fault(Record, frozen=True):
+    """What is wrong with something stored. `place` is metadata, content or snapshots/SNAPSHOTTER, `subject` what it is
+    about there. `rubbish` is what nothing refers to: it only takes room until it is collected."""
+
+    place: str
+    subject: str
+    what: str
+    rubbish: bool = False
