@@ -32,8 +32,7 @@ from spec.types import Progress
 class House(Protocol):
     """What a journey needs of the assembly."""
 
-    @property
-    def default_snapshotter(self) -> str: ...
+    def default_snapshotter(self, namespace: str) -> str: ...
 
     def content(self, namespace: str) -> ContentStore: ...
 
@@ -250,7 +249,7 @@ class Transfer:
         )
 
     def _target(self, namespace: str, unpack: api.Unpack) -> Target:
-        name = unpack.snapshotter or self._house.default_snapshotter
+        name = unpack.snapshotter or self._house.default_snapshotter(namespace)
         applier = self._house.applier(self._house.content(namespace))
         snapshotter = self._house.snapshotter(namespace, name)
         unpacker = Unpacker(name, snapshotter, applier, self._once, namespace, self._crew, self._sync)
