@@ -10,15 +10,15 @@ from spec.events import ImageDelete
 
 
 def main(address: str) -> None:
-    with connect(address) as client:
-        # Returns once the daemon listens for us: from here on nothing is missed.
-        with client.events.subscribe(SubscribeRequest(filters=["topic~=/images/"])) as stream:
-            print("listening", flush=True)
-            for envelope in stream:
-                print(envelope.namespace, envelope.topic, msgspec.msgpack.decode(envelope.event), flush=True)
-                if envelope.topic == "/images/delete":
-                    print("gone", msgspec.msgpack.decode(envelope.event, type=ImageDelete).name)
-                    return
+    request = SubscribeRequest(filters=["topic~=/images/"])
+    # Subscribing returns once the daemon listens for us: from there on nothing is missed.
+    with connect(address) as client, client.events.subscribe(request) as stream:
+        print("listening", flush=True)
+        for envelope in stream:
+            print(envelope.namespace, envelope.topic, msgspec.msgpack.decode(envelope.event), flush=True)
+            if envelope.topic == "/images/delete":
+                print("gone", msgspec.msgpack.decode(envelope.event, type=ImageDelete).name)
+                return
 
 
 if __name__ == "__main__":

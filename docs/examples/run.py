@@ -1,4 +1,4 @@
-"""Run a program of an image that is pulled, with a pipe for its output: python run.py ADDRESS REFERENCE ID PROGRAM ..."""
+"""Run a program of a pulled image, with a pipe for its output: python run.py ADDRESS REFERENCE ID PROGRAM ..."""
 
 import contextlib
 import os

@@ -33,7 +33,8 @@ def test_pull_and_run(daemon, reference):
     assert any(re.match(r"download\w* \S+ \d+/\d+", line) for line in lines)
     assert example("run", daemon.address, reference, "c", "/bin/busybox", "echo", "hello") == ["c: hello"]
     with daemon.client() as client:
-        assert len([info for block in client.snapshots.list(snapshots.ListRequest(snapshotter="overlayfs")) for info in block.info]) == 1
+        blocks = client.snapshots.list(snapshots.ListRequest(snapshotter="overlayfs"))
+        assert [len(block.info) for block in blocks] == [1]
 
 
 def test_events(daemon, reference):
