@@ -108,6 +108,7 @@ class System:
                 _runtimes(config),
                 self._events,
                 default_runtime=config.default_runtime,
+                cgroup_parent=config.cgroup_parent,
             ),
         )
 

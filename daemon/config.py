@@ -175,6 +175,7 @@ class Config(Section, frozen=True):
     log_format: Literal["text", "json"] = "text"
     default_snapshotter: str = "overlayfs"
     default_runtime: str = "runc"
+    cgroup_parent: Annotated[str, msgspec.Meta(pattern="^(/.*)?$")] = ""
     disabled_plugins: tuple[str, ...] = ()
     required_plugins: tuple[str, ...] = ()
     metadata: Metadata = Metadata()

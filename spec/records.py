@@ -140,12 +140,18 @@ class Process(Record, frozen=True):
 
 
 class Exit(Record, frozen=True):
-    """How a process ended: `status` is the exit code, or 128 + the signal that killed it."""
+    """How a process ended: `status` is the exit code, or 128 + the signal that killed it.
+
+    `oom_killed`: it failed, and processes of its container had been killed for memory, `oom_kills` of them; with
+    `oom_ancestor` only by limits above the container's own.
+    """
 
     pid: int = 0
     status: int = 0
     exited_at_ns: int = 0
     oom_killed: bool = False
+    oom_kills: int = 0
+    oom_ancestor: bool = False
 
 
 class PluginInfo(Record, frozen=True):

@@ -5,8 +5,7 @@ size u16, a value's size u32 (0xffffffff: deleted), key and row as stored. It be
 was written anew. The CRC is of the transaction and the changes; what follows a commit that it does not fit is not read.
 
 An append costs 5 of the 38 microseconds of CPU that a commit of one row takes, and is not synced: what a power loss
-takes of it, the store has. So neither file may be behind the other and damaged at once, which leaves the last seconds before a
-power loss that also damages the store.
+takes of it, the store has. So what may be lost are the seconds before a power loss that also damages the store.
 """
 
 import contextlib

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 import msgspec
 
 from daemon.kit import steps, threads
-from daemon.runtime import cgroups, config, held, living, loggers, users
+from daemon.runtime import cgroups, config, held, living, loggers, roots, users
 from daemon.runtime.attempts import Order
 from daemon.runtime.bundle import Bundle, ProcessRecord, TaskRecord
 from daemon.runtime.calls import Calls
@@ -29,8 +29,8 @@ log = logging.getLogger(__name__)
 
 
 class Workshop:
-    """Makes tasks for `host` below the directory `state`. `detached` turns mounts into the descriptor of one that
-    nobody sees."""
+    """Makes tasks for `host` below the directory `state`, their cgroups below `cgroup_parent`. `detached` turns mounts
+    into the descriptor of one that nobody sees."""
 
     def __init__(
         self,
@@ -39,12 +39,14 @@ class Workshop:
         nursery: Nursery,
         runtimes: Mapping[str, RuntimeConfig],
         detached: Callable[[Sequence[Mount]], int],
+        cgroup_parent: str = "",
     ) -> None:
         self.host = host
         self.state = state
         self.nursery = nursery
         self.runtimes = runtimes
         self._detached = detached
+        self._cgroup_parent = cgroup_parent
         self._boot_id = living.boot_id()
 
     def calls(self, record: TaskRecord, bundle: Bundle) -> Calls:
@@ -65,7 +67,7 @@ class Workshop:
             launch=launch,
             boot_id=self._boot_id,
             private_pids=spec.private_pids,
-            cgroups_path=spec.cgroups_path,
+            cgroups_path=cgroups.below(self._cgroup_parent, spec.cgroups_path),
             logged=loggers.used(order.stdio),
             init=ProcessRecord(stdio=order.stdio),
         )
@@ -143,12 +145,14 @@ class Workshop:
         self, order: Order, spec: config.Spec, bundle: Bundle, root: int | str, stack: ExitStack
     ) -> None:
         """Its user is looked up below `root`: a descriptor, or a path."""
+        if isinstance(root, str):
+            root = self._open_root(order, root, stack)
+        roots.check(root, order.doing)
         ids = None
         if spec.user.username:
-            if isinstance(root, str):
-                root = self._open_root(order, root, stack)
             ids = users.identify(root, spec.user.username, spec.user.additional_gids or ())
-        document = config.resolved_spec(order.spec, "rootfs" if order.rootfs else "", ids)
+        placed = cgroups.below(self._cgroup_parent, spec.cgroups_path)
+        document = config.resolved_spec(order.spec, "rootfs" if order.rootfs else "", ids, placed)
         bundle.write("config.json", document)
 
     def _open_root(self, order: Order, path: str, stack: ExitStack) -> int:

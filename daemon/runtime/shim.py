@@ -23,11 +23,11 @@ REQUEST = struct.Struct("<BBHI")  # version, operation, 0, id
 ANSWER = struct.Struct("<BBHIi")  # version, operation, stage, id, errno
 RUN = struct.Struct("<QIHHHHI")  # timeout_ns, keep, argc, envc, fdc, namec, 0
 RESULT = struct.Struct("<iI")  # status, flags
-EXIT = struct.Struct("<QqIiII")  # sequence, time_ns, pid, status, flags, 0
+EXIT = struct.Struct("<QqIiII")  # sequence, time_ns, pid, status, flags, kills
 PEER = struct.Struct("<iII")  # pid, uid, gid of SO_PEERCRED
 
 EXPIRED = 1
-OOM = 1
+OOM, OOM_ANCESTOR = 1, 2
 STAGES = {2: "change to its directory", 3: "find a named descriptor", 4: "set up its descriptors", 5: "fork it"}
 
 REQUEST_MAX = 131072  # bytes
@@ -41,13 +41,15 @@ _ANCILLARY = socket.CMSG_SPACE(4 * FDS_MAX)
 
 class ExitRecord(NamedTuple):
     """One exit a shim reaped. `status` is the exit code, or 128 + the signal's number; `oom` whether its memory cgroup
-    had killed for memory by then."""
+    had killed for memory by then, `oom_kills` times; `oom_ancestor` when only limits of its ancestors had been hit."""
 
     sequence: int
     pid: int
     status: int
     time_ns: int
     oom: bool
+    oom_kills: int = 0
+    oom_ancestor: bool = False
 
 
 class Finished(NamedTuple):
@@ -368,8 +370,8 @@ class Shim:
 
 
 def _exit_record(data: bytes) -> ExitRecord:
-    sequence, time_ns, pid, status, flags, _ = EXIT.unpack(data)
-    return ExitRecord(sequence, pid, status, time_ns, bool(flags & OOM))
+    sequence, time_ns, pid, status, flags, kills = EXIT.unpack(data)
+    return ExitRecord(sequence, pid, status, time_ns, bool(flags & OOM), kills, bool(flags & OOM_ANCESTOR))
 
 
 def _checked(answer: _Answer, doing: str) -> _Answer:

@@ -34,8 +34,9 @@ class Tasks:
     """Tasks below the directory `state`: a private mount, so that what shims mount reaches nobody, and on tmpfs.
 
     `runtimes` are the configured OCI runtimes by name; `runc` is one unless they say otherwise; `default_runtime` is
-    that of a container which names none. `detached` makes mounts a descriptor (`daemon.kit.mounting`). Shims and
-    containers outlive this object; `recover` finds them again.
+    that of a container which names none. Cgroups that specs name by an absolute path are made below `cgroup_parent`,
+    where two daemons with the same names keep apart. `detached` makes mounts a descriptor (`daemon.kit.mounting`).
+    Shims and containers outlive this object; `recover` finds them again.
     """
 
     def __init__(
@@ -46,13 +47,14 @@ class Tasks:
         publisher: Publisher,
         detached: Callable[[Sequence[Mount]], int] = mounting.detached,
         default_runtime: str = DEFAULT,
+        cgroup_parent: str = "",
     ) -> None:
         self.publisher = publisher
         self._default_runtime = default_runtime
         self.pool = threads.Pool("runtime", THREADS)
         self.null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         configured = {DEFAULT: RuntimeConfig(), **runtimes}
-        self._workshop = Workshop(self, state, nursery, configured, detached)
+        self._workshop = Workshop(self, state, nursery, configured, detached, cgroup_parent)
         self._tasks: dict[tuple[str, str], ContainerTask] = {}
         self._attempts: dict[tuple[str, str], Attempt[ContainerTask]] = {}
         self._works: set[asyncio.Task[Any]] = set()

@@ -112,7 +112,13 @@ class Tasks:
 
     async def wait(self, request: api.WaitRequest) -> api.WaitReply:
         ended = await self._task(request.container_id).wait(request.exec_id)
-        return api.WaitReply(exit_status=ended.status, exited_at_ns=ended.exited_at_ns)
+        return api.WaitReply(
+            exit_status=ended.status,
+            exited_at_ns=ended.exited_at_ns,
+            oom_killed=ended.oom_killed,
+            oom_kills=ended.oom_kills,
+            oom_ancestor=ended.oom_ancestor,
+        )
 
     async def metrics(self, request: api.MetricsRequest) -> api.MetricsReply:
         matches = filters.matcher(request.filters, TASK)

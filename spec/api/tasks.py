@@ -160,8 +160,13 @@ class WaitRequest(Request, frozen=True):
 
 
 class WaitReply(Reply, frozen=True):
+    """The last three as in `spec.records.Exit`."""
+
     exit_status: int = 0
     exited_at_ns: int = 0
+    oom_killed: bool = False
+    oom_kills: int = 0
+    oom_ancestor: bool = False
 
 
 class Tasks(Service):

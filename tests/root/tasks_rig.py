@@ -114,16 +114,24 @@ def spec(id, *args, terminal=False, user="", namespaces=NAMESPACES, **more):
 class Rig:
     """One daemon's worth of runtime over `state`."""
 
-    def __init__(self, state, nursery, root, runtimes=None):
+    def __init__(self, state, nursery, root, runtimes=None, cgroup_parent=""):
         self.state = state
         self.nursery = nursery
         self.root = root
         self.published = Published()
         self.runtimes = runtimes or {}
+        self.cgroup_parent = cgroup_parent
         self.tasks = self.made()
 
     def made(self):
-        return Tasks(self.state, self.nursery, self.runtimes, self.published, mounting.detached)
+        return Tasks(
+            self.state,
+            self.nursery,
+            self.runtimes,
+            self.published,
+            mounting.detached,
+            cgroup_parent=self.cgroup_parent,
+        )
 
     async def restarted(self):
         """Another daemon in place of this one."""

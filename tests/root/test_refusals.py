@@ -5,6 +5,7 @@ import contextlib
 
 import pytest
 
+from daemon.runtime import cgroups
 from spec import errors
 from spec.records import Status
 from spec.types import Stdio
@@ -103,6 +104,21 @@ def test_an_update_is_in_force():
         await rig.end("one")
 
     lived(story)
+
+
+def test_cgroups_are_below_a_parent():
+    async def story(rig):
+        task = await rig.run("one", "sleep", "1000")
+        assert all(path.endswith("/holdd-test/parent/holdd-test/one") for path in task.cgroups().values())
+        assert cgroups.placed("/holdd-test/one") == []
+        await rig.restarted()
+        assert len(await rig.tasks.get("test", "one").pids()) == 1
+        await rig.end("one")
+        assert cgroups.placed("/holdd-test/parent/holdd-test/one") == []
+        for left in ("/holdd-test/parent/holdd-test", "/holdd-test/parent"):
+            cgroups.remove(left)
+
+    lived(story, cgroup_parent="/holdd-test/parent")
 
 
 def test_an_exec_of_a_created_task_runs():

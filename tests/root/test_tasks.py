@@ -472,11 +472,25 @@ def test_an_out_of_memory_kill_is_told_before_the_exit(nursery):
         task = await rig.run("one", *hog, resources={"memory": {"limit": 16 << 20}})
         exit = await asyncio.wait_for(task.wait(), 30)
         assert exit.status == 137
-        assert exit.oom_killed
+        assert (exit.oom_killed, exit.oom_kills, exit.oom_ancestor) == (True, 1, False)
         await rig.delete("one")
         assert rig.published.topics() == [
             "/tasks/create", "/tasks/start", "/tasks/oom", "/tasks/exit", "/tasks/delete"
         ]  # fmt: skip
+
+    run(nursery, story)
+
+
+def test_an_out_of_memory_kill_by_a_limit_above(nursery):
+    async def story(rig):
+        task = await rig.create("one", "sh", "-c", "tail /dev/zero; tail /dev/zero; exit 4")
+        above = Path(task.cgroups()["memory" if "memory" in task.cgroups() else "unified"]).parent
+        limit = above / ("memory.max" if (above / "memory.max").exists() else "memory.limit_in_bytes")
+        limit.write_text(str(32 << 20))
+        await task.start()
+        exit = await asyncio.wait_for(task.wait(), 30)
+        assert (exit.status, exit.oom_killed, exit.oom_kills, exit.oom_ancestor) == (4, True, 2, True)
+        await rig.delete("one")
 
     run(nursery, story)
 
