@@ -18,7 +18,7 @@ HEADER = ("REF", "TYPE", "DIGEST", "STATUS", "SIZE", "UNPACKED")
 
 def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     check = verbs.add_parser("check", help="show which images are complete and unpacked")
-    check.add_argument("--snapshotter", default=os.environ.get("HOLDD_SNAPSHOTTER") or "overlayfs")
+    check.add_argument("--snapshotter", default=os.environ.get("HOLDD_SNAPSHOTTER", ""))
     check.add_argument("--quiet", "-q", action="store_true", help="print the names of complete and unpacked ones only")
     check.add_argument(
         "--verify", action="store_true", help="hash every blob again and compare each snapshot with its layer"
@@ -35,7 +35,7 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
 def _check(args: argparse.Namespace, client: Client, out: Out) -> int:
     """1 when verifying found something that is not right, nor was put right."""
     rows, findings, good = [], [], []
-    for record in client.images.list(api.ListRequest(filters=args.filters)).images:
+    for record in image.every(client, args.filters):
         row = _row(args, client, record)
         rows.append(row)
         found = _verified(args, client, record) if args.verify or args.repair else []

@@ -9,6 +9,8 @@ import termios
 import tty
 from collections.abc import Callable, Iterator
 
+from spec import errors
+
 CHUNK = 1 << 16
 KEYS = 256  # what a pty that select(2) calls writable takes without blocking (WAKEUP_CHARS in the kernel's tty layer)
 END_OF_FILE = b"\x04"  # as a terminal's line discipline has it
@@ -50,12 +52,43 @@ def resizing(fd: int, resize: Callable[[int, int], None]) -> Iterator[None]:
         signal.signal(signal.SIGWINCH, before)
 
 
-def pump(master: int, done: int) -> None:
+class Leave:
+    """The keys that leave a terminal, in what is typed. Part of them is withheld until it is clear what it becomes."""
+
+    def __init__(self, keys: bytes) -> None:
+        self._keys = keys
+        self._held = b""
+
+    def take(self, typed: bytes) -> tuple[bytes, bool]:
+        """What is to be passed on, and whether the keys came behind it. Nothing typed is the end: all is passed on."""
+        data = self._held + typed
+        before, found, _ = data.partition(self._keys) if self._keys else (data, b"", b"")
+        if found:
+            return before, True
+        part = next((n for n in range(len(self._keys) - 1, 0, -1) if typed and data.endswith(self._keys[:n])), 0)
+        self._held = data[len(data) - part :]
+        return data[: len(data) - part], False
+
+
+def keys(text: str) -> bytes:
+    """`ctrl-p,ctrl-q`, `~,.`, or nothing: letters and control characters, as Docker names them."""
+    found = b""
+    for key in filter(None, text.split(",")):
+        name = key.removeprefix("ctrl-")
+        control = name != key
+        if len(name) != 1 or not " " < name <= "~" or (control and not "@" <= name.upper() <= "_"):
+            raise errors.InvalidArgument(f"detach keys {text!r}: {key!r} is no key; ctrl-p,ctrl-q are two")
+        found += bytes([ord(name.upper()) & 31]) if control else name.encode()
+    return found
+
+
+def pump(master: int, done: int, leave: Leave | None = None) -> bool:
     """Standard input to `master`, `master` to standard output; until its other side is closed, or `done` is readable
-    and nothing is left to print.
+    and nothing is left to print. True when the keys were typed that leave it.
 
     Input waits here while the terminal takes none: blocking on it would leave its output unread, and both stuck.
     """
+    leave = leave or Leave(b"")
     waiting = b""
     reading = True
     while True:
@@ -64,14 +97,18 @@ def pump(master: int, done: int) -> None:
         if master in ready:
             data = _read(master)
             if not data:
-                return
+                return False
             _write(1, data)
         elif done in ready:
-            return
+            return False
         if 0 in ready:
-            waiting = _read(0)
-            reading = bool(waiting)
-            waiting = waiting or END_OF_FILE
+            typed = _read(0)
+            reading = bool(typed)
+            waiting, left = leave.take(typed)
+            if left:
+                _type(master, waiting[:KEYS])
+                return True
+            waiting += b"" if reading else END_OF_FILE
         if writable:
             waiting = waiting[_type(master, waiting[:KEYS]) :]
 

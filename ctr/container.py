@@ -1,101 +1,114 @@
-"""From flags to a container: its spec, its snapshot, its record. Shared by `run` and `containers create`."""
+"""From flags to a container: its record, its snapshot, its root filesystem. Shared by `run` and `containers create`."""
 
 import argparse
 import contextlib
 import os
-import socket
 from collections.abc import Sequence
+from typing import NamedTuple
 
-from ctr import image, output
+import msgspec
+
+from ctr import defaults, image, output, specification
+from ctr.phases import Phases
 from daemon.client.client import Client
-from spec import errors, names
-from spec.api import containers, snapshots
+from spec import errors, names, platforms
+from spec.api import containers, introspection, snapshots
+from spec.base import pack
 from spec.oci import build, runtime
-from spec.records import Container, RuntimeRef, SnapshotInfo
+from spec.records import Container, RuntimeOptions, RuntimeRef, SnapshotInfo
 from spec.types import Mount
+
+
+class Plan(NamedTuple):
+    """What a container will be: its record, the snapshot that it stands on and the labels of its own, or the mounts of
+    a directory (--rootfs)."""
+
+    record: Container
+    parent: str = ""
+    labels: dict[str, str] = {}
+    mounts: Sequence[Mount] = ()
 
 
 def register(parser: argparse.ArgumentParser) -> None:
     """Flags that say what a container is."""
     add = parser.add_argument
     add("--rootfs", action="store_true", help="the first argument is a directory, not an image")
-    add("--config", "-c", default="", metavar="FILE", help="an OCI runtime spec to take as it is")
-    add("--snapshotter", default=os.environ.get("HOLDD_SNAPSHOTTER") or "overlayfs")
-    add("--runtime", default="runc", help="a configured runtime's name, or an absolute path")
+    add("--config", "-c", default="", metavar="FILE", help="an OCI runtime spec as it is; needs no image")
+    add("--snapshotter", default=os.environ.get("HOLDD_SNAPSHOTTER") or "", help="else the namespace's default")
+    add("--snapshotter-label", action="append", default=[], metavar="KEY=VALUE", help="of its snapshot")
+    add("--remap-labels", action="store_true", help="refuse a snapshotter that would change owners to map ids")
+    add("--runtime", default="", help="a configured runtime's name, or an absolute path; else the namespace's default")
+    add("--runc-binary", default="", metavar="PATH", help="instead of the runtime's")
+    add("--runc-root", default="", metavar="DIR", help="where the runtime keeps its state")
+    add("--runc-systemd-cgroup", action="store_true", help="cgroups by systemd")
+    add("--no-pivot", action="store_true", help="do not change roots by pivot_root")
     add("--platform", default="", help="instead of the host's")
-    add("--tty", "-t", action="store_true", help="give it a terminal")
-    add("--env", action="append", default=[], metavar="KEY=VALUE")
-    add("--env-file", default="", metavar="FILE", help="one KEY=VALUE a line")
-    add("--mount", action="append", default=[], metavar="type=bind,src=A,dst=B,options=rbind:ro")
-    add("--cwd", default="", metavar="DIR")
-    add("--user", "-u", default="", metavar="USER[:GROUP]")
-    add("--hostname", default="")
-    add("--net-host", action="store_true", help="share the host's network")
-    add("--with-ns", action="append", default=[], metavar="TYPE:PATH", help="join a namespace")
-    add("--read-only", action="store_true", help="a root filesystem that cannot be written")
-    add("--privileged", action="store_true", help="all capabilities and devices")
-    add("--allow-new-privs", action="store_true")
-    add("--cap-add", action="append", default=[], metavar="CAP")
-    add("--cap-drop", action="append", default=[], metavar="CAP")
-    add("--memory-limit", type=int, default=0, metavar="BYTES")
-    add("--cpus", type=float, default=0.0)
-    add("--cpu-shares", type=int, default=0)
-    add("--pids-limit", type=int, default=0)
-    add("--label", action="append", default=[], metavar="KEY=VALUE")
-    add("--annotation", action="append", default=[], metavar="KEY=VALUE")
+    add("--label", action="append", default=[], metavar="KEY=VALUE", help="also an annotation")
+    specification.register(parser)
     add("source", metavar="IMAGE|ROOTFS")
-    add("id", metavar="CONTAINER")
+    add("id", metavar="CONTAINER", nargs="?", default="")
     add("args", nargs=argparse.REMAINDER, metavar="COMMAND")
 
 
-def describe(args: argparse.Namespace, client: Client) -> tuple[Container, str, Sequence[Mount]]:
-    """The record that the flags ask for, the snapshot to stand on, and the root filesystem's mounts (--rootfs)."""
+def describe(args: argparse.Namespace, client: Client) -> Plan:
+    """What the flags ask for. NotFound, InvalidArgument."""
+    if not args.id:
+        if not args.config:
+            raise errors.InvalidArgument(f"container {args.source}: give an image or a directory, then its id")
+        args.source, args.id = "", args.source
+    names.check_identifier(args.id, "container id")
+    if args.platform:
+        platforms.parse(args.platform)
     labels = output.parse_labels(args.label)
     spec = build.default_spec(client.namespace, args.id)
     parent, name = "", ""
-    mounts: Sequence[Mount] = ()
     if args.rootfs:
-        mounts = (Mount(type="bind", source=os.path.abspath(args.source), options=("rbind", "rw")),)
+        spec = build.with_root(spec, os.path.abspath(args.source))
         spec = build.with_env(build.with_args(spec, args.args or ("sh",)), (build.DEFAULT_PATH,))
-    else:
+    elif args.source:
         resolved = image.resolve(client, args.source, args.platform)
         name, parent = resolved.image.name, resolved.chain_id
-        spec = build.with_image(spec, resolved.config, args.args)
+        if not args.config:
+            spec = build.with_image(spec, resolved.config, args.args)
         said = resolved.config.config
         inherited = names.inherited_labels((said and said.labels) or {})
         stop = {names.STOP_SIGNAL: said.stop_signal} if said and said.stop_signal else {}
         labels = {**inherited, **stop, **labels}
-    document = build.encode(_options(spec, args))
-    if args.config:
-        with open(args.config, "rb") as file:
-            document = file.read()
+    stands = name != ""
+    defaults.fill(args, client)
+    runtime_name, snapshotter = args.runtime, args.snapshotter
     record = Container(
         id=args.id,
         labels=labels,
         image=name,
-        runtime=RuntimeRef(name=args.runtime),
-        spec=document,
-        snapshotter="" if args.rootfs else args.snapshotter,
-        snapshot_key="" if args.rootfs else args.id,
+        runtime=RuntimeRef(name=runtime_name, options=_options(args)),
+        spec=_document(spec, args),
+        snapshotter=snapshotter if stands else "",
+        snapshot_key=args.id if stands else "",
     )
-    return record, parent, mounts
+    maps = _maps(args)
+    if maps and args.remap_labels and stands:
+        _require_maps(client, snapshotter)
+    own = {**output.parse_labels(args.snapshotter_label), **maps}
+    return Plan(record, parent, own, _mounts(args, maps) if args.rootfs else ())
 
 
-def create(
-    client: Client, record: Container, parent: str, undo: contextlib.ExitStack, ephemeral: bool = False
-) -> None:
+def create(client: Client, plan: Plan, undo: contextlib.ExitStack, phases: Phases, ephemeral: bool = False) -> None:
     """Record and snapshot; `undo` takes them back. What an ephemeral one writes is never synced.
 
     The record comes first: it keeps the snapshot from garbage collection.
     """
-    client.containers.create(containers.CreateRequest(container=record))
+    record = plan.record
+    with phases.phase(f"recording container {record.id}"):
+        client.containers.create(containers.CreateRequest(container=record))
     undo.callback(client.containers.delete, containers.DeleteRequest(id=record.id))
     if record.snapshot_key:
         snapshotter, key = record.snapshotter, record.snapshot_key
-        labels = {names.VOLATILE: "true"} if ephemeral else {}
-        request = snapshots.PrepareRequest(snapshotter=snapshotter, key=key, parent=parent, labels=labels)
+        labels = plan.labels | ({names.VOLATILE: "true"} if ephemeral else {})
+        request = snapshots.PrepareRequest(snapshotter=snapshotter, key=key, parent=plan.parent, labels=labels)
         try:
-            client.snapshots.prepare(request)
+            with phases.phase(f"preparing snapshot {key}"):
+                client.snapshots.prepare(request)
         except errors.NotFound as exc:
             raise errors.FailedPrecondition(
                 f"image {record.image} is not unpacked into snapshotter {record.snapshotter}: pull it again"
@@ -117,62 +130,37 @@ def remove(client: Client, id: str, keep_snapshot: bool = False) -> None:
             client.snapshots.remove(snapshots.RemoveRequest(snapshotter=name, key=key))
 
 
-def _options(spec: runtime.Spec, args: argparse.Namespace) -> runtime.Spec:
-    env = list(args.env)
-    if args.env_file:
-        with open(args.env_file) as file:
-            env = [line.strip() for line in file if line.strip() and not line.startswith("#")] + env
-    spec = build.with_env(spec, env)
-    spec = build.with_mounts(spec, [build.parse_mount(text) for text in args.mount])
-    spec = _identity(spec, args)
-    spec = _isolation(spec, args)
-    return _resources(spec, args)
+def _document(spec: runtime.Spec, args: argparse.Namespace) -> bytes:
+    """config.json."""
+    if args.config:
+        with open(args.config, "rb") as file:
+            return file.read()
+    return build.encode(specification.shaped(spec, args))
 
 
-def _identity(spec: runtime.Spec, args: argparse.Namespace) -> runtime.Spec:
-    if args.tty:
-        spec = build.with_terminal(spec)
-    if args.cwd:
-        spec = build.with_cwd(spec, args.cwd)
-    if args.user:
-        spec = build.with_user(spec, args.user)
-    if args.hostname:
-        spec = build.with_hostname(spec, args.hostname)
-    annotations = output.parse_labels(args.annotation) | output.parse_labels(args.label)
-    return build.with_annotations(spec, annotations) if annotations else spec
+
+def _options(args: argparse.Namespace) -> msgspec.Raw:
+    options = RuntimeOptions(
+        binary_name=args.runc_binary,
+        root=args.runc_root,
+        systemd_cgroup=args.runc_systemd_cgroup,
+        no_pivot_root=args.no_pivot,
+    )
+    return RuntimeRef(name="").options if options == RuntimeOptions() else msgspec.Raw(pack(options))
 
 
-def _isolation(spec: runtime.Spec, args: argparse.Namespace) -> runtime.Spec:
-    if args.net_host:
-        spec = build.with_host_network(spec, socket.gethostname())
-    for text in args.with_ns:
-        kind, _, path = text.partition(":")
-        spec = build.with_namespace(spec, kind, path)
-    if args.read_only:
-        spec = build.with_readonly_root(spec)
-    if args.privileged:
-        spec = build.with_privileged(spec, _held_capabilities())
-    if args.allow_new_privs:
-        spec = build.with_new_privileges(spec)
-    if args.cap_add or args.cap_drop:
-        spec = build.with_capabilities(spec, args.cap_add, args.cap_drop)
-    return spec
+def _maps(args: argparse.Namespace) -> dict[str, str]:
+    """As labels of a snapshot, whose files are then seen as the container's."""
+    return {names.UID_MAPPING: args.uidmap, names.GID_MAPPING: args.gidmap} if args.uidmap and args.gidmap else {}
 
 
-def _resources(spec: runtime.Spec, args: argparse.Namespace) -> runtime.Spec:
-    if args.memory_limit:
-        spec = build.with_memory_limit(spec, args.memory_limit)
-    if args.cpus:
-        spec = build.with_cpus(spec, args.cpus)
-    if args.cpu_shares:
-        spec = build.with_cpu(spec, shares=args.cpu_shares)
-    if args.pids_limit:
-        spec = build.with_pids_limit(spec, args.pids_limit)
-    return spec
+def _mounts(args: argparse.Namespace, maps: dict[str, str]) -> list[Mount]:
+    """Of the directory that is the root filesystem."""
+    mapped = (f"uidmap={args.uidmap}", f"gidmap={args.gidmap}") if maps else ()
+    return [Mount(type="bind", source=os.path.abspath(args.source), options=("rbind", "rw", *mapped))]
 
 
-def _held_capabilities() -> list[str]:
-    """Those in our bounding set: nobody can give away more than he may have."""
-    with open("/proc/self/status") as status:
-        mask = next(line.split()[1] for line in status if line.startswith("CapBnd:"))
-    return build.capabilities_of(int(mask, 16))
+def _require_maps(client: Client, snapshotter: str) -> None:
+    plugins = client.introspection.plugins(introspection.PluginsRequest(filters=[f'id=="{snapshotter}"'])).plugins
+    if not any("remap-ids" in plugin.capabilities for plugin in plugins):
+        raise errors.Unimplemented(f"snapshotter {snapshotter} does not map ids (remap-ids)")

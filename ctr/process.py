@@ -12,6 +12,8 @@ from ctr import console
 from daemon.client.client import Client
 from spec import errors
 from spec.api import tasks
+from spec.oci import runtime
+from spec.records import Container
 from spec.types import Stdio
 
 FORWARDED = (
@@ -23,8 +25,25 @@ LEAVING = (signal.SIGHUP, signal.SIGTERM)  # what ends one who only watches; a r
 def register(parser: argparse.ArgumentParser) -> None:
     """Flags that say where a process's streams go."""
     parser.add_argument("--null-io", action="store_true", help="all streams to /dev/null")
-    parser.add_argument("--log-uri", default="", metavar="URI", help="file:///PATH for standard output and error")
+    uris = "file:///PATH or binary:///LOGGER?KEY=VALUE for standard output and error"
+    parser.add_argument("--log-uri", default="", metavar="URI", help=uris)
     parser.add_argument("--detach", "-d", action="store_true", help="do not wait for it")
+    register_keys(parser)
+
+
+def register_keys(parser: argparse.ArgumentParser, default: str = "") -> None:
+    """What is typed to leave its terminal and let it run. Without a default nothing typed is withheld."""
+    parser.add_argument("--detach-keys", default=default, metavar="KEYS", help="as ctrl-p,ctrl-q: leave its terminal")
+
+
+class Left(Exception):
+    """Its terminal was left, by the keys for that: it runs on."""
+
+
+def has_terminal(record: Container) -> bool:
+    """Whether a container's own process shall have one: its spec says so."""
+    spec = runtime.decode(record.spec)
+    return spec.process is not None and spec.process.terminal
 
 
 def streams(args: argparse.Namespace, terminal: bool) -> tuple[Stdio, Sequence[int]]:
@@ -38,21 +57,22 @@ def streams(args: argparse.Namespace, terminal: bool) -> tuple[Stdio, Sequence[i
     return Stdio(stdin="fd://0", stdout="fd://1", stderr="fd://2"), (0, 1, 2)
 
 
-def follow(client: Client, id: str, exec_id: str, terminal: bool) -> int:
-    """Start the process, see it through, and return its exit code. Signals to ctr go to the process."""
+def follow(client: Client, id: str, exec_id: str, terminal: bool, keys: str = "") -> int:
+    """Start the process, see it through, and return its exit code; or Left. Signals to ctr go to the process."""
+    leave = console.Leave(console.keys(keys))
     with _Forwarding(client, id, exec_id) as forwarding:
         if not terminal:
             forwarding.start()
             return wait(client, id, exec_id)
         if exec_id:  # an exec's terminal is there once it runs
             forwarding.start()
-            return _joined(client, id, exec_id)
-        return _joined(client, id, exec_id, forwarding)
+            return _joined(client, id, exec_id, leave)
+        return _joined(client, id, exec_id, leave, forwarding)
 
 
 def launch(args: argparse.Namespace, client: Client, pid: int, terminal: bool) -> int:
-    """Start the task that was created, note its pid, and unless detached see it through and delete it; its exit code.
-    A task that does not come so far is taken back."""
+    """Start the task that was created, note its pid, and unless detached see it through and delete it; its exit code,
+    or Left. A task that does not come so far is taken back."""
     with contextlib.ExitStack() as undo:
         undo.callback(abandon, client, args.id)
         if args.pid_file:
@@ -62,16 +82,21 @@ def launch(args: argparse.Namespace, client: Client, pid: int, terminal: bool) -
         if args.detach:
             client.tasks.start(tasks.StartRequest(container_id=args.id))
         else:
-            code = follow(client, args.id, "", terminal)
+            try:
+                code = follow(client, args.id, "", terminal, args.detach_keys)
+            except Left:
+                undo.pop_all()
+                raise
             client.tasks.delete(tasks.DeleteRequest(container_id=args.id))
         undo.pop_all()
     return code
 
 
-def attach(client: Client, id: str, exec_id: str) -> int:
-    """Join our terminal to that of a process which runs, until it ends; its exit code."""
+def attach(client: Client, id: str, exec_id: str, keys: str) -> int:
+    """Join our terminal to that of a process which runs, until it ends; its exit code, or Left."""
+    leave = console.Leave(console.keys(keys))
     with _leaving():
-        return _joined(client, id, exec_id)
+        return _joined(client, id, exec_id, leave)
 
 
 def wait(client: Client, id: str, exec_id: str = "") -> int:
@@ -138,7 +163,9 @@ def _leaving() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _joined(client: Client, id: str, exec_id: str, start: _Forwarding | None = None) -> int:
+def _joined(
+    client: Client, id: str, exec_id: str, leave: console.Leave, start: _Forwarding | None = None
+) -> int:
     """Join our terminal to the process's, then start it if so asked; its exit code."""
 
     def resize(width: int, height: int) -> None:
@@ -154,7 +181,8 @@ def _joined(client: Client, id: str, exec_id: str, start: _Forwarding | None = N
                 start.start()
             exit = _Exit(client, id, exec_id)
             try:
-                console.pump(master, exit.fd)
+                if console.pump(master, exit.fd, leave):
+                    raise Left
                 return exit.code()
             finally:
                 exit.close()

@@ -3,18 +3,20 @@ everyone."""
 
 import logging
 import os
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 from daemon import builtin
-from daemon.config import Config
+from daemon.config import Config, changed, reloadable
 from daemon.diff import programs
 from daemon.diff.bounds import Bounds
 from daemon.diff.chain import Chain
 from daemon.diff.programs import Program
+from daemon.figures import Internals, Telling
 from daemon.flows.crew import Crew
 from daemon.gc.collector import Collected, Collector
 from daemon.gc.scheduler import Scheduler, Thresholds
@@ -24,6 +26,8 @@ from daemon.kit.keylock import KeyLock
 from daemon.kit.threads import Pool, hop
 from daemon.metadata.kv import BucketKV
 from daemon.metadata.migrate import migrate
+from daemon.metadata.tables import GLOBAL, NAMESPACES
+from daemon.metrics import process
 from daemon.plugins import Plugins
 from daemon.runtime.nursery import Nursery
 from daemon.runtime.oci import RuntimeConfig
@@ -33,7 +37,9 @@ from daemon.scoped.garbage import IngestGarbage, RecordGarbage, SnapshotGarbage
 from daemon.scoped.images import ScopedImages
 from daemon.scoped.leases import Holds, ScopedLeases
 from daemon.scoped.snapshots import ScopedSnapshots
-from spec import errors
+from daemon.settings import dotted
+from spec import errors, names
+from spec.api.introspection import Deprecation
 from spec.api.service import Service
 from spec.api.transfer import Registry
 from spec.ports import Applier, Cancel, ContentStore, Differ, ImageArchive, Registries, Snapshotter
@@ -57,7 +63,8 @@ class System:
         self._nursery = nursery
         self._pools: list[Pool] = []
         self._proxied = builtin.proxied({name: plugin.type for name, plugin in config.proxy_plugins.items()})
-        self._plugins = Plugins((*builtin.ROWS, *self._proxied), config.disabled_plugins)
+        rows = (*builtin.ROWS, *self._proxied)
+        self._plugins = Plugins(rows, config.disabled_plugins, config.required_plugins)
         try:
             self._assemble()
         except BaseException:
@@ -68,9 +75,6 @@ class System:
         config = self.config
         make_directories(config)
 
-        # What happens is told to whoever listens.
-        self._events = self._plugins.one(builtin.EVENT, "exchange", lambda cls: cls())
-
         # Records and edges.
         self._store = self._plugins.one(
             builtin.METADATA,
@@ -79,13 +83,19 @@ class System:
         )
         migrate(self._store)
 
+        # What happens is kept for a while, and told to whoever listens.
+        os.makedirs(self._root("events"), mode=0o700, exist_ok=True)
+        ring = self._plugins.one(
+            builtin.EVENT, "ring", lambda cls: cls(self._root("events", "ring"), config.events.ring_size)
+        )
+        self._events = self._plugins.one(builtin.EVENT, "exchange", lambda cls: cls(ring))
+
         # Bytes by digest, and trees by key.
         self._content = self._content_store()
         self._snapshotters = self._plugins.every(builtin.SNAPSHOTTER, self._snapshotter)
 
         # Layers and registries: what is imported when the first image is pulled.
-        self._programs = [Program(id, **asdict(entry)) for id, entry in config.stream_processors.items()]
-        self._bounds = Bounds(**asdict(config.diff.layers))
+        self._take_up()
         self._differs = [self._plugins.later(builtin.DIFFER, id) for id in config.diff.differs]
         self._resolver = self._plugins.later(builtin.RESOLVER, "registry")
         self._breakers = Breakers()
@@ -101,6 +111,7 @@ class System:
                 _runtimes(config),
                 self._events,
                 default_runtime=config.default_runtime,
+                cgroup_parent=config.cgroup_parent,
             ),
         )
 
@@ -121,8 +132,44 @@ class System:
         self.scheduler = self._plugins.one(builtin.GC, "scheduler", self._make_scheduler)
         self._collector.mutated = self.scheduler.notify
 
-        # The API over all of them.
+        # The API over all of them, and what there is to tell about it all.
         self.services = self._services()
+        self.metrics = self._telling() if config.metrics.address else None
+        self._plugins.check()
+
+    def _telling(self) -> Telling:
+        """What the metrics endpoint tells; made where there is one."""
+        config = self.config.metrics
+        containers = self._plugins.one(
+            builtin.METRICS, "containers", lambda cls: cls(self._meters, self.runtime.tasks, config.groups)
+        )
+        calls = self._plugins.one(builtin.METRICS, "calls", lambda cls: cls(config.histogram))
+        counted = [calls.families, *(found for part in self._counted if (found := getattr(part, "families", None)))]
+        internals = Internals([*counted, process.families], self.runtime.tasks, self._pools)
+        return Telling(containers, internals, calls, self._pool("scrape", 1))
+
+    def reload(self, config: Config) -> list[str]:
+        """Take up what of a new configuration can be without a restart; the keys that have to wait for one."""
+        new = changed(self.config, config)
+        kept = self.config
+        self.config = replace(
+            kept,
+            log_level=config.log_level,
+            log_format=config.log_format,
+            default_snapshotter=config.default_snapshotter,
+            gc=config.gc,
+            registry=replace(kept.registry, hosts_dir=config.registry.hosts_dir),
+            diff=replace(kept.diff, layers=config.diff.layers),
+            stream_processors=config.stream_processors,
+        )
+        self._take_up()
+        self.scheduler.thresholds = _thresholds(config)
+        return [dotted(path) for path in new if not reloadable(path)]
+
+    def _take_up(self) -> None:
+        config = self.config
+        self._programs = [Program(id, **asdict(entry)) for id, entry in config.stream_processors.items()]
+        self._bounds = Bounds(**asdict(config.diff.layers))
 
     def _content_store(self) -> ContentStore:
         """The one in another process, if the configuration has one, instead of ours."""
@@ -164,7 +211,7 @@ class System:
             "tasks": (self._store, self.runtime, self.snapshotter, self._meters, self._pool("metrics", 2)),
             "diff": (self.differ, self._pool("diff", 4), self.config.diff.sync_fs),
             "events": (self._events,),
-            "introspection": (self._uuid(), self._plugins.infos),
+            "introspection": (self._uuid(), self._plugins.infos, self, _deprecations()),
             "transfer": (
                 self,
                 journeys,
@@ -175,14 +222,21 @@ class System:
             ),
         }
         made = self._plugins.every(builtin.SERVICE, lambda row, cls: cls(*arguments[row.id]))
+        self._counted = [self._events, self.scheduler, *made.values()]
         return [(TABLES[id], service) for id, service in made.items()]
 
     # Components as one namespace sees them.
 
     def content(self, namespace: str) -> ContentStore:
-        keep = self.leases(namespace).keep
         return ScopedContent(
-            self._content, self._store, self._events, namespace, self._collector, keep, self._blobs
+            self._content,
+            self._store,
+            self._events,
+            namespace,
+            self._collector,
+            self.leases(namespace).keep,
+            self._blobs,
+            self.config.metadata.content_sharing_policy == "isolated",
         )
 
     def images(self, namespace: str) -> ScopedImages:
@@ -192,7 +246,7 @@ class System:
         return ScopedLeases(self._store, self._collector, self._holds, namespace)
 
     def snapshotter(self, namespace: str, name: str) -> Snapshotter:
-        name = name or self.config.default_snapshotter
+        name = name or self.default_snapshotter(namespace)
         raw = self._snapshotters.get(name)
         if raw is None:
             raise errors.InvalidArgument(f"snapshotter {name} is unknown; there are {', '.join(self._snapshotters)}")
@@ -238,9 +292,18 @@ class System:
         made: ImageArchive = self._archive()(fd, self.config.root, cancel)
         return made
 
-    @property
-    def default_snapshotter(self) -> str:
-        return self.config.default_snapshotter
+    def default_snapshotter(self, namespace: str) -> str:
+        return self._labelled(namespace, names.DEFAULT_SNAPSHOTTER) or self.config.default_snapshotter
+
+    def default_runtime(self, namespace: str) -> str:
+        return self._labelled(namespace, names.DEFAULT_RUNTIME) or self.config.default_runtime
+
+    def _labelled(self, namespace: str, label: str) -> str:
+        if not namespace:
+            return ""
+        with self._store.view() as view:
+            row = NAMESPACES.find(view, GLOBAL, namespace)
+        return row.labels.get(label, "") if row is not None else ""
 
     def _snapshots_of(self, namespace: str) -> Sequence[str]:
         """Which snapshotters hold snapshots of a namespace, as text."""
@@ -265,15 +328,7 @@ class System:
         self._plugins.close()
 
     def _make_scheduler(self, cls: type[Scheduler]) -> Scheduler:
-        given = self.config.gc
-        thresholds = Thresholds(
-            pause=given.pause_threshold,
-            deletions=given.deletion_threshold,
-            mutations=given.mutation_threshold,
-            delay_s=given.schedule_delay_s,
-            startup_delay_s=given.startup_delay_s,
-        )
-        return cls(lambda: hop(self._gc_pool, self._collector.collect), thresholds)
+        return cls(lambda: hop(self._gc_pool, self._collector.collect), _thresholds(self.config))
 
     def _pool(self, name: str, size: int) -> Pool:
         pool = Pool(name, size)
@@ -308,6 +363,25 @@ def make_directories(config: Config) -> None:
             os.chmod(path, mode)
         except OSError as exc:
             raise errors.from_os(exc, f"making {path}") from exc
+
+
+def _deprecations() -> Sequence[Deprecation]:
+    """What this host has that will not be supported for ever."""
+    if os.path.exists("/sys/fs/cgroup/cgroup.controllers"):
+        return ()
+    message = "cgroup version 1 is in use: support for it will end; boot with systemd.unified_cgroup_hierarchy=1"
+    return (Deprecation(id="io.holdd.deprecation/cgroup-v1", message=message, last_occurrence_ns=time.time_ns()),)
+
+
+def _thresholds(config: Config) -> Thresholds:
+    given = config.gc
+    return Thresholds(
+        pause=given.pause_threshold,
+        deletions=given.deletion_threshold,
+        mutations=given.mutation_threshold,
+        delay_s=given.schedule_delay_s,
+        startup_delay_s=given.startup_delay_s,
+    )
 
 
 def _runtimes(config: Config) -> Mapping[str, RuntimeConfig]:

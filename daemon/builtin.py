@@ -34,8 +34,9 @@ RESOLVER = "io.holdd.resolver.v1"
 SERVICE = "io.holdd.service.v1"
 
 ROWS = (
-    Row(EVENT, "exchange", "daemon.events.exchange:Exchange"),
     Row(METADATA, "lmdb", "daemon.metadata.store:Store"),
+    Row(EVENT, "ring", "daemon.events.ring:Ring"),
+    Row(EVENT, "exchange", "daemon.events.exchange:Exchange", (EVENT,)),
     Row(CONTENT, "local", "daemon.content.local:LocalContent"),
     Row(SNAPSHOTTER, "overlayfs", "daemon.snapshots.overlay:Overlay", (METADATA,)),
     Row(SNAPSHOTTER, "native", "daemon.snapshots.native:Native", (METADATA,)),
@@ -44,6 +45,8 @@ ROWS = (
     Row(DIFFER, "walking", "daemon.diff.walking:WalkingDiffer", (CONTENT,)),
     Row(RUNTIME, "tasks", "daemon.runtime.tasks:Tasks", (EVENT,)),
     Row(METRICS, "cgroups", "daemon.metrics.cgroups:Cgroups"),
+    Row(METRICS, "containers", "daemon.metrics.catalog:Containers", (METRICS, RUNTIME)),
+    Row(METRICS, "calls", "daemon.metrics.calls:Calls"),
     Row(RESOLVER, "registry", "daemon.images.resolver:RegistryResolver"),
     Row(RESOLVER, "archive", "daemon.images.archive:Archive"),
     Row(GC, "scheduler", "daemon.gc.scheduler:Scheduler", (METADATA, CONTENT, SNAPSHOTTER)),

@@ -1,34 +1,39 @@
-"""The configuration: one flat schema, TOML. A key it does not have is an error; absence of the file means defaults."""
+"""The configuration: the schema of the file, TOML. A key it does not have is an error; absence of the file means
+defaults."""
 
-import tomllib
-from collections.abc import Mapping
-from typing import Annotated, Literal
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec.structs import replace
 
-from spec import errors
-from spec.base import Record
+from daemon.settings import Files, Mistake, Path, Section, check, plain
 
 DEFAULT_PATH = "/etc/holdd/config.toml"
 VERSION = 1
+IMPORTS = ("conf.d/*.toml",)
 
 Positive = Annotated[int, msgspec.Meta(gt=0)]
-
-
-class Section(Record, frozen=True, forbid_unknown_fields=True):
-    """Base of every table of the file."""
+Seconds = Annotated[float, msgspec.Meta(ge=0)]
 
 
 class Metadata(Section, frozen=True):
-    """`sync` false trades what a power loss would take for speed. `map_size` is in bytes, and grows by itself."""
+    """`sync` false trades what a power loss would take for speed. `map_size` is in bytes, and grows by itself. With
+    `content_sharing_policy` isolated a namespace gets a blob that another has only by sending its bytes, unless that
+    one bears the label containerd.io/namespace.shareable=true."""
 
     sync: bool = True
-    map_size: int = 1 << 30
+    content_sharing_policy: Literal["shared", "isolated"] = "shared"
+    map_size: Annotated[int, msgspec.Meta(ge=1 << 20)] = 1 << 30
 
 
 class Content(Section, frozen=True):
     sync: bool = True
+
+
+class Events(Section, frozen=True):
+    """`ring_size` is how many bytes of disk hold the last events, about 150 each; changing it forgets them."""
+
+    ring_size: Annotated[int, msgspec.Meta(ge=4 << 20)] = 16 << 20
 
 
 class RuntimeEntry(Section, frozen=True):
@@ -43,7 +48,7 @@ class RuntimeEntry(Section, frozen=True):
     systemd_cgroup: bool = False
     no_pivot: bool = False
     no_new_keyring: bool = False
-    timeout_s: float = 30.0
+    timeout_s: Seconds = 30.0
 
 
 class GC(Section, frozen=True):
@@ -54,8 +59,21 @@ class GC(Section, frozen=True):
     pause_threshold: Annotated[float, msgspec.Meta(ge=0, le=0.5)] = 0.02
     deletion_threshold: Annotated[int, msgspec.Meta(ge=0)] = 0
     mutation_threshold: Annotated[int, msgspec.Meta(ge=0)] = 100
-    schedule_delay_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
-    startup_delay_s: Annotated[float, msgspec.Meta(ge=0)] = 0.1
+    schedule_delay_s: Seconds = 0.0
+    startup_delay_s: Seconds = 0.1
+
+
+class Metrics(Section, frozen=True):
+    """The endpoint of Prometheus, at `address`: HOST:PORT or unix:///PATH, empty for none. `groups` are those of the
+    containers' figures that it tells, `histogram` whether it tells how long calls took; within `max_age_s` it
+    tells the same again."""
+
+    address: str = ""
+    groups: tuple[Literal["pids", "cpu", "per_cpu", "memory", "io", "hugetlb", "pressure"], ...] = (
+        "pids", "cpu", "memory", "io", "hugetlb",
+    )  # fmt: skip
+    histogram: bool = True
+    max_age_s: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 1.0
 
 
 class Registry(Section, frozen=True):
@@ -63,14 +81,14 @@ class Registry(Section, frozen=True):
     the first that has one counts."""
 
     hosts_dir: str = "/etc/holdd/certs.d:/etc/containerd/certs.d:/etc/docker/certs.d"
-    max_concurrent_downloads: int = 3
+    max_concurrent_downloads: Positive = 3
     max_concurrent_uploads: Positive = 3
 
 
 class Transfer(Section, frozen=True):
     """How many layers are unpacked at once, by all transfers together; 0 for as many as there are cores."""
 
-    max_concurrent_unpacks: int = 0
+    max_concurrent_unpacks: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
 class Directory(Section, frozen=True):
@@ -106,7 +124,7 @@ class ProxyPlugin(Section, frozen=True):
     platform: str = ""
     exports: dict[str, str] = {}
     capabilities: tuple[str, ...] = ()
-    timeout_s: float = 120.0
+    timeout_s: Seconds = 120.0
 
 
 class Snapshotters(Section, frozen=True):
@@ -147,20 +165,27 @@ class StreamProcessor(Section, frozen=True):
 
 
 class Config(Section, frozen=True):
-    """The whole file."""
+    """The whole file. `imports` are files, or patterns of them, relative to the one that has them; those of an absent
+    or silent main file are its `conf.d/*.toml`. Plugins are named `type.id`; the start fails without all
+    `required_plugins`."""
 
     version: int = VERSION
+    imports: tuple[str, ...] = IMPORTS
     root: str = "/var/lib/holdd"
     state: str = "/run/holdd"
     address: str = "/run/holdd/holdd.sock"
-    log_level: str = "info"
-    log_format: str = "text"
+    log_level: Literal["trace", "debug", "info", "warn", "error", "fatal", "panic"] = "info"
+    log_format: Literal["text", "json"] = "text"
     default_snapshotter: str = "overlayfs"
     default_runtime: str = "runc"
+    cgroup_parent: Annotated[str, msgspec.Meta(pattern="^(/.*)?$")] = ""
     disabled_plugins: tuple[str, ...] = ()
+    required_plugins: tuple[str, ...] = ()
     metadata: Metadata = Metadata()
     content: Content = Content()
+    events: Events = Events()
     gc: GC = GC()
+    metrics: Metrics = Metrics()
     registry: Registry = Registry()
     transfer: Transfer = Transfer()
     snapshotter: Snapshotters = Snapshotters()
@@ -170,34 +195,65 @@ class Config(Section, frozen=True):
     proxy_plugins: dict[str, ProxyPlugin] = {}
 
 
-def load(path: str, overrides: Mapping[str, str | None]) -> Config:
-    """The file at `path` (it may be absent), with what the command line gave laid over it.
+# What a running daemon takes up when it is told to read its configuration again (SIGHUP); the rest needs a restart.
+RELOADABLE = (
+    ("log_level",),
+    ("log_format",),
+    ("default_snapshotter",),
+    ("gc",),
+    ("registry", "hosts_dir"),
+    ("diff", "layers"),
+    ("stream_processors",),
+)
 
-    InvalidArgument names the file and the key. With `state` overridden and `address` not, the socket follows the state.
+
+def reloadable(path: Path) -> bool:
+    return any(path[: len(known)] == known for known in RELOADABLE)
+
+
+def changed(old: Config, new: Config) -> list[Path]:
+    """The keys whose values differ."""
+    return list(_changed(plain(old), plain(new), ()))
+
+
+def _changed(old: Any, new: Any, path: Path) -> Iterator[Path]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in {**old, **new}:
+            yield from _changed(old.get(key), new.get(key), (*path, key))
+    elif old != new:
+        yield path
+
+
+def load(path: str, overrides: Mapping[str, str | None]) -> Config:
+    """The file at `path` (it may be absent) and what it imports, with what the command line gave laid over it.
+
+    InvalidArgument names every mistake, with file and line. With `state` overridden and `address` not, the socket
+    follows the state.
     """
-    config = _read(path)
+    return read(path, overrides)[0]
+
+
+def read(path: str, overrides: Mapping[str, str | None]) -> tuple[Config, Files]:
+    """As `load`, with where everything comes from."""
+    files = Files(VERSION, IMPORTS)
+    files.read(path)
     given = {key: value for key, value in overrides.items() if value is not None}
     if "state" in given and "address" not in given:
         given["address"] = f"{given['state']}/holdd.sock"
-    config = replace(config, **given)
-    if not config.root or not config.state or config.root == config.state:
-        raise errors.InvalidArgument("configuration: root and state must be set, and differ")
-    if config.version != VERSION:
-        raise errors.InvalidArgument(f"configuration {path}: version {config.version}, this holdd knows {VERSION}")
-    return config
+    files.override(given)
+    files.fail(list(check(files.table, Config, Config)))
+    config = msgspec.convert(files.table, Config)
+    files.fail(list(_doubts(config)))
+    return config, files
 
 
-def _read(path: str) -> Config:
-    try:
-        with open(path, "rb") as file:
-            table = tomllib.load(file)
-    except FileNotFoundError:
-        return Config()
-    except OSError as exc:
-        raise errors.from_os(exc, f"reading configuration {path}") from exc
-    except tomllib.TOMLDecodeError as exc:
-        raise errors.InvalidArgument(f"configuration {path}: {exc}") from exc
-    try:
-        return msgspec.convert(table, Config)
-    except msgspec.ValidationError as exc:
-        raise errors.InvalidArgument(f"configuration {path}: {exc}") from exc
+def _doubts(config: Config) -> Iterator[Mistake]:
+    """What no key says alone."""
+    for name in ("root", "state", "address"):
+        if not getattr(config, name):
+            yield Mistake((name,), f"{name} must be set")
+    if config.root == config.state:
+        yield Mistake(("state",), "root and state must differ")
+    both = set(config.disabled_plugins) & set(config.required_plugins)
+    if both:
+        yield Mistake(("required_plugins",), f"{', '.join(sorted(both))} cannot be required and disabled")

@@ -1,24 +1,31 @@
 """From start to stop: assemble, recover, open the socket last; on a signal close it first and let shims be."""
 
 import asyncio
+import contextlib
 import gc
 import logging
 import signal
+from collections.abc import AsyncIterator, Callable
 
 from daemon.assembly import System
 from daemon.config import Config
+from daemon.kit import log as logs
 from daemon.kit import mounting
 from daemon.runtime.nursery import Nursery
 from daemon.transport.dispatch import Dispatcher
+from daemon.transport.http import HttpServer, Page
 from daemon.transport.unix import UnixServer
+from spec import errors
+from spec.exposition import CONTENT_TYPE
 
 log = logging.getLogger(__name__)
 
 
-async def serve(config: Config, nursery: Nursery) -> None:
-    """Run the daemon until SIGTERM or SIGINT."""
-    stopping = asyncio.Event()
+async def serve(config: Config, nursery: Nursery, again: Callable[[], Config]) -> None:
+    """Run the daemon until SIGTERM or SIGINT. On SIGHUP it takes up what `again` reads."""
+    stopping, reloading = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, reloading.set)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     system = System(config, nursery)
@@ -27,20 +34,55 @@ async def serve(config: Config, nursery: Nursery) -> None:
         await system.runtime.recover()
         gc.collect()
         gc.freeze()  # what the start made stays; collections look at what came after
-        server = UnixServer(Dispatcher(system.services))
-        server.listen(config.address)
-        log.info("serving at %s", config.address)
-        tidying = asyncio.create_task(asyncio.to_thread(system.tidy))
-        collecting = asyncio.create_task(system.scheduler.run())
-        try:
-            await stopping.wait()
-        finally:
-            log.info("stopping")
-            await server.close()
-            collecting.cancel()
-            await asyncio.wait([tidying, collecting])
+        observers = [system.metrics.calls] if system.metrics else []
+        server = UnixServer(Dispatcher(system.services, observers))
+        async with _metrics(config, system):
+            server.listen(config.address)
+            log.info("serving at %s", config.address)
+            tidying = asyncio.create_task(asyncio.to_thread(system.tidy))
+            collecting = asyncio.create_task(system.scheduler.run())
+            rereading = asyncio.create_task(_reload(system, reloading, again))
+            try:
+                await stopping.wait()
+            finally:
+                log.info("stopping")
+                await server.close()
+                collecting.cancel()
+                rereading.cancel()
+                await asyncio.wait([tidying, collecting, rereading])
     finally:
         await system.runtime.close()
         system.close()
         if not system.runtime.tasks():
             mounting.detach(config.state)
+
+
+@contextlib.asynccontextmanager
+async def _metrics(config: Config, system: System) -> AsyncIterator[None]:
+    """The metrics endpoint while the block runs, if there shall be one."""
+    if system.metrics is None:
+        yield
+        return
+    endpoint = HttpServer(Page(system.metrics.body, config.metrics.max_age_s), CONTENT_TYPE)
+    log.info("metrics at %s", await endpoint.listen(config.metrics.address))
+    try:
+        yield
+    finally:
+        await endpoint.close()
+
+
+async def _reload(system: System, reloading: asyncio.Event, again: Callable[[], Config]) -> None:
+    """Each time it is told to; a configuration with a mistake changes nothing."""
+    while True:
+        await reloading.wait()
+        reloading.clear()
+        try:
+            config = await asyncio.to_thread(again)
+        except errors.Error as exc:
+            log.error("the configuration stays as it was: %s", exc.message)
+            continue
+        waiting = system.reload(config)
+        logs.setup(system.config.log_level, system.config.log_format)
+        log.info("read the configuration again")
+        if waiting:
+            log.warning("a restart is needed for %s", ", ".join(waiting))

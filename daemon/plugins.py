@@ -16,19 +16,21 @@ log = logging.getLogger(__name__)
 
 
 class Plugins:
-    """`disabled` rows, by their `type.id`, are not made."""
+    """`disabled` rows, by their `type.id`, are not made; `required` ones must all work."""
 
-    def __init__(self, rows: Sequence[Row], disabled: Sequence[str] = ()) -> None:
+    def __init__(self, rows: Sequence[Row], disabled: Sequence[str] = (), required: Sequence[str] = ()) -> None:
         self._rows = rows
         self._disabled = frozenset(disabled)
+        self._required = required
         self._infos: dict[str, PluginInfo] = {}
         self._made: list[Any] = []
         twice = {row.uri for row in rows if sum(row.uri == other.uri for other in rows) > 1}
         if twice:
             raise errors.InvalidArgument(f"proxy_plugins: {', '.join(sorted(twice))} is there already")
-        unknown = self._disabled - {row.uri for row in rows}
-        if unknown:
-            raise errors.InvalidArgument(f"disabled_plugins: no plugin {', '.join(sorted(unknown))}")
+        for key, uris in (("disabled_plugins", self._disabled), ("required_plugins", frozenset(required))):
+            unknown = uris - {row.uri for row in rows}
+            if unknown:
+                raise errors.InvalidArgument(f"{key}: no plugin {', '.join(sorted(unknown))}")
 
     def one(self, type: str, id: str, make: Callable[[Any], Any]) -> Any:
         """Make the component that holdd cannot do without; what fails it ends the start."""
@@ -57,7 +59,15 @@ class Plugins:
         return partial(_load, row)
 
     def infos(self) -> list[PluginInfo]:
-        return list(self._infos.values())
+        """All rows, in their order. One that the configuration makes no use of is skipped."""
+        return [self._infos.get(row.uri) or _info(row, "skip", "not configured") for row in self._rows]
+
+    def check(self) -> None:
+        """Once all are made: FailedPrecondition, with the reasons, when required ones do not work."""
+        infos = {f"{info.type}.{info.id}": info for info in self.infos()}
+        failed = [f"{uri}: {infos[uri].init_error}" for uri in self._required if infos[uri].status != "ok"]
+        if failed:
+            raise errors.FailedPrecondition(f"required_plugins: {'; '.join(failed)}")
 
     def close(self) -> None:
         """Close what has a `close`, last made first, whatever another's raises. One that must be awaited is the
@@ -84,17 +94,21 @@ class Plugins:
         return component
 
     def _note(self, row: Row, status: str, error: str, component: object = None) -> None:
-        """What a component says of itself, on this host, counts with its row."""
-        self._infos[row.uri] = PluginInfo(
-            type=row.type,
-            id=row.id,
-            requires=row.requires,
-            platforms=tuple(getattr(component, "platforms", ())),
-            capabilities=(*row.capabilities, *sorted(getattr(component, "capabilities", ()))),
-            exports=dict(getattr(component, "exports", {})),
-            status=status,
-            init_error=error,
-        )
+        self._infos[row.uri] = _info(row, status, error, component)
+
+
+def _info(row: Row, status: str, error: str, component: object = None) -> PluginInfo:
+    """What a component says of itself, on this host, counts with its row."""
+    return PluginInfo(
+        type=row.type,
+        id=row.id,
+        requires=row.requires,
+        platforms=tuple(getattr(component, "platforms", ())),
+        capabilities=(*row.capabilities, *sorted(getattr(component, "capabilities", ()))),
+        exports=dict(getattr(component, "exports", {})),
+        status=status,
+        init_error=error,
+    )
 
 
 def _load(row: Row) -> Any:

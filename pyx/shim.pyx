@@ -11,9 +11,10 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t, uintptr_t
 
 from pyx.lean cimport PAGE, decimal, drop_interpreter, join, reset_signals, retitle, set_oom_score, settle
 from pyx.shimwire cimport (
-    Answer, EXIT_OOM, ExitRecord, ForkAnswer, ForkRequest, Header, OP_ATTACH, OP_CONSOLE, OP_DROP, OP_EXIT,
-    OP_FETCH, OP_KEEP, OP_KILL, OP_MOUNT, OP_RESIZE, OP_RUN, OP_SHUTDOWN, OP_WATCH_OOM, ResizeBody, RUN_EXPIRED,
-    RunBody, RunResult, STAGE_CWD, STAGE_DESCRIPTORS, STAGE_EXEC, STAGE_FORK, STAGE_NAME, VERSION,
+    Answer, EXIT_OOM, EXIT_OOM_ANCESTOR, ExitRecord, ForkAnswer, ForkRequest, Header, OP_ATTACH, OP_CONSOLE,
+    OP_DROP, OP_EXIT, OP_FETCH, OP_KEEP, OP_KILL, OP_MOUNT, OP_RESIZE, OP_RUN, OP_SHUTDOWN, OP_WATCH_OOM,
+    ResizeBody, RUN_EXPIRED, RunBody, RunResult, STAGE_CWD, STAGE_DESCRIPTORS, STAGE_EXEC, STAGE_FORK, STAGE_NAME,
+    VERSION,
 )
 from pyx.sys cimport (
     _exit, accept4, AF_UNIX, AT_FDCWD, bind, chdir, clock_gettime, CLOCK_MONOTONIC, CLOCK_REALTIME, clone,
@@ -49,6 +50,7 @@ cdef enum:
     CONSOLES_MAX = 64
     PATH_MAX_ = 1024
     RESERVED = 4096        # bytes of the exit record file that are allocated before they are needed
+    OOM_SLACK = 65536      # bytes: the most that the kernel asks for at once before it kills
     RETAINED = 32768       # exit records that stay when older ones become a hole
     RETRY_NS = 500000000
     LONELY_NS = 60000000000  # a shim nobody came for within this time was started for a caller that gave up
@@ -141,6 +143,9 @@ cdef int oom_counter
 cdef int oom_event
 cdef int64_t oom_baseline
 cdef int64_t oom_seen
+cdef int oom_folder        # v1: the cgroup's directory
+cdef int64_t oom_hits      # of its own limit, when the watch began
+cdef bint oom_own          # it was hit since
 cdef bint ending
 
 
@@ -299,6 +304,9 @@ cdef int append_record(int pid, int status) noexcept nogil:
         refresh_oom()
         if oom_seen > oom_baseline:
             record.flags = EXIT_OOM
+            record.kills = <uint32_t>(oom_seen - oom_baseline)
+            if not oom_own:
+                record.flags |= EXIT_OOM_ANCESTOR
     wrote = write(exits, &record, sizeof(record))
     if wrote != <ssize_t>sizeof(record):
         ftruncate(exits, exits_count * sizeof(record))
@@ -307,8 +315,8 @@ cdef int append_record(int pid, int status) noexcept nogil:
     return 0
 
 
-cdef int64_t oom_kills(int fd) noexcept nogil:
-    """The `oom_kill` line of memory.events or memory.oom_control; -1 when there is none to read."""
+cdef int64_t counted(int fd, const char* key) noexcept nogil:
+    """The number behind `key` at the start of a line, of the first where it is empty; -1 when there is none to read."""
     cdef char text[512]
     cdef ssize_t got = pread(fd, text, sizeof(text) - 1, 0)
     cdef char* at = text
@@ -317,8 +325,8 @@ cdef int64_t oom_kills(int fd) noexcept nogil:
         return -1
     text[got] = 0
     while at[0]:
-        if strncmp(at, b"oom_kill ", 9) == 0:
-            at += 9
+        if strncmp(at, key, strlen(key)) == 0:
+            at += strlen(key)
             while c'0' <= at[0] <= c'9':
                 number = number * 10 + (at[0] - c'0')
                 at += 1
@@ -330,22 +338,51 @@ cdef int64_t oom_kills(int fd) noexcept nogil:
     return -1
 
 
+cdef int64_t number_in(const char* name) noexcept nogil:
+    """The number in a file of a v1 cgroup, -1 without."""
+    cdef int64_t number
+    cdef int fd = openat(oom_folder, name, O_RDONLY | O_CLOEXEC)
+    if fd < 0:
+        return -1
+    number = counted(fd, b"")
+    close(fd)
+    return number
+
+
+cdef int64_t limit_hits() noexcept nogil:
+    """How often the cgroup's own limit was hit: an ancestor's counts in the ancestor. -1 when that cannot be told."""
+    return number_in(b"memory.failcnt") if oom_folder else counted(oom_counter, b"oom ")
+
+
+cdef bint own_limit_hit() noexcept nogil:
+    """Linux 6.18 counts no hits of v1's limit of memory and swap together, but how far it came: before it gives up it
+    has tried a few pages."""
+    if limit_hits() > oom_hits:
+        return True
+    return oom_folder and (
+        number_in(b"memory.memsw.max_usage_in_bytes") + OOM_SLACK > number_in(b"memory.memsw.limit_in_bytes") >= 0
+    )
+
+
 cdef bint refresh_oom() noexcept nogil:
     """Whether the cgroup is still there."""
-    global oom_seen
-    cdef int64_t kills = oom_kills(oom_counter)
+    global oom_seen, oom_own
+    cdef int64_t kills = counted(oom_counter, b"oom_kill ")
     if kills > oom_seen:
         oom_seen = kills
+        oom_own = oom_own or own_limit_hit()
     return kills >= 0
 
 
 cdef void end_oom() noexcept nogil:
-    global oom_counter, oom_event
+    global oom_counter, oom_event, oom_folder
     if oom_event and oom_event != oom_counter:
         end_watch(oom_event)
+    if oom_folder:
+        close(oom_folder)
     if oom_counter:
         end_watch(oom_counter)
-    oom_counter = oom_event = 0
+    oom_counter = oom_event = oom_folder = 0
 
 
 cdef int register_oom_event(int folder) noexcept nogil:
@@ -375,7 +412,7 @@ cdef int register_oom_event(int folder) noexcept nogil:
 
 cdef int watch_oom(const char* path) noexcept nogil:
     cdef int folder, fd, error
-    global oom_counter, oom_event, oom_baseline, oom_seen
+    global oom_counter, oom_event, oom_folder, oom_baseline, oom_seen, oom_hits, oom_own
     folder = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC)
     if folder < 0:
         return -errno
@@ -389,12 +426,16 @@ cdef int watch_oom(const char* path) noexcept nogil:
         error = -errno
         if fd >= 0:
             oom_counter = fd
+            oom_folder = folder
             error = register_oom_event(folder)
-    close(folder)
+    if oom_folder == 0:
+        close(folder)
     if error < 0:
         end_oom()
         return error
-    oom_baseline = oom_seen = oom_kills(fd)
+    oom_baseline = oom_seen = counted(fd, b"oom_kill ")
+    oom_hits = limit_hits()
+    oom_own = False
     return 0
 
 

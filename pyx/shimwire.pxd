@@ -42,7 +42,9 @@ from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t, uint8_t
 # The exit record file `exits`: records of 32 bytes, the one numbered n at offset 32 n. Old ones become a hole.
 #
 #   0             8            16         20           24                  28
-#   sequence u64  time_ns i64  pid (u32)  status i32   flags u32 (1: OOM)  0 (u32)
+#   sequence u64  time_ns i64  pid (u32)  status i32   flags (u32)         kills (u32)
+#
+#   flags: 1 the memory cgroup had killed, 2 by limits of its ancestors only; kills: how often it had
 
 cdef enum:
     VERSION = 1
@@ -67,6 +69,7 @@ cdef enum:
 
     RUN_EXPIRED = 1
     EXIT_OOM = 1
+    EXIT_OOM_ANCESTOR = 2
 
 
 cdef struct Header:
@@ -119,4 +122,4 @@ cdef struct ExitRecord:
     uint32_t pid
     int32_t status
     uint32_t flags
-    uint32_t zero
+    uint32_t kills

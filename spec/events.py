@@ -5,13 +5,14 @@ from collections.abc import Sequence
 import msgspec
 
 from spec.base import Event, Record
+from spec.records import RuntimeRef
 from spec.types import Mount, Stdio
 
 
 class ContainerCreate(Event, frozen=True):
     id: str
     image: str = ""
-    runtime: str = ""
+    runtime: RuntimeRef = RuntimeRef(name="")
 
 
 class ContainerUpdate(Event, frozen=True):
@@ -142,6 +143,12 @@ class TaskCheckpointed(Event, frozen=True):
     checkpoint: str = ""
 
 
+class EventsLagged(Event, frozen=True):
+    """Said to one subscriber, in place of `missed` events that it was too slow for, or that are no longer kept."""
+
+    missed: int
+
+
 TOPICS: dict[str, type[Event]] = {
     "/containers/create": ContainerCreate,
     "/containers/update": ContainerUpdate,
@@ -167,6 +174,7 @@ TOPICS: dict[str, type[Event]] = {
     "/tasks/paused": TaskPaused,
     "/tasks/resumed": TaskResumed,
     "/tasks/checkpointed": TaskCheckpointed,
+    "/events/lagged": EventsLagged,
 }
 _TOPIC_OF = {body: topic for topic, body in TOPICS.items()}
 
@@ -177,9 +185,13 @@ def topic_of(event: Event) -> str:
 
 
 class Envelope(Record, frozen=True):
-    """One event as subscribers see it: `event` is the packed body of the topic's Struct (or a publisher's own map)."""
+    """One event as subscribers see it: `event` is the packed body of the topic's Struct (or a publisher's own map).
+
+    `sequence` is the daemon's to give: 1 and rising by 1 as long as its root directory lives, whatever restarts.
+    """
 
     timestamp_ns: int
     topic: str
     event: msgspec.Raw
     namespace: str = ""
+    sequence: int = 0

@@ -33,6 +33,17 @@ class RuntimeRef(Record, frozen=True):
     options: msgspec.Raw = msgspec.Raw(b"\xc0")
 
 
+class RuntimeOptions(Record, frozen=True):
+    """`RuntimeRef.options`, as msgpack (containerd.runc.v1.Options); what is empty or false leaves the configuration's.
+    """
+
+    binary_name: str = ""
+    root: str = ""
+    systemd_cgroup: bool = False
+    no_pivot_root: bool = False
+    no_new_keyring: bool = False
+
+
 class Container(Record, frozen=True):
     """Metadata of a container; running it makes a task. `spec` is the OCI runtime spec's JSON, kept to the byte."""
 
@@ -129,12 +140,18 @@ class Process(Record, frozen=True):
 
 
 class Exit(Record, frozen=True):
-    """How a process ended: `status` is the exit code, or 128 + the signal that killed it."""
+    """How a process ended: `status` is the exit code, or 128 + the signal that killed it.
+
+    `oom_killed`: it failed, and processes of its container had been killed for memory, `oom_kills` of them; with
+    `oom_ancestor` only by limits above the container's own.
+    """
 
     pid: int = 0
     status: int = 0
     exited_at_ns: int = 0
     oom_killed: bool = False
+    oom_kills: int = 0
+    oom_ancestor: bool = False
 
 
 class PluginInfo(Record, frozen=True):
@@ -148,3 +165,13 @@ class PluginInfo(Record, frozen=True):
     exports: dict[str, str] = {}
     status: str = "ok"
     init_error: str = ""
+
+
+class Fault(Record, frozen=True):
+    """What is wrong with something stored. `place` is metadata, content or snapshots/SNAPSHOTTER, `subject` what it is
+    about there. What is `harmless` goes by itself: rubbish is collected, what a crash left half done is done at a start."""
+
+    place: str
+    subject: str
+    what: str
+    harmless: bool = False

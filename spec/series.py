@@ -72,9 +72,10 @@ def _numbers(struct: type[Record]) -> list[str]:
 def _pressure(path: str, file: str) -> Iterator[Series]:
     for which in ("some", "full"):
         for name in ("avg10", "avg60", "avg300", "total"):
-            yield Series(
-                f"{path}.{which}.{name}", (file,), (f"{which} {name}",), Form.LINES, hundredths=name != "total"
-            )
+            unit = "microseconds" if name == "total" else "percent"
+            metric = f"container_{path.replace('.', '_')}_{which}_{name}_{unit}"
+            keys = (f"{which} {name}",)
+            yield Series(f"{path}.{which}.{name}", (file,), keys, Form.LINES, 1, name != "total", metric)
 
 
 def _memory_1() -> Iterator[Series]:

@@ -48,6 +48,14 @@ class Daemon:
             return True
         return False
 
+    def says(self, text):
+        """Wait until it has logged `text`."""
+        deadline = time.monotonic() + START_S
+        while text not in self.log.read_text():
+            if time.monotonic() > deadline:
+                raise AssertionError(f"holdd did not say {text!r}: {self.log.read_text()}")
+            time.sleep(0.005)
+
     def client(self, namespace="default"):
         return connect(self.address, namespace=namespace)
 

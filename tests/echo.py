@@ -11,7 +11,7 @@ import uvloop
 
 from daemon.kit import context
 from daemon.kit.threads import Pool, hop
-from daemon.transport.dispatch import Dispatcher
+from daemon.transport.dispatch import Dispatcher, Observer
 from daemon.transport.unix import UnixServer
 from spec import errors
 from spec.api.service import Service, duplex, giving, server_stream, unary
@@ -193,14 +193,14 @@ class Server:
     def __init__(
         self,
         loop: str = "asyncio",
-        observe: Callable[[str, int, int], None] | None = None,
+        observers: Sequence[Observer] = (),
         extra: Sequence[tuple[type[Service], object]] = (),
     ) -> None:
         self._folder = tempfile.TemporaryDirectory()
         self.path = f"{self._folder.name}/holdd.sock"
         self.pool = Pool("echo", 4)
         self.echo = EchoService(self.pool)
-        self._observe = observe
+        self._observers = observers
         self._extra = extra
         self._ready = threading.Event()
         self._run = uvloop.run if loop == "uvloop" else asyncio.run
@@ -213,7 +213,7 @@ class Server:
         self.loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         services: list[tuple[type[Service], object]] = [(Echo, self.echo), (Inside, self.echo), *self._extra]
-        self.server = UnixServer(Dispatcher(services, self._observe))
+        self.server = UnixServer(Dispatcher(services, self._observers))
         self.server.listen(self.path)
         self._ready.set()
         await self._stop.wait()

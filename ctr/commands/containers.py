@@ -2,11 +2,13 @@
 
 import argparse
 import contextlib
+import sys
 
 import msgspec
 
 from ctr import container, output
 from ctr.output import Out
+from ctr.phases import Phases
 from daemon.client.client import Client
 from spec import errors
 from spec.api import containers as api
@@ -42,16 +44,21 @@ def run(args: argparse.Namespace, client: Client, out: Out) -> int:
 
 
 def _create(args: argparse.Namespace, client: Client, out: Out) -> None:
-    record, parent, mounts = container.describe(args, client)
-    if mounts:
-        raise errors.InvalidArgument("creating a container: --rootfs is for `ctr run`, which hands it to the task")
+    phases = Phases(sys.stderr)
+    with phases.phase("reading the image"):
+        plan = container.describe(args, client)
+    if args.rootfs and args.uidmap:
+        raise errors.InvalidArgument(
+            f"creating container {args.id}: a directory whose ids are mapped is for `ctr run`, which hands it over"
+        )
     with contextlib.ExitStack() as undo:
-        container.create(client, record, parent, undo)
+        container.create(client, plan, undo, phases)
         undo.pop_all()
 
 
 def _ls(args: argparse.Namespace, client: Client, out: Out) -> None:
-    found = client.containers.list(api.ListRequest(filters=args.filters)).containers
+    blocks = client.containers.list_stream(api.ListRequest(filters=args.filters))
+    found = [record for block in blocks for record in block.containers]
     rows = [(record.id, record.image or "-", record.runtime.name) for record in found]
     shown = [_shown(record) for record in found] if args.json else ()
     out.table(("CONTAINER", "IMAGE", "RUNTIME"), rows, shown, [record.id for record in found])

@@ -6,7 +6,7 @@ import os
 import msgspec
 from msgspec.structs import replace
 
-from ctr import check, garbage, image, mount, output, progress, registry
+from ctr import check, defaults, garbage, image, mount, output, progress, registry
 from ctr.output import Out
 from daemon.client.client import Client
 from spec import errors, platforms, reference
@@ -60,11 +60,12 @@ def _register_snapshots(verbs: "argparse._SubParsersAction[argparse.ArgumentPars
     unpack.add_argument("--quiet", "-q", action="store_true", help="show no progress")
     unpack.set_defaults(do=_unpack)
     for verb in (usage, unpack):
-        verb.add_argument("--snapshotter", default=os.environ.get("HOLDD_SNAPSHOTTER") or "overlayfs")
+        verb.add_argument("--snapshotter", default=os.environ.get("HOLDD_SNAPSHOTTER", ""))
         verb.add_argument("ref")
 
 
 def run(args: argparse.Namespace, client: Client, out: Out) -> int:
+    defaults.fill(args, client)
     return args.do(args, client, out) or 0
 
 
@@ -163,7 +164,7 @@ def _opened(path: str) -> int:
 
 
 def _ls(args: argparse.Namespace, client: Client, out: Out) -> None:
-    found = client.images.list(api.ListRequest(filters=args.filters)).images
+    found = list(image.every(client, args.filters))
     rows = [] if args.quiet or args.json else [_row(client, record) for record in found]
     header = ("REF", "TYPE", "DIGEST", "SIZE", "PLATFORMS", "LABELS")
     out.table(header, rows, found, [record.name for record in found])

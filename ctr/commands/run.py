@@ -6,6 +6,7 @@ import sys
 
 from ctr import container, process
 from ctr.output import Out
+from ctr.phases import Phases
 from daemon.client.client import Client
 from spec import errors
 from spec.api import tasks
@@ -22,16 +23,24 @@ def register(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, client: Client, out: Out) -> int:
     if args.rm and args.detach:
         raise errors.InvalidArgument("--rm and --detach exclude one another")
-    record, parent, mounts = container.describe(args, client)
+    phases = Phases(sys.stderr)
+    with phases.phase("reading the image"):
+        plan = container.describe(args, client)
     if args.dump_config:
-        sys.stdout.buffer.write(record.spec + b"\n")
+        sys.stdout.buffer.write(plan.record.spec + b"\n")
         return 0
+    terminal = process.has_terminal(plan.record)
     with contextlib.ExitStack() as undo:
-        container.create(client, record, parent, undo, ephemeral=args.rm)
-        stdio, fds = process.streams(args, args.tty)
-        request = tasks.CreateRequest(container_id=args.id, rootfs=mounts, stdio=stdio)
-        pid = client.tasks.create(request, fds=fds).pid
-        code = process.launch(args, client, pid, args.tty)
+        container.create(client, plan, undo, phases, ephemeral=args.rm)
+        stdio, fds = process.streams(args, terminal)
+        request = tasks.CreateRequest(container_id=args.id, rootfs=plan.mounts, stdio=stdio)
+        with phases.phase(f"creating task {args.id}"):
+            pid = client.tasks.create(request, fds=fds).pid
+        try:
+            code = process.launch(args, client, pid, terminal)
+        except process.Left:
+            undo.pop_all()
+            return 0
         undo.pop_all()
     if args.rm:
         container.remove(client, args.id)

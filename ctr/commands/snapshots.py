@@ -8,18 +8,17 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from ctr import diff, image, output, progress
+from ctr import defaults, diff, image, output, progress
 from ctr.output import Out
 from daemon.client.client import Client
 from spec import errors, names
-from spec.api import images
 from spec.api import snapshots as api
 from spec.records import SnapshotInfo
 from spec.types import Mount
 
 
 def register(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--snapshotter", default=os.environ.get("HOLDD_SNAPSHOTTER") or "overlayfs")
+    parser.add_argument("--snapshotter", default=os.environ.get("HOLDD_SNAPSHOTTER", ""))
     verbs = parser.add_subparsers(metavar="VERB", required=True)
     ls = verbs.add_parser("ls", aliases=["list"], help="list snapshots")
     output.register_list(ls)
@@ -69,6 +68,7 @@ def _register_changes(verbs: "argparse._SubParsersAction[argparse.ArgumentParser
 
 
 def run(args: argparse.Namespace, client: Client, out: Out) -> int:
+    defaults.fill(args, client)
     return args.do(args, client, out) or 0
 
 
@@ -153,7 +153,7 @@ def _unpack(args: argparse.Namespace, client: Client, out: Out) -> None:
 
 def _named_by(client: Client, digest: str) -> str:
     """Name of an image that is, for this host, what `digest` names."""
-    for record in client.images.list(images.ListRequest()).images:
+    for record in image.every(client):
         with contextlib.suppress(errors.Error):  # others may be incomplete
             if record.target.digest == digest:
                 return record.name

@@ -4,11 +4,13 @@ import argparse
 import contextlib
 import json
 import signal
+import sys
 
 from msgspec.structs import replace
 
 from ctr import figures, output, process
 from ctr.output import Out
+from ctr.phases import Phases
 from daemon.client.client import Client
 from spec import errors
 from spec.api import containers
@@ -44,6 +46,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     wait.add_argument("--exec-id", default="")
     attach = _verb(verbs, "attach", _attach, "join its terminal")
     attach.add_argument("--exec-id", default="")
+    process.register_keys(attach, "ctrl-p,ctrl-q")
     metrics = _verb(verbs, "metrics", _metrics, "show what it uses")
     metrics.add_argument("--format", choices=("table", "json"), default="table")
     _verb(verbs, "pause", _pause, "freeze all of its processes")
@@ -73,11 +76,13 @@ def _register_exec(exec: argparse.ArgumentParser) -> None:
 
 def _start(args: argparse.Namespace, client: Client, out: Out) -> int:
     record = client.containers.get(containers.GetRequest(id=args.id))
-    spec = runtime.decode(record.spec)
-    terminal = spec.process is not None and spec.process.terminal
+    terminal = process.has_terminal(record)
     stdio, fds = process.streams(args, terminal)
-    pid = client.tasks.create(api.CreateRequest(container_id=args.id, stdio=stdio), fds=fds).pid
-    return process.launch(args, client, pid, terminal)
+    with Phases(sys.stderr).phase(f"creating task {args.id}"):
+        pid = client.tasks.create(api.CreateRequest(container_id=args.id, stdio=stdio), fds=fds).pid
+    with contextlib.suppress(process.Left):
+        return process.launch(args, client, pid, terminal)
+    return 0
 
 
 def _ls(args: argparse.Namespace, client: Client, out: Out) -> None:
@@ -112,7 +117,11 @@ def _exec(args: argparse.Namespace, client: Client, out: Out) -> int:
     with contextlib.ExitStack() as undo:
         undo.callback(_forget, client, args.id, args.exec_id)
         if not args.detach:
-            return process.follow(client, args.id, args.exec_id, args.tty)
+            try:
+                return process.follow(client, args.id, args.exec_id, args.tty, args.detach_keys)
+            except process.Left:
+                undo.pop_all()
+                return 0
         client.tasks.start(api.StartRequest(container_id=args.id, exec_id=args.exec_id))
         undo.pop_all()
     return 0
@@ -169,7 +178,9 @@ def _wait(args: argparse.Namespace, client: Client, out: Out) -> int:
 
 
 def _attach(args: argparse.Namespace, client: Client, out: Out) -> int:
-    return process.attach(client, args.id, args.exec_id)
+    with contextlib.suppress(process.Left):
+        return process.attach(client, args.id, args.exec_id, args.detach_keys)
+    return 0
 
 
 def _metrics(args: argparse.Namespace, client: Client, out: Out) -> None:

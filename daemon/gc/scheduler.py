@@ -9,10 +9,12 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from daemon.gc.collector import Collected
+from daemon.kit.tally import Counter, Histogram
 from spec.base import Record
+from spec.exposition import Family
 
 SHORTEST_S = 0.005  # a run is taken to last at least this long
 FIRST_INTERVAL_S = 1.0
@@ -37,7 +39,7 @@ class Scheduler:
 
     def __init__(self, collect: Callable[[], Awaitable[Collected]], thresholds: Thresholds) -> None:
         self._collect = collect
-        self._thresholds = thresholds
+        self.thresholds = thresholds
         self._lock = threading.Lock()
         self._deletions = 0
         self._mutations = 0
@@ -49,6 +51,9 @@ class Scheduler:
         self._last_end_s = time.monotonic()
         self.failures = 0
         self.successes = 0
+        self._collections = Counter("containerd_gc_collections_total", "Collections of garbage.", ("status",))
+        self._seconds = Histogram("containerd_gc_gc_seconds", "How long collections took.")
+        self._removed = Counter("holdd_gc_removed_total", "What was collected.", ("type",))
 
     def notify(self, removal: bool) -> None:
         """A record was written, or removed."""
@@ -57,7 +62,7 @@ class Scheduler:
                 self._deletions += 1
             else:
                 self._mutations += 1
-            due = 0 < self._thresholds.deletions <= self._deletions
+            due = 0 < self.thresholds.deletions <= self._deletions
         loop = self._loop
         if due and loop is not None:
             loop.call_soon_threadsafe(self._due.set)
@@ -66,12 +71,12 @@ class Scheduler:
         """Collect when it is due, until cancelled."""
         self._loop = asyncio.get_running_loop()
         try:
-            await asyncio.sleep(self._thresholds.startup_delay_s)
+            await asyncio.sleep(self.thresholds.startup_delay_s)
             await self._attempt()
             while True:
                 await self._wait()
                 if self._worth():
-                    await asyncio.sleep(self._thresholds.delay_s)
+                    await asyncio.sleep(self.thresholds.delay_s)
                     await self._attempt()
         finally:
             self._loop = None
@@ -81,13 +86,17 @@ class Scheduler:
         async with self._one:
             return await self._timed()
 
+    def families(self) -> Sequence[Family]:
+        """What the metrics tell of it."""
+        return [self._collections.family(), self._seconds.family(), self._removed.family()]
+
     @property
     def interval_s(self) -> float:
         """Between two runs, so that they take no more than their share."""
         if not self._runs:
             return FIRST_INTERVAL_S
         average = max(self._spent_s / self._runs, SHORTEST_S)
-        return average / self._thresholds.pause - average if self._thresholds.pause else LONGEST_S
+        return average / self.thresholds.pause - average if self.thresholds.pause else LONGEST_S
 
     async def _wait(self) -> None:
         with contextlib.suppress(TimeoutError):
@@ -97,7 +106,7 @@ class Scheduler:
 
     def _worth(self) -> bool:
         with self._lock:
-            happened = self._deletions > 0 or self._mutations >= self._thresholds.mutations
+            happened = self._deletions > 0 or self._mutations >= self.thresholds.mutations
         return happened or time.monotonic() - self._last_end_s >= LONGEST_S
 
     async def _attempt(self) -> None:
@@ -115,8 +124,13 @@ class Scheduler:
             collected = await self._collect()
         except BaseException:
             self.failures += 1
+            self._collections.add("fail")
             raise
         self.successes += 1
+        self._collections.add("success")
+        self._seconds.observe(time.monotonic() - began)
+        for kind, count in collected.removed.items():
+            self._removed.add(kind, count=count)
         self._runs += 1
         self._spent_s += time.monotonic() - began
         self._last_end_s = time.monotonic()

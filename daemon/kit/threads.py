@@ -21,6 +21,11 @@ class Pool:
         self.size = size
         self.executor = ThreadPoolExecutor(size, thread_name_prefix=name)
 
+    @property
+    def waiting(self) -> int:
+        """How much work waits for a thread."""
+        return self.executor._work_queue.qsize()
+
     def close(self) -> None:
         """Drop what has not begun and wait for what has."""
         self.executor.shutdown(wait=True, cancel_futures=True)

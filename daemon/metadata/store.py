@@ -2,10 +2,17 @@
 
 Reads see the last commit and cost microseconds. Writes are functions handed to the writer thread, which runs all that
 wait in one transaction and makes them durable with one fdatasync (group commit). Knows keys and bytes, no records.
+
+Damage is found when it is opened (`pages`), before LMDB maps it, and when a row is read (`sealed`); then nothing is
+written. What is committed is written to a journal, too. Room for removals is kept on a full disk: the file's next pages
+are allocated ahead, and when that cannot be done any more only changes that remove are taken.
 """
 
 import asyncio
+import contextlib
+import errno
 import fcntl
+import logging
 import os
 import queue
 import threading
@@ -16,11 +23,21 @@ from typing import Any, Generic, TypeVar, cast
 
 import lmdb
 
+from daemon.metadata import journal, sealed
+from daemon.metadata.journal import Change, Journal, private
+from daemon.metadata.pages import PAGE, Pages
 from spec import errors
 
 T = TypeVar("T")
 
 MAX_BATCH = 512  # changes in one commit
+ROOM = 4 << 20  # bytes allocated ahead: 512 removals, each on a page of its own, take half of it
+UNSEALED = b"1"  # the schema's version of before rows had checksums
+READERS, READER = 1024, 64  # at once, and the bytes of each in lock.mdb
+DATA, JOURNAL = "data.mdb", "journal"
+
+log = logging.getLogger(__name__)
+
 Job = tuple[Callable[["Txn"], Any], "Commit[Any]"]
 
 
@@ -31,7 +48,18 @@ class View:
         self._txn = txn
 
     def get(self, key: bytes) -> bytes | None:
-        return cast("bytes | None", self._txn.get(key))
+        """DataLoss when it is damaged, here and in `items`."""
+        stored = cast("bytes | None", self._txn.get(key))
+        return None if stored is None else sealed.unseal(key, stored)
+
+    def stored(self, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """As `items`, as they are stored."""
+        with self._txn.cursor() as cursor:
+            if cursor.set_range(prefix or b"\0"):
+                for key, value in cast("Iterator[tuple[bytes, bytes]]", cursor):
+                    if not key.startswith(prefix):
+                        return
+                    yield key, value
 
     def items(self, prefix: bytes, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         """Keys that begin with `prefix`, in order, from `prefix + start` on, with their values."""
@@ -41,21 +69,31 @@ class View:
             for key, value in cast("Iterator[tuple[bytes, bytes]]", cursor):
                 if not key.startswith(prefix):
                     return
-                yield key, value
+                yield key, sealed.unseal(key, value)
 
 
 class Txn(View):
-    """One write transaction, shared by all functions of a batch."""
+    """One write transaction, shared by all functions of a batch. `changes` is what was written."""
 
     dirty = False
 
+    def __init__(self, txn: lmdb.Transaction, full: bool = False) -> None:
+        super().__init__(txn)
+        self._full = full
+        self.changes: list[Change] = []
+
     def put(self, key: bytes, value: bytes) -> None:
+        if self._full:
+            raise errors.ResourceExhausted("writing metadata: the disk is full, only removals are taken")
         self.dirty = True
-        self._txn.put(key, value)
+        row = sealed.seal(key, value)
+        self._txn.put(key, row)
+        self.changes.append((key, row))
 
     def delete(self, key: bytes) -> bool:
         """Whether it was there."""
         self.dirty = True
+        self.changes.append((key, None))
         return bool(self._txn.delete(key))
 
 
@@ -70,20 +108,21 @@ class Store:
     """The environment at `directory`; at most one process has it open, once.
 
     `map_size` is where the map starts, in bytes; it doubles when it is full. Without `sync` a commit survives the
-    daemon's death but not the host's.
+    daemon's death but not the host's. DataLoss when it is damaged, and nothing is changed.
     """
 
     def __init__(self, directory: str, *, map_size: int = 1 << 30, sync: bool = True) -> None:
         os.makedirs(directory, mode=0o700, exist_ok=True)
-        self._lock_fd = _lock(os.path.join(directory, "daemon.lock"))
+        self._directory = directory
+        self._lock_fd = lock(directory)
         self._map_size = map_size
-        try:
-            self._env = lmdb.open(
-                directory, map_size=map_size, mode=0o600, sync=sync, metasync=sync, max_readers=1024, max_spare_txns=16
-            )
-        except lmdb.Error as exc:
-            os.close(self._lock_fd)
-            raise errors.DataLoss(f"opening metadata at {directory}: {exc}") from exc
+        self._sync = sync
+        self._full = False
+        self._allocated = 0
+        with contextlib.ExitStack() as undo:
+            undo.callback(os.close, self._lock_fd)
+            self._open(undo)
+            self._undo = undo.pop_all()
         self._gate = threading.Condition()
         self._reading = 0
         self._growing = False
@@ -92,6 +131,37 @@ class Store:
         self._closed = False
         self._writer = threading.Thread(target=self._write, name="metadata-writer", daemon=True)
         self._writer.start()
+
+    def _open(self, undo: contextlib.ExitStack) -> None:
+        directory = self._directory
+        path = os.path.join(directory, DATA)
+        used = check(directory, self._sync)
+        # It is written by way of a map: a hole on a full disk would be a SIGBUS. Before LMDB opens it, for to close it
+        # would drop LMDB's locks on it (fcntl_locking(2)).
+        with contextlib.suppress(OSError), open(os.path.join(directory, "lock.mdb"), "ab", opener=private) as file:
+            os.posix_fallocate(file.fileno(), 0, (READERS + 2) * READER)
+        try:
+            self._env = lmdb.open(
+                directory,
+                map_size=max(self._map_size, used + ROOM),
+                mode=0o600,
+                sync=self._sync,
+                metasync=self._sync,
+                max_readers=READERS,
+                max_spare_txns=16,
+            )
+        except lmdb.Error as exc:
+            raise errors.DataLoss(f"opening metadata at {directory}: {exc}") from exc
+        undo.callback(self._env.close)
+        self._map_size = self._env.info()["map_size"]
+        self._data_fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        undo.callback(os.close, self._data_fd)
+        self._allocate()
+        self._journal = Journal(os.path.join(directory, JOURNAL))
+        undo.callback(self._journal.close)
+        txn = self._env.info()["last_txnid"]
+        if not self._journal.resume(txn):
+            self._renew_journal()
 
     @contextmanager
     def view(self) -> Iterator[View]:
@@ -105,6 +175,8 @@ class Store:
         try:
             with self._env.begin() as txn:
                 yield View(txn)
+        except lmdb.Error as exc:
+            raise errors.DataLoss(f"reading metadata at {self._directory}: {exc}") from exc
         finally:
             self._depth.value = depth
             with self._gate:
@@ -131,8 +203,7 @@ class Store:
         self._closed = True
         self._queue.put(None)
         self._writer.join()
-        self._env.close()
-        os.close(self._lock_fd)
+        self._undo.close()
 
     def _write(self) -> None:
         while True:
@@ -149,45 +220,135 @@ class Store:
     def _commit(self, batch: list[Job]) -> None:
         """Commit a batch; a function that fails after it wrote costs one more round for the others."""
         while batch:
-            txn = self._env.begin(write=True)
             try:
-                outcomes, offender = _run(Txn(txn), batch)
+                txn = self._env.begin(write=True)
+            except lmdb.Error as exc:
+                _fail(batch, exc)
+                return
+            try:
+                writing = Txn(txn, self._full)
+                outcomes, offender = _run(writing, batch)
                 if offender is not None:
                     txn.abort()
-                    job, exc = offender
+                    job, failure = offender
                     batch = [other for other in batch if other is not job]
-                    job[1].set_exception(exc)
+                    job[1].set_exception(failure)
                     continue
+                id = txn.id()
                 txn.commit()
-            except lmdb.MapFullError:
+            except lmdb.MapFullError as exc:
                 txn.abort()
-                self._grow()
-                continue
-            except lmdb.Error as exc:
-                for _, commit in batch:
-                    commit.set_exception(_translate(exc))
+                if self._grow():
+                    continue
+                self._one_by_one(batch, exc)
                 return
-            for commit, result, failure in outcomes:
-                if failure is None:
+            except lmdb.Error as exc:
+                txn.abort()
+                self._one_by_one(batch, exc)
+                return
+            if writing.changes:
+                self._committed(id, writing.changes)
+            for commit, result, failed in outcomes:
+                if failed is None:
                     commit.set_result(result)
                 else:
-                    commit.set_exception(failure)
+                    commit.set_exception(failed)
             return
 
-    def _grow(self) -> None:
+    def _one_by_one(self, batch: list[Job], exc: lmdb.Error) -> None:
+        """What had no room together may have it alone: a removal beside what fills the disk."""
+        if len(batch) == 1:
+            _fail(batch, exc)
+            return
+        for job in batch:
+            self._commit([job])
+
+    def _committed(self, txn: int, changes: list[Change]) -> None:
+        self._allocate()
+        self._journal.append(txn, changes)
+        if self._journal.stale():
+            self._renew_journal()
+
+    def _renew_journal(self) -> None:
+        try:
+            with self._env.begin() as txn:
+                self._journal.rewrite(txn.id(), View(txn).stored())
+        except (OSError, lmdb.Error) as exc:
+            log.warning("writing the journal of metadata at %s: %s", self._directory, exc)
+
+    def _allocate(self) -> None:
+        """Keep between half and all of ROOM allocated behind the last page in use."""
+        used = (self._env.info()["last_pgno"] + 1) * PAGE
+        if self._allocated - used >= ROOM // 2:
+            return
+        self._env.reader_check()  # one that died would keep pages from being used again
+        try:
+            os.posix_fallocate(self._data_fd, used, ROOM)
+            self._allocated = used + ROOM
+            self._full = False
+        except OSError as exc:
+            full = exc.errno in (errno.ENOSPC, errno.EDQUOT)
+            if full and not self._full:
+                log.warning("metadata at %s: the disk is full, only removals are taken", self._directory)
+            self._full = full
+
+    def _grow(self) -> bool:
         """Double the map. LMDB forbids that while transactions of this process are open: wait for the readers."""
         with self._gate:
             self._growing = True
             while self._reading:
                 self._gate.wait()
             try:
+                self._env.set_mapsize(self._map_size * 2)
                 self._map_size *= 2
-                self._env.set_mapsize(self._map_size)
+            except (lmdb.Error, OSError, MemoryError, OverflowError) as exc:
+                log.warning("metadata at %s: its map of %d bytes cannot grow: %s", self._directory, self._map_size, exc)
+                return False
             finally:
                 self._growing = False
                 self._gate.notify_all()
+        return True
 
 
+def check(directory: str, sync: bool = True) -> int:
+    """Walk all pages and rows of the store at `directory`; the bytes in use. DataLoss when it is damaged."""
+    path = os.path.join(directory, DATA)
+    ends, _, _ = journal.read(os.path.join(directory, JOURNAL))
+    try:
+        with Pages(path) as pages:
+            faults = [*pages.faults]
+            if not pages.size and not ends:
+                return 0
+            if not faults:
+                faults = inspect(pages)
+            meta = pages.meta
+    except FileNotFoundError:
+        if not ends:
+            return 0
+        faults, meta = ["data.mdb is not there"], None
+    if not faults and sync and meta is not None and meta.txn < ends:
+        faults = [f"it ends with transaction {meta.txn}, its journal with {ends}"]
+    if faults:
+        more = f" (and {len(faults) - 3} more)" if len(faults) > 3 else ""
+        raise errors.DataLoss(
+            f"opening metadata at {directory}: it is damaged: {'; '.join(faults[:3])}{more}; nothing was changed. "
+            "holdd fsck tells more, holdd fsck --rebuild makes it anew, holdd restore takes a backup"
+        )
+    return 0 if meta is None else (meta.last + 1) * PAGE
+
+
+def inspect(pages: Pages) -> list[str]:
+    """What is wrong with the pages and the rows."""
+    bad = []
+    bare = False
+    for key, stored in pages.rows():
+        bare = bare or (key == VERSION_KEY and stored == UNSEALED)
+        if not sealed.sound(key, stored):
+            bad.append(f"row {sealed.name(key)}: its checksum differs")
+    return pages.faults if bare else [*pages.faults, *bad]
+
+
+VERSION_KEY = b"*\0schema\0version\0"
 Outcome = tuple["Commit[Any]", Any, Exception | None]
 
 
@@ -210,7 +371,9 @@ def _run(txn: Txn, batch: list[Job]) -> tuple[list[Outcome], tuple[Job, Exceptio
     return outcomes, None
 
 
-def _lock(path: str) -> int:
+def lock(directory: str) -> int:
+    """Make the store at `directory` ours while the descriptor is open. FailedPrecondition when it is another's."""
+    path = os.path.join(directory, "daemon.lock")
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -218,14 +381,22 @@ def _lock(path: str) -> int:
         holder = os.read(fd, 32).decode(errors="replace").strip()
         os.close(fd)
         raise errors.FailedPrecondition(
-            f"opening metadata at {os.path.dirname(path)}: another daemon has it (pid {holder or 'unknown'})"
+            f"opening metadata at {directory}: another daemon has it (pid {holder or 'unknown'})"
         ) from exc
-    os.ftruncate(fd, 0)
-    os.write(fd, str(os.getpid()).encode())
+    with contextlib.suppress(OSError):  # in place, for there may be no room for a new block
+        os.pwrite(fd, b"%-20d\n" % os.getpid(), 0)
     return fd
 
 
+def _fail(batch: list[Job], exc: lmdb.Error) -> None:
+    for _, commit in batch:
+        commit.set_exception(_translate(exc))
+
+
 def _translate(exc: lmdb.Error) -> errors.Error:
-    if isinstance(exc, lmdb.DiskError) or "No space left" in str(exc):
+    if isinstance(exc, (lmdb.DiskError, lmdb.MapFullError)) or any(word in str(exc) for word in _NO_ROOM):
         return errors.ResourceExhausted(f"writing metadata: {exc}")
     return errors.DataLoss(f"writing metadata: {exc}")
+
+
+_NO_ROOM = ("No space left", "quota exceeded")

@@ -1,6 +1,7 @@
 """Figures of containers, read from the files of their cgroups. Knows no task: it is told where the cgroups are."""
 
 import os
+import resource
 import threading
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -19,34 +20,52 @@ Directories = Mapping[str, str]
 class Cgroups:
     """Readers of many cgroups, kept open; each is some forty descriptors of version 1, twenty of version 2.
 
-    From any thread. What is no longer measured is to be told by `keep`.
+    From any thread. What is no longer measured is to be told by `keep`. No more than `room` descriptors are kept (half
+    of what the process may have, unless it is given): beyond it, files are opened for each reading.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, room: int | None = None) -> None:
         self._meters: dict[Hashable, Meter] = {}
         self._lock = threading.Lock()
+        self._room = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2 if room is None else room
 
     def figures(self, key: Hashable, directories: Callable[[], Directories]) -> Figures:
         """Of the container `key`. `directories` gives its cgroups by controller, version 2's as "unified"; it is asked
         when they are not open. NotFound when there is none of its own."""
+        plan, values = self.values(key, directories)
+        return plan.made(values)
+
+    def values(self, key: Hashable, directories: Callable[[], Directories]) -> "tuple[Plan, tuple[Any, ...]]":
+        """As `figures`, but what was read, and the plan that says what it is."""
         with self._lock:
             meter = self._meters.get(key)
         if meter is not None:
             try:
-                return meter.read()
+                return meter.plan, meter.values()
             except OSError:  # another has taken its place, perhaps
                 self._drop([key])
-        return self._opened(key, directories()).read()
-
-    def _opened(self, key: Hashable, directories: Directories) -> "Meter":
-        if not directories:
+        found = directories()
+        if not found:
             raise errors.NotFound(f"measure {key}: it has no cgroup of its own")
+        meter, kept = self._opened(key, found)
+        try:
+            return meter.plan, meter.values()
+        finally:
+            if not kept:
+                meter.close()
+
+    def _opened(self, key: Hashable, directories: Directories) -> "tuple[Meter, bool]":
+        """And whether it is kept."""
         meter = Meter(directories)
         with self._lock:
+            if self._room < meter.size and key not in self._meters:
+                return meter, False
             other = self._meters.setdefault(key, meter)
+            if other is meter:
+                self._room -= meter.size
         if other is not meter:
             meter.close()
-        return other
+        return other, True
 
     def keep(self, keys: Iterable[Hashable]) -> None:
         """Close what is open of all others."""
@@ -56,25 +75,30 @@ class Cgroups:
 
     def _drop(self, keys: Iterable[Hashable]) -> None:
         with self._lock:
-            dropped = [self._meters.pop(key, None) for key in keys]
+            dropped = [meter for key in keys if (meter := self._meters.pop(key, None)) is not None]
+            self._room += sum(meter.size for meter in dropped)
         for meter in dropped:
-            if meter is not None:
-                meter.close()
+            meter.close()
 
     def close(self) -> None:
         self.keep(())
 
 
 class Meter:
-    """All files of one container's cgroups, open."""
+    """All files of one container's cgroups, open; `size` is how many descriptors they may be."""
 
     def __init__(self, directories: Directories) -> None:
-        self._plan = plan(directories)
-        self._reader = Reader([source.opened(directories) for source in self._plan.sources], self._plan.values)
+        self.plan = plan(directories)
+        sources = self.plan.sources
+        self.size = len(sources)
+        self._reader = Reader([source.opened(directories) for source in sources], self.plan.values)
 
     def read(self) -> Figures:
+        return self.plan.made(self.values())
+
+    def values(self) -> tuple[Any, ...]:
         """OSError (ENODEV) when the cgroups are gone."""
-        return self._plan.made(self._reader.read())
+        return self._reader.read()
 
     def close(self) -> None:
         self._reader.close()
@@ -136,21 +160,23 @@ class Node:
 
 
 class Plan:
-    """What to read, and the Struct to be made of it. Knows the sizes of huge pages, and no directory."""
+    """What to read, and the Struct to be made of it. Knows the sizes of huge pages, and no directory. `columns` are the
+    figures: the entry, which of the values it is, and the size of the pages that it is of (else empty)."""
 
     def __init__(self, struct: type[metrics.V1] | type[metrics.V2], pages: Sequence[str]) -> None:
         first = struct is metrics.V1
         self._root = Node(struct)
         self._empty = struct()
         self._sources: dict[tuple[tuple[str, ...], int], Source] = {}
-        self.values = 0
+        self.columns: list[tuple[Series, int, str]] = []
         for entry in series.V1 if first else series.V2:
-            self._root.add(entry.path.split("."), self._leaf(entry, entry.files))
+            self._root.add(entry.path.split("."), self._leaf(entry, entry.files, ""))
         nodes = []
         for page in pages:
             node = Node(metrics.Hugetlb1 if first else metrics.Hugetlb2, page=page)
             for entry in series.HUGETLB_1 if first else series.HUGETLB_2:
-                node.add([entry.path], self._leaf(entry, tuple(file.format(page=page) for file in entry.files)))
+                files = tuple(file.format(page=page) for file in entry.files)
+                node.add([entry.path], self._leaf(entry, files, page))
             nodes.append(node)
         self._root.parts["hugetlb"] = nodes
 
@@ -158,13 +184,19 @@ class Plan:
     def sources(self) -> list[Source]:
         return list(self._sources.values())
 
-    def _leaf(self, entry: Series, files: tuple[str, ...]) -> Leaf:
+    @property
+    def values(self) -> int:
+        """How many values there are."""
+        return len(self.columns)
+
+    def _leaf(self, entry: Series, files: tuple[str, ...], page: str) -> Leaf:
         """A value of its own, and the file that it is from, which others may be from too."""
+        at = self.values
+        self.columns.append((entry, at, page))
         source = self._sources.setdefault((files, entry.scale), Source(files, entry.form, [], entry.scale))
-        source.keys.extend((key, self.values) for key in entry.keys)
-        self.values += 1
+        source.keys.extend((key, at) for key in entry.keys)
         convert = _of_hundredths if entry.hundredths else ROWS.get(entry.path.split(".")[0])
-        return Leaf(self.values - 1, convert if entry.hundredths or entry.form is Form.ROWS else None)
+        return Leaf(at, convert if entry.hundredths or entry.form is Form.ROWS else None)
 
     def made(self, values: Sequence[Any]) -> Figures:
         return self._root.made(values) or self._empty

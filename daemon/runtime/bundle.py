@@ -6,6 +6,7 @@
         rootfs/                 where the shim mounts the root filesystem, in its own mount namespace
         init.pid                written by the runtime
         exec-EXEC_ID.json       an exec'd process, until it was started, and its pid file, exec-EXEC_ID.pid
+        resources.json          what an update asks for, while it runs
         log-N.json              one runtime call's log, while it runs
         shim.sock, exits        the shim's
         undertaker/             of the shim that buries a task whose own has died
@@ -56,7 +57,8 @@ class ProcessRecord(Record, frozen=True):
 
 class TaskRecord(Record, frozen=True):
     """What recovery must know of a task. `created` is false from before anything is done for it until the runtime has
-    made it; one found so after a restart is undone. `unsettled` is true while a pause or resume is under way."""
+    made it; one found so after a restart is undone. `unsettled` is true while a pause or resume is under way,
+    `logged` once a logger was started for a process of it."""
 
     namespace: str
     id: str
@@ -70,6 +72,7 @@ class TaskRecord(Record, frozen=True):
     execs: Sequence[ProcessRecord] = ()
     paused: bool = False
     unsettled: bool = False
+    logged: bool = False
 
 
 _decoder = msgspec.json.Decoder(TaskRecord)

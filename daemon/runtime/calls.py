@@ -69,6 +69,15 @@ class Calls:
     async def kill(self, shim: Shim, signal: int, all_processes: bool = False) -> None:
         await self._call(shim, lambda log: self.commands.kill(log, signal, all_processes), f"send signal {signal} to")
 
+    async def update(self, shim: Shim, resources: bytes) -> None:
+        """`resources` is the JSON of the OCI runtime spec's `linux.resources`."""
+        name = "resources.json"
+        path = self.bundle.write(name, resources)
+        try:
+            await self._call(shim, lambda log: self.commands.update(log, path), "update the resources of")
+        finally:
+            self.bundle.discard(name)
+
     async def delete(self, shim: Shim, force: bool = False) -> None:
         await self._call(shim, lambda log: self.commands.delete(log, force), "delete")
 

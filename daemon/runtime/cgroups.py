@@ -92,6 +92,14 @@ def _below(hierarchy: Hierarchy, cgroups_path: str) -> str:
     return f"{hierarchy.mount}{inside}" if cgroups_path.startswith("/") and inside != "/" else ""
 
 
+def below(parent: str, cgroups_path: str) -> str:
+    """An absolute `linux.cgroupsPath`, moved below the absolute `parent`; another one (systemd's slices have their own
+    way of saying so) is as it was, and so are all without a parent."""
+    if not parent or not cgroups_path.startswith("/"):
+        return cgroups_path
+    return os.path.normpath(f"{parent}/{os.path.normpath(cgroups_path).lstrip('/')}")
+
+
 def holds(cgroups_path: str, pid: int) -> bool:
     """Whether `pid` is in one of the cgroups of `placed`, itself."""
     return any(pid in _members(path) for path in placed(cgroups_path))

@@ -86,11 +86,19 @@ def read_process(document: bytes, doing: str) -> Process:
     return _decoded(document, Process, doing)
 
 
-def resolved_spec(document: bytes, root: str, ids: Ids | None) -> bytes:
-    """The spec with its root filesystem at `root` (as it was, when empty) and `ids` as its process's user."""
+def check_resources(document: bytes, doing: str) -> None:
+    """InvalidArgument when it is no JSON object: what is in it is for the runtime to judge."""
+    _decoded(document, Fields, doing)
+
+
+def resolved_spec(document: bytes, root: str, ids: Ids | None, cgroups_path: str = "") -> bytes:
+    """The spec with its root filesystem at `root` and its cgroup at `cgroups_path` (as they were, when empty), and
+    `ids` as its process's user."""
     fields = msgspec.json.decode(document, type=Fields)
     if root:
         fields["root"] = _raw({**_inner(fields, "root"), "path": _raw(root)})
+    if cgroups_path:
+        fields["linux"] = _raw({**_inner(fields, "linux"), "cgroupsPath": _raw(cgroups_path)})
     if ids is not None and "process" in fields:
         fields["process"] = msgspec.Raw(resolved_process(bytes(fields["process"]), ids))
     return to_json(fields)

@@ -6,47 +6,31 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from typing import NamedTuple
 
 import msgspec
 
 from daemon.kit import steps, threads
-from daemon.runtime import cgroups, config, held, living, users
+from daemon.runtime import cgroups, config, held, living, loggers, roots, users
+from daemon.runtime.attempts import Order
 from daemon.runtime.bundle import Bundle, ProcessRecord, TaskRecord
 from daemon.runtime.calls import Calls
 from daemon.runtime.nursery import Nursery
 from daemon.runtime.oci import Commands, RuntimeConfig, settle
 from daemon.runtime.shim import Shim
-from daemon.runtime.stdio import open_streams
-from daemon.runtime.task import ContainerTask, Host
+from daemon.runtime.state import Host
+from daemon.runtime.stdio import open_streams, open_writer
+from daemon.runtime.task import ContainerTask
 from spec import errors, events
-from spec.records import RuntimeRef
-from spec.types import Mount, Stdio
+from spec.types import Mount
 
 UNDO_SECONDS = 10.0  # for processes that are killed to end
 
 log = logging.getLogger(__name__)
 
 
-class Order(NamedTuple):
-    """What a task is made of. `fds` are lent."""
-
-    namespace: str
-    id: str
-    spec: bytes
-    rootfs: Sequence[Mount]
-    stdio: Stdio
-    runtime: RuntimeRef
-    fds: Sequence[int]
-
-    @property
-    def doing(self) -> str:
-        return f"create task {self.id}"
-
-
 class Workshop:
-    """Makes tasks for `host` below the directory `state`. `detached` turns mounts into the descriptor of one that
-    nobody sees."""
+    """Makes tasks for `host` below the directory `state`, their cgroups below `cgroup_parent`. `detached` turns mounts
+    into the descriptor of one that nobody sees."""
 
     def __init__(
         self,
@@ -55,12 +39,14 @@ class Workshop:
         nursery: Nursery,
         runtimes: Mapping[str, RuntimeConfig],
         detached: Callable[[Sequence[Mount]], int],
+        cgroup_parent: str = "",
     ) -> None:
         self.host = host
         self.state = state
         self.nursery = nursery
         self.runtimes = runtimes
         self._detached = detached
+        self._cgroup_parent = cgroup_parent
         self._boot_id = living.boot_id()
 
     def calls(self, record: TaskRecord, bundle: Bundle) -> Calls:
@@ -81,16 +67,22 @@ class Workshop:
             launch=launch,
             boot_id=self._boot_id,
             private_pids=spec.private_pids,
-            cgroups_path=spec.cgroups_path,
+            cgroups_path=cgroups.below(self._cgroup_parent, spec.cgroups_path),
+            logged=loggers.used(order.stdio),
             init=ProcessRecord(stdio=order.stdio),
         )
         with ExitStack() as stack:
             streams = open_streams(order.stdio, order.fds, stack, order.doing)
+            piped, programs = loggers.open_loggers(order.stdio, stack, order.doing)
+            writer = open_writer(order.stdio, streams, stack, order.doing)
             bundle = await self._bundle(f"{self.state}/tasks/{order.namespace}/{order.id}", record, spec.root_gid)
             forking = self.host.spawn(self.nursery.shim(bundle.path))
             try:
                 shim = await self._furnish(order, spec, bundle, forking, stack)
-                return await self._create(order, record, bundle, shim, streams)
+                if writer is not None:
+                    await shim.keep(held.writer(""), writer)
+                await loggers.start(programs, self.host, shim, order.namespace, order.id)
+                return await self._create(order, record, bundle, shim, {**streams, **piped})
             except BaseException:
                 undoing = self.host.spawn(self._undo_forked(bundle, record, forking))
                 await asyncio.shield(undoing)
@@ -153,12 +145,14 @@ class Workshop:
         self, order: Order, spec: config.Spec, bundle: Bundle, root: int | str, stack: ExitStack
     ) -> None:
         """Its user is looked up below `root`: a descriptor, or a path."""
+        if isinstance(root, str):
+            root = self._open_root(order, root, stack)
+        roots.check(root, order.doing)
         ids = None
         if spec.user.username:
-            if isinstance(root, str):
-                root = self._open_root(order, root, stack)
             ids = users.identify(root, spec.user.username, spec.user.additional_gids or ())
-        document = config.resolved_spec(order.spec, "rootfs" if order.rootfs else "", ids)
+        placed = cgroups.below(self._cgroup_parent, spec.cgroups_path)
+        document = config.resolved_spec(order.spec, "rootfs" if order.rootfs else "", ids, placed)
         bundle.write("config.json", document)
 
     def _open_root(self, order: Order, path: str, stack: ExitStack) -> int:
@@ -182,13 +176,13 @@ class Workshop:
             raise errors.Unknown(f"{order.doing}: runtime {record.launch.name!r} wrote no pid")
         await self._watch_memory(shim, pid, order.id)
         task = ContainerTask(self.host, bundle, _created(record, pid), calls)
-        bundle.save(task.record)
+        bundle.save(task.state.record)
         event = events.TaskCreate(
             container_id=order.id, bundle=bundle.path, rootfs=order.rootfs, io=order.stdio, pid=pid
         )
         self.host.publisher.publish(order.namespace, events.topic_of(event), event)
-        task.expect(task.init)
-        task.adopt(shim)
+        task.endings.expect(task.state.init)
+        task.endings.adopt(shim)
         return task
 
     async def _watch_memory(self, shim: Shim, pid: int, id: str) -> None:

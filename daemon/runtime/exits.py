@@ -52,4 +52,11 @@ class Exits:
 
 
 def as_exit(record: ExitRecord) -> Exit:
-    return Exit(pid=record.pid, status=record.status, exited_at_ns=record.time_ns, oom_killed=record.oom)
+    return Exit(
+        pid=record.pid,
+        status=record.status,
+        exited_at_ns=record.time_ns,
+        oom_killed=record.oom,
+        oom_kills=record.oom_kills,
+        oom_ancestor=record.oom_ancestor,
+    )

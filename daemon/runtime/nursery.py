@@ -6,6 +6,7 @@ Its messages are drawn in `pyx/shim.pyx`.
 import asyncio
 import contextlib
 import os
+import resource
 import signal
 import socket
 import struct
@@ -38,6 +39,7 @@ class Nursery:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: dict[int, asyncio.Future[None]] = {}
         self._last_id = 0
+        self._descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)
 
     @classmethod
     def fork(cls) -> "Nursery":
@@ -140,6 +142,7 @@ class Nursery:
             try:
                 actions = [(os.POSIX_SPAWN_DUP2, theirs.fileno(), 3)]
                 self.pid = os.posix_spawn(argv[0], argv, os.environ, file_actions=actions)
+                resource.prlimit(self.pid, resource.RLIMIT_NOFILE, self._descriptors)  # not what we may have raised
             except OSError as exc:
                 ours.close()
                 raise errors.from_os(exc, f"start the nursery {argv[0]}") from exc

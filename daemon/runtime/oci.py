@@ -12,7 +12,7 @@ import msgspec
 
 from spec import errors
 from spec.base import Record
-from spec.records import RuntimeRef
+from spec.records import RuntimeOptions, RuntimeRef
 
 DEFAULT = "runc"
 CALL_SECONDS = 30.0
@@ -33,16 +33,6 @@ class RuntimeConfig(Record, frozen=True):
     no_pivot: bool = False
     no_new_keyring: bool = False
     timeout_s: float = CALL_SECONDS
-
-
-class RuntimeOptions(Record, frozen=True):
-    """A container's own options (containerd.runc.v1.Options); what is empty or false leaves the configuration's."""
-
-    binary_name: str = ""
-    root: str = ""
-    systemd_cgroup: bool = False
-    no_pivot_root: bool = False
-    no_new_keyring: bool = False
 
 
 class Launch(Record, frozen=True):
@@ -140,6 +130,10 @@ class Commands:
 
     def resume(self, log: str) -> list[str]:
         return [*self._global(log), "resume", self.id]
+
+    def update(self, log: str, resources: str) -> list[str]:
+        """`resources` is a file of JSON."""
+        return [*self._global(log), "update", "--resources", resources, self.id]
 
     def delete(self, log: str, force: bool = False) -> list[str]:
         flags = ["--force"] if force else []

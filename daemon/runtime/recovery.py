@@ -77,18 +77,19 @@ async def _connected(bundle: Bundle, record: TaskRecord, workshop: Workshop) -> 
 
 
 async def _adopt(task: ContainerTask, bundle: Bundle, shim: Shim) -> None:
-    starting = any(process.record.phase is Phase.STARTING for process in task.processes.values())
-    if starting or task.record.unsettled:
+    starting = any(process.record.phase is Phase.STARTING for process in task.state.processes.values())
+    if starting or task.state.record.unsettled:
         await _finish_calls(task, shim)
-    for process in task.processes.values():
+    for process in task.state.processes.values():
         _find_started(process, bundle)
         if process.record.pid and process.record.exit is None:
-            task.expect(process)
+            task.endings.expect(process)
     for record in Shim.records(bundle.path):
-        task.reaped(record)
-    task.adopt(shim)
-    if task.record.unsettled or task.init.record.phase is Phase.STARTING:
-        await task.settle(shim)
+        task.endings.reaped(record)
+    task.endings.adopt(shim)
+    if task.state.record.unsettled or task.state.init.record.phase is Phase.STARTING:
+        # a shim that is stopped answers when it goes on
+        await asyncio.wait([task.state.host.spawn(task.settle(shim))], timeout=CALL_SECONDS)
 
 
 async def _finish_calls(task: ContainerTask, shim: Shim) -> None:
@@ -101,8 +102,8 @@ async def _finish_calls(task: ContainerTask, shim: Shim) -> None:
 
 
 def _calls_under_way(task: ContainerTask, shim: Shim) -> list[tuple[int, int]]:
-    path = os.path.realpath(task.record.launch.path)
-    known = {process.record.pid for process in task.processes.values()}
+    path = os.path.realpath(task.state.record.launch.path)
+    known = {process.record.pid for process in task.state.processes.values()}
     children = [pid for pid in living.children(shim.pid) if pid not in known and living.program(pid) == path]
     return [(pid, ticks) for pid in children if (ticks := living.started_ticks(pid))]
 
@@ -121,13 +122,13 @@ def _find_started(process: TaskProcess, bundle: Bundle) -> None:
 def _bury(task: ContainerTask, bundle: Bundle, workshop: Workshop) -> None:
     """In its own time: a process that is slow to die must not keep the daemon from starting."""
     log.warning("task %s has lost its shim", task.id)
-    for process in task.processes.values():
+    for process in task.state.processes.values():
         _find_started(process, bundle)
-    if task.init.record.phase is Phase.STARTING:
-        task.init.change(phase=Phase.STARTED)
-    if not workshop.same_boot(task.record):
+    if task.state.init.record.phase is Phase.STARTING:
+        task.state.init.change(phase=Phase.STARTED)
+    if not workshop.same_boot(task.state.record):
         # pids and starting times of another boot name nobody
-        for process in task.processes.values():
+        for process in task.state.processes.values():
             process.change(started_ticks=-1)
-    workshop.host.spawn(task.bury())
+    workshop.host.spawn(task.endings.bury())
 

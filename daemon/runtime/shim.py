@@ -23,11 +23,11 @@ REQUEST = struct.Struct("<BBHI")  # version, operation, 0, id
 ANSWER = struct.Struct("<BBHIi")  # version, operation, stage, id, errno
 RUN = struct.Struct("<QIHHHHI")  # timeout_ns, keep, argc, envc, fdc, namec, 0
 RESULT = struct.Struct("<iI")  # status, flags
-EXIT = struct.Struct("<QqIiII")  # sequence, time_ns, pid, status, flags, 0
+EXIT = struct.Struct("<QqIiII")  # sequence, time_ns, pid, status, flags, kills
 PEER = struct.Struct("<iII")  # pid, uid, gid of SO_PEERCRED
 
 EXPIRED = 1
-OOM = 1
+OOM, OOM_ANCESTOR = 1, 2
 STAGES = {2: "change to its directory", 3: "find a named descriptor", 4: "set up its descriptors", 5: "fork it"}
 
 REQUEST_MAX = 131072  # bytes
@@ -41,13 +41,15 @@ _ANCILLARY = socket.CMSG_SPACE(4 * FDS_MAX)
 
 class ExitRecord(NamedTuple):
     """One exit a shim reaped. `status` is the exit code, or 128 + the signal's number; `oom` whether its memory cgroup
-    had killed for memory by then."""
+    had killed for memory by then, `oom_kills` times; `oom_ancestor` when only limits of its ancestors had been hit."""
 
     sequence: int
     pid: int
     status: int
     time_ns: int
     oom: bool
+    oom_kills: int = 0
+    oom_ancestor: bool = False
 
 
 class Finished(NamedTuple):
@@ -124,13 +126,15 @@ class Shim:
         names: Mapping[int, str] | None = None,
         keep_output: int = KEEP_MAX,
         timeout: float | None,  # noqa: ASYNC109  the shim keeps it, so that it outlives the daemon
+        sent: Callable[[], None] | None = None,
     ) -> Finished:
         """Run a program in the shim's mount namespace, in a process group of its own, to its end.
 
         `env` is the whole environment, as KEY=value. A bare argv[0] is looked up in its PATH, or else the daemon's.
         `fds` maps descriptors of the program (below 256) to ours, which are lent; `names` maps them to names the shim
         holds. Without a mapping 0 is /dev/null, and 1 and 2 are kept as output, the last `keep_output` bytes (64 KiB at
-        most). Output of grandchildren that outlive the program is discarded.
+        most). Output of grandchildren that outlive the program is discarded. `sent` is called when the
+        descriptors are no longer needed.
 
         NotFound when there is no such program, directory or name. DeadlineExceeded, with the output, when `timeout`
         seconds passed: the program's group has been killed, as it is when this coroutine is cancelled.
@@ -150,7 +154,7 @@ class Shim:
             struct.pack(f"<{len(lent) + len(held)}I", *lent, *held),
             _strings(cwd, program, *argv[1:], *env, *held.values()),
         ]
-        answer = await self._run(b"".join(parts), list(lent.values()), timeout, program)
+        answer = await self._run(b"".join(parts), list(lent.values()), timeout, program, sent)
         status, flags = RESULT.unpack_from(answer.body)
         output = answer.body[RESULT.size :]
         if flags & EXPIRED:
@@ -241,11 +245,15 @@ class Shim:
         self._close_callbacks.clear()
         self._lost()
 
-    async def _run(self, body: bytes, fds: list[int], seconds: float | None, program: str) -> _Answer:
+    async def _run(
+        self, body: bytes, fds: list[int], seconds: float | None, program: str, sent: Callable[[], None] | None
+    ) -> _Answer:
         request_id, future = self._expect()
         doing = f"run {program}"
         try:
             await self._send(OP_RUN, request_id, body, fds, doing)
+            if sent is not None:
+                sent()
             async with _deadline(None if seconds is None else seconds + GRACE_SECONDS, doing):
                 answer = await future
         except asyncio.CancelledError:
@@ -362,8 +370,8 @@ class Shim:
 
 
 def _exit_record(data: bytes) -> ExitRecord:
-    sequence, time_ns, pid, status, flags, _ = EXIT.unpack(data)
-    return ExitRecord(sequence, pid, status, time_ns, bool(flags & OOM))
+    sequence, time_ns, pid, status, flags, kills = EXIT.unpack(data)
+    return ExitRecord(sequence, pid, status, time_ns, bool(flags & OOM), kills, bool(flags & OOM_ANCESTOR))
 
 
 def _checked(answer: _Answer, doing: str) -> _Answer:

@@ -1,12 +1,13 @@
-"""Opens what a process's streams go to. Knows no process; copies no byte."""
+"""Opens what a process's streams go to, loggers excepted (`loggers`). Knows no process; copies no byte."""
 
 import fcntl
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from urllib.parse import unquote, urlsplit
 
+from daemon.runtime import loggers
 from spec import errors
 from spec.types import Stdio
 
@@ -17,20 +18,33 @@ def open_streams(stdio: Stdio, fds: Sequence[int], stack: ExitStack, doing: str)
     """Descriptors by stream (0, 1, 2) that `stack` closes; a stream that is empty, hence /dev/null, is left out.
 
     `fd://N` is the Nth of `fds`, which stay the caller's. A FIFO's stdin is open for reading only, so that the process
-    sees its end when the last writer goes: the writer must have it open when the process starts to read. Its outputs
-    are open both ways, so that neither waits for a reader nor dies with one.
+    sees its end when the last writer goes (`open_writer`). Its outputs are open both ways, so that neither waits for a
+    reader nor dies with one.
     InvalidArgument for a scheme nobody knows, NotFound for a path that is not there.
     """
     streams: dict[int, int] = {}
     if stdio.terminal:
         return streams
     for number, uri in enumerate((stdio.stdin, stdio.stdout, stdio.stderr)):
-        if not uri:
+        if not uri or (number and loggers.is_logger(uri)):
             continue
         fd = _open(uri, number, fds, f"{doing}: open {STREAMS[number]} {uri!r}")
         stack.callback(os.close, fd)
         streams[number] = fd
     return streams
+
+
+def open_writer(stdio: Stdio, streams: Mapping[int, int], stack: ExitStack, doing: str) -> int | None:
+    """Another end of the FIFO that stdin is, which `stack` closes: while it is held writers may come and go. None where
+    stdin is something else."""
+    if 0 not in streams or split(stdio.stdin, doing)[0] != "fifo" or not stat.S_ISFIFO(os.fstat(streams[0]).st_mode):
+        return None
+    try:
+        fd = os.open(f"/proc/self/fd/{streams[0]}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as exc:
+        raise errors.from_os(exc, f"{doing}: open the other end of stdin") from exc
+    stack.callback(os.close, fd)
+    return fd
 
 
 def _open(uri: str, number: int, fds: Sequence[int], doing: str) -> int:
@@ -55,10 +69,10 @@ def split(uri: str, doing: str) -> tuple[str, str]:
         raise errors.InvalidArgument(f"{doing}: {exc}") from exc
     if parts.scheme == "fd" and parts.netloc and not parts.path:
         return "fd", parts.netloc
-    if parts.scheme in ("binary", "binary-v2"):
-        raise errors.Unimplemented(f"{doing}: loggers that are programs are not offered; use fd, fifo or file")
+    if loggers.is_logger(uri):
+        raise errors.InvalidArgument(f"{doing}: a logger takes output only")
     if parts.scheme not in ("fifo", "file"):
-        raise errors.InvalidArgument(f"{doing}: unknown scheme; use fd, fifo or file")
+        raise errors.InvalidArgument(f"{doing}: unknown scheme; use fd, fifo, file or binary")
     path = unquote(parts.path)
     if parts.netloc or not path.startswith("/") or "\0" in path:
         raise errors.InvalidArgument(f"{doing}: not an absolute path")

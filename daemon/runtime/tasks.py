@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 import msgspec
 
 from daemon.kit import mounting, threads
-from daemon.runtime.creation import Order, Workshop
+from daemon.runtime.attempts import Attempt, Order
+from daemon.runtime.creation import Workshop
 from daemon.runtime.nursery import Nursery
 from daemon.runtime.oci import DEFAULT, RuntimeConfig
 from daemon.runtime.recovery import recover
@@ -33,8 +34,9 @@ class Tasks:
     """Tasks below the directory `state`: a private mount, so that what shims mount reaches nobody, and on tmpfs.
 
     `runtimes` are the configured OCI runtimes by name; `runc` is one unless they say otherwise; `default_runtime` is
-    that of a container which names none. `detached` makes mounts a descriptor (`daemon.kit.mounting`). Shims and
-    containers outlive this object; `recover` finds them again.
+    that of a container which names none. Cgroups that specs name by an absolute path are made below `cgroup_parent`,
+    where two daemons with the same names keep apart. `detached` makes mounts a descriptor (`daemon.kit.mounting`).
+    Shims and containers outlive this object; `recover` finds them again.
     """
 
     def __init__(
@@ -45,16 +47,18 @@ class Tasks:
         publisher: Publisher,
         detached: Callable[[Sequence[Mount]], int] = mounting.detached,
         default_runtime: str = DEFAULT,
+        cgroup_parent: str = "",
     ) -> None:
         self.publisher = publisher
         self._default_runtime = default_runtime
         self.pool = threads.Pool("runtime", THREADS)
         self.null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         configured = {DEFAULT: RuntimeConfig(), **runtimes}
-        self._workshop = Workshop(self, state, nursery, configured, detached)
+        self._workshop = Workshop(self, state, nursery, configured, detached, cgroup_parent)
         self._tasks: dict[tuple[str, str], ContainerTask] = {}
-        self._reserved: set[tuple[str, str]] = set()
+        self._attempts: dict[tuple[str, str], Attempt[ContainerTask]] = {}
         self._works: set[asyncio.Task[Any]] = set()
+        self._attended: set[asyncio.Task[Any]] = set()
 
     async def recover(self) -> None:
         """Find the tasks that an earlier daemon has left. To be called once, before anything else."""
@@ -72,22 +76,42 @@ class Tasks:
         fds: Sequence[int] = (),
     ) -> ContainerTask:
         """See the port. The spec's `process.user.username` ("name|uid[:name|gid]"), when there is one, is resolved
-        within the root filesystem. NotFound also for a runtime that is not there."""
+        within the root filesystem. NotFound also for a runtime that is not there. While a task is being made, whoever
+        asks for the same joins: AlreadyExists is for those who want another by that id, or come later."""
         with ExitStack() as stack:
             for fd in fds:
                 stack.callback(os.close, fd)
             names.check_namespace(namespace)
             names.check_identifier(id, "container id")
-            key = (namespace, id)
-            if key in self._tasks or key in self._reserved:
-                raise errors.AlreadyExists(f"create task {id}: it exists")
-            self._reserved.add(key)
-            stack.callback(self._reserved.discard, key)
             if not runtime.name:
                 runtime = msgspec.structs.replace(runtime, name=self._default_runtime)
-            task = await self._workshop.make(Order(namespace, id, spec, rootfs, stdio, runtime, fds))
-            self._tasks[key] = task
-            return task
+            attempt = await self._attempt(Order(namespace, id, spec, rootfs, stdio, runtime, fds), stack)
+        return await attempt.join()
+
+    async def _attempt(self, order: Order, stack: ExitStack) -> Attempt[ContainerTask]:
+        """The one under way that `order` may join, or a new one, which takes over what `stack` has to close."""
+        key = (order.namespace, order.id)
+        while key in self._attempts and self._attempts[key].ending:
+            await self._attempts[key].over()
+        attempt = self._attempts.get(key)
+        if attempt is not None and attempt.answers(order):
+            return attempt
+        if attempt is not None or key in self._tasks:
+            raise errors.AlreadyExists(f"create task {order.id}: it exists")
+        making = self.spawn(self._make(key, order))
+        attempt = self._attempts[key] = Attempt(order, making)
+        held = stack.pop_all()
+
+        def over(_: object) -> None:
+            del self._attempts[key]
+            held.close()
+
+        making.add_done_callback(over)
+        return attempt
+
+    async def _make(self, key: tuple[str, str], order: Order) -> ContainerTask:
+        task = self._tasks[key] = await self._workshop.make(order)
+        return task
 
     def get(self, namespace: str, id: str) -> ContainerTask:
         task = self._tasks.get((namespace, id))
@@ -96,7 +120,8 @@ class Tasks:
         return task
 
     def tasks(self, namespace: str = "") -> list[Task]:
-        return [task for task in self._tasks.values() if not namespace or task.namespace == namespace]
+        known = list(self._tasks.values())  # at once: other threads ask, too
+        return [task for task in known if not namespace or task.namespace == namespace]
 
     async def delete(self, namespace: str, id: str) -> Exit:
         return await asyncio.shield(self.spawn(self._delete(self.get(namespace, id))))
@@ -113,6 +138,18 @@ class Tasks:
         task.add_done_callback(self._worked)
         return task
 
+    def attend(self, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
+        """Run work that ends when our connection to its shim does; nobody waits for that."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._attended.add(task)
+        task.add_done_callback(self._left)
+        return task
+
+    def _left(self, task: "asyncio.Task[Any]") -> None:
+        self._attended.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.debug("%s", error)
+
     def _worked(self, task: "asyncio.Task[Any]") -> None:
         self._works.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None and not isinstance(error, errors.Error):
@@ -128,6 +165,8 @@ class Tasks:
             await asyncio.wait(self._works)
         for task in self._tasks.values():
             task.close()
+        if self._attended:
+            await asyncio.wait(self._attended)
         self.pool.close()
         with contextlib.suppress(OSError):
             os.close(self.null)

@@ -19,7 +19,7 @@ class Exchange(Protocol):
     def forward(self, envelope: Envelope) -> None: ...
 
     @property
-    def subscribe(self) -> Callable[[Sequence[str]], AsyncIterator[Envelope]]: ...
+    def subscribe(self) -> Callable[[Sequence[str], int | None], AsyncIterator[Envelope]]: ...
 
 
 class Events:
@@ -35,5 +35,5 @@ class Events:
         return Empty()
 
     async def subscribe(self, request: api.SubscribeRequest) -> AsyncIterator[Envelope]:
-        async for envelope in self._exchange.subscribe(request.filters):
+        async for envelope in self._exchange.subscribe(request.filters, request.since):
             yield envelope

@@ -1,6 +1,8 @@
 """Images: names for descriptors, in the namespace of the call."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
+from itertools import islice
 from typing import Protocol
 
 from daemon.flows.verify import Check, Place
@@ -18,12 +20,13 @@ from spec.oci.image import Descriptor
 from spec.ports import Applier, ContentStore, Snapshotter
 from spec.records import Image
 
+BLOCK = 100  # rows of a list message
+
 
 class House(Protocol):
     """What is needed of the assembly."""
 
-    @property
-    def default_snapshotter(self) -> str: ...
+    def default_snapshotter(self, namespace: str) -> str: ...
 
     def images(self, namespace: str) -> ScopedImages: ...
 
@@ -53,6 +56,12 @@ class Images:
 
     def list(self, request: api.ListRequest) -> api.ListReply:
         return api.ListReply(images=list(self._images().list(request.filters)))
+
+    async def list_stream(self, request: api.ListRequest) -> AsyncIterator[api.ListReply]:
+        rows = self._images().list(request.filters)
+        while block := tuple(islice(rows, BLOCK)):
+            yield api.ListReply(images=block)
+            await asyncio.sleep(0)
 
     async def create(self, request: api.CreateRequest) -> Image:
         return await self._images().create(request.image, request.source_date_epoch_ns)
@@ -86,7 +95,7 @@ class Images:
         token: Token,
     ) -> None:
         content = self._house.content(namespace)
-        name = request.snapshotter or self._house.default_snapshotter
+        name = request.snapshotter or self._house.default_snapshotter(namespace)
         snapshotter = self._house.snapshotter(namespace, name)
         platform = platforms.parse(request.platform) if request.platform else platforms.default()
         Check(

@@ -83,6 +83,14 @@ class Tasks:
         await self._task(request.container_id).resize(request.exec_id, request.width, request.height)
         return Empty()
 
+    async def close_io(self, request: api.CloseIORequest) -> Empty:
+        task = self._task(request.container_id)
+        if request.stdin:
+            await task.close_io(request.exec_id)
+        else:
+            task.process(request.exec_id)
+        return Empty()
+
     async def attach(self, request: api.AttachRequest) -> tuple[api.AttachReply, Sequence[int]]:
         return api.AttachReply(), [await self._task(request.container_id).console(request.exec_id)]
 
@@ -94,13 +102,23 @@ class Tasks:
         await self._task(request.container_id).resume()
         return Empty()
 
+    async def update(self, request: api.UpdateRequest) -> Empty:
+        await self._task(request.container_id).update(request.resources)
+        return Empty()
+
     async def list_pids(self, request: api.ListPidsRequest) -> api.ListPidsReply:
         pids = await self._task(request.container_id).pids()
         return api.ListPidsReply(processes=[api.ProcessInfo(pid=pid, exec_id=id) for pid, id in pids.items()])
 
     async def wait(self, request: api.WaitRequest) -> api.WaitReply:
         ended = await self._task(request.container_id).wait(request.exec_id)
-        return api.WaitReply(exit_status=ended.status, exited_at_ns=ended.exited_at_ns)
+        return api.WaitReply(
+            exit_status=ended.status,
+            exited_at_ns=ended.exited_at_ns,
+            oom_killed=ended.oom_killed,
+            oom_kills=ended.oom_kills,
+            oom_ancestor=ended.oom_ancestor,
+        )
 
     async def metrics(self, request: api.MetricsRequest) -> api.MetricsReply:
         matches = filters.matcher(request.filters, TASK)

@@ -1,8 +1,9 @@
 """Transfer: whole journeys as one call, with progress as its stream."""
 
 import os
-from collections.abc import AsyncIterator, Sequence
-from contextlib import ExitStack
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import ExitStack, aclosing
 from typing import Protocol
 
 from daemon.flows import importing
@@ -15,12 +16,14 @@ from daemon.flows.unpack import Unpacker
 from daemon.kit import context
 from daemon.kit.cancel import Token
 from daemon.kit.keylock import Once
+from daemon.kit.tally import Counter, Histogram
 from daemon.kit.threads import Pool, hop
 from daemon.scoped.images import ScopedImages
 from daemon.scoped.leases import ScopedLeases
 from daemon.services.journey import journey
 from spec import errors, names, platforms, reference
 from spec.api import transfer as api
+from spec.exposition import Family
 from spec.ports import Applier, Cancel, ContentStore, ImageArchive, ProgressSink, Registries, Resolver, Snapshotter
 from spec.records import Image, Labels
 from spec.types import Progress
@@ -29,8 +32,7 @@ from spec.types import Progress
 class House(Protocol):
     """What a journey needs of the assembly."""
 
-    @property
-    def default_snapshotter(self) -> str: ...
+    def default_snapshotter(self, namespace: str) -> str: ...
 
     def content(self, namespace: str) -> ContentStore: ...
 
@@ -61,9 +63,31 @@ class Transfer:
         self._crew = crew
         self._sync = sync
         self._once: Once[None] = Once()
+        self._transfers = Counter("holdd_transfers_total", "Transfers that have ended.", ("kind", "status"))
+        self._seconds = Histogram("holdd_transfer_seconds", "How long transfers took.", ("kind",))
+        self._bytes = Counter("holdd_transfer_bytes_total", "Bytes of blobs that came.", ("kind",))
+
+    def families(self) -> Sequence[Family]:
+        """What the metrics tell of it."""
+        return [self._transfers.family(), self._seconds.family(), self._bytes.family()]
 
     async def transfer(self, request: api.TransferRequest, fds: Sequence[int]) -> AsyncIterator[Progress]:
         """Progress until it is done."""
+        kind = _kind(request)
+        began_s = time.monotonic()
+        status = "fail"
+        try:
+            async with aclosing(self._transfer(request, fds)) as told:
+                async for progress in told:
+                    if progress.event == "complete":
+                        self._bytes.add(kind, count=progress.total)
+                    yield progress
+            status = "success"
+        finally:
+            self._transfers.add(kind, status)
+            self._seconds.observe(time.monotonic() - began_s, kind)
+
+    async def _transfer(self, request: api.TransferRequest, fds: Sequence[int]) -> AsyncGenerator[Progress, None]:
         source, destination = request.source, request.destination
         with ExitStack() as held:
             for fd in fds:
@@ -225,12 +249,21 @@ class Transfer:
         )
 
     def _target(self, namespace: str, unpack: api.Unpack) -> Target:
-        name = unpack.snapshotter or self._house.default_snapshotter
+        name = unpack.snapshotter or self._house.default_snapshotter(namespace)
         applier = self._house.applier(self._house.content(namespace))
         snapshotter = self._house.snapshotter(namespace, name)
         unpacker = Unpacker(name, snapshotter, applier, self._once, namespace, self._crew, self._sync)
         platform = platforms.parse(unpack.platform) if unpack.platform else platforms.default()
         return Target(unpacker=unpacker, matcher=platforms.only(platform))
+
+
+def _kind(request: api.TransferRequest) -> str:
+    """What a transfer is called in the metrics."""
+    if isinstance(request.source, api.Registry):
+        return "pull"
+    if isinstance(request.source, api.Archive):
+        return "import"
+    return "unpack" if getattr(request.destination, "unpacks", ()) else "tag"
 
 
 def _platforms(destination: api.ImageStore) -> Sequence[str]:

@@ -1,8 +1,9 @@
 """From a request's names to the handler that answers it. Knows no socket and no service by name."""
 
 import inspect
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -10,8 +11,31 @@ from spec import errors, wire
 from spec.api.service import Method, Service
 from spec.base import Request
 
-# What is told of each call that ends: `service/Method`, wire code, duration in nanoseconds.
-Observer = Callable[[str, int, int], None]
+
+class Observed:
+    """A call, as observers see it: `trace` is its traceparent, which an observer may make another's child; `received`
+    and `sent` count messages."""
+
+    __slots__ = ("began_ns", "kind", "method", "namespace", "received", "sent", "service", "span", "trace")
+
+    def __init__(self, route: "Route", namespace: str, trace: str) -> None:
+        self.kind = route.kind
+        self.service = route.method.service.NAME
+        self.method = route.method.name
+        self.namespace = namespace
+        self.trace = trace
+        self.began_ns = time.monotonic_ns()
+        self.received = 0 if route.duplex else 1
+        self.sent = 0
+        self.span: object = None
+
+
+class Observer(Protocol):
+    """Told of each call that comes to its handler, on the loop; `code` is the wire's, 0 for success."""
+
+    def begun(self, call: Observed, /) -> None: ...
+
+    def ended(self, call: Observed, code: int, /) -> None: ...
 
 
 class Route:
@@ -37,6 +61,7 @@ class Route:
         self.gives = method.gives
         self.streams = method.server_streams
         self.duplex = method.client_streams
+        self.kind = "bidi_stream" if self.duplex else "server_stream" if self.streams else "unary"
         self.inline = not self.streams and not inspect.iscoroutinefunction(handler)
         self._decoder = msgspec.msgpack.Decoder(method.request)
 
@@ -56,13 +81,29 @@ class Route:
 class Dispatcher:
     """The routes of a daemon. A method its implementation lacks is Unimplemented when it is called."""
 
-    def __init__(self, services: Sequence[tuple[type[Service], object]], observe: Observer | None = None) -> None:
-        self.observe = observe
+    def __init__(
+        self, services: Sequence[tuple[type[Service], object]], observers: Sequence[Observer] = ()
+    ) -> None:
+        self._observers = observers
         self._routes: dict[str, Mapping[str, Route]] = {}
         for service, implementation in services:
             if service.NAME in self._routes:
                 raise ValueError(f"{service.NAME} is served twice")
             self._routes[service.NAME] = _routes(service, implementation)
+
+    def observed(self, route: Route, namespace: str, trace: str) -> Observed | None:
+        """A call that begins; None when nobody observes."""
+        if not self._observers:
+            return None
+        call = Observed(route, namespace, trace)
+        for observer in self._observers:
+            observer.begun(call)
+        return call
+
+    def ended(self, call: Observed | None, code: int) -> None:
+        if call is not None:
+            for observer in self._observers:
+                observer.ended(call, code)
 
     def route(self, service: str, method: str) -> Route:
         """Unimplemented, naming the service or the method, when there is none."""

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from daemon.kit.cancel import Token
 from daemon.kit.context import CALL, Call, Peer
-from daemon.transport.dispatch import Dispatcher, Route
+from daemon.transport.dispatch import Dispatcher, Observed, Route
 from spec import errors, wire
 from spec.base import Request
 from spec.names import check_namespace
@@ -48,6 +48,7 @@ class Inbox:
     def __init__(self, route: Route, link: Link) -> None:
         self._route = route
         self._link = link
+        self.received = 0
         self._bodies: deque[bytes] = deque()
         self._ended = False
         self._held = False
@@ -58,6 +59,7 @@ class Inbox:
         if self._ended:
             raise errors.InvalidArgument(f"sending to {self._route.path}: the stream was half-closed already")
         self._bodies.append(body)
+        self.received += 1
         if len(self._bodies) > INBOX_HIGH and not self._held:
             self._held = True
             self._link.hold()
@@ -108,7 +110,7 @@ class Stream:
         self.route = route
         self.token = token
         self.fds = fds
-        self.started_ns = time.monotonic_ns()
+        self.observed: Observed | None = None
         self.inbox: Inbox | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.task: asyncio.Task[None] | None = None
@@ -205,21 +207,23 @@ class Session:
         if len(self._streams) >= MAX_STREAMS:
             raise errors.ResourceExhausted(f"calling {route.path}: {MAX_STREAMS} calls are under way already")
 
-    def _call(self, metadata: dict[str, str], token: Token | None) -> Call:
+    def _observed(self, route: Route, metadata: dict[str, str]) -> Observed | None:
+        return self._dispatcher.observed(route, metadata.get(wire.NAMESPACE, ""), metadata.get(wire.TRACE, ""))
+
+    def _call(self, metadata: dict[str, str], token: Token | None, observed: Observed | None) -> Call:
         return Call(
             namespace=metadata.get(wire.NAMESPACE, ""),
             lease=metadata.get(wire.LEASE, ""),
-            trace=metadata.get(wire.TRACE, ""),
+            trace=observed.trace if observed else metadata.get(wire.TRACE, ""),
             peer=self._link.peer,
             cancel=token,
         )
 
     def _answer(self, frame: wire.Frame, route: Route, metadata: dict[str, str], argument: Request | None) -> None:
         """The fast path: no task, no timer."""
-        observe = self._dispatcher.observe
-        started_ns = time.monotonic_ns() if observe else 0
+        observed = self._observed(route, metadata)
         code = 0
-        reset = CALL.set(self._call(metadata, None))
+        reset = CALL.set(self._call(metadata, None, observed))
         try:
             result = route.handler(argument, frame.fds) if route.takes else route.handler(argument)
             self._respond(frame.stream, route, result)
@@ -227,8 +231,9 @@ class Session:
             code = self._refuse(frame.stream, route, exc)
         finally:
             CALL.reset(reset)
-        if observe:
-            observe(route.path, code, time.monotonic_ns() - started_ns)
+        if observed:
+            observed.sent = 0 if code else 1
+            self._dispatcher.ended(observed, code)
 
     def _spawn(self, frame: wire.Frame, route: Route, request: wire.Request, argument: Request | None) -> None:
         deadline_ns = time.monotonic_ns() + request.timeout_ns if request.timeout_ns > 0 else 0
@@ -245,7 +250,8 @@ class Session:
             stream.timer = self._loop.call_later(request.timeout_ns / 1e9, stream.cancel, late)
         self._streams[stream.id] = stream
         self._idle.clear()
-        reset = CALL.set(self._call(request.metadata, token))
+        stream.observed = self._observed(route, request.metadata)
+        reset = CALL.set(self._call(request.metadata, token, stream.observed))
         try:
             stream.task = self._loop.create_task(self._run(stream, argument))
         finally:
@@ -279,8 +285,11 @@ class Session:
             code = self._refuse(stream.id, stream.route, stream.reason or exc)
         finally:
             self._forget(stream)
-        if self._dispatcher.observe:
-            self._dispatcher.observe(stream.route.path, code, time.monotonic_ns() - stream.started_ns)
+        if stream.observed:
+            stream.observed.sent = stream.sent if stream.route.streams else 0 if code else 1
+            if stream.inbox is not None:
+                stream.observed.received = stream.inbox.received
+            self._dispatcher.ended(stream.observed, code)
 
     async def _serve(self, stream: Stream, argument: Request | None) -> None:
         route = stream.route

@@ -21,9 +21,14 @@ class ForwardRequest(Request, frozen=True):
 
 
 class SubscribeRequest(Request, frozen=True):
-    """Filter fields: topic, namespace, event.FIELD. All namespaces unless filtered."""
+    """Filter fields: topic, namespace, event.FIELD. All namespaces unless filtered.
+
+    `since` asks for those after that sequence number first, as far as they are kept: 0 for all; OutOfRange beyond the
+    last. In place of events that are kept no longer comes one of topic /events/lagged, whatever the filters.
+    """
 
     filters: Sequence[str] = ()
+    since: int | None = None
 
 
 class Events(Service):

@@ -88,6 +88,14 @@ class ResizePtyRequest(Request, frozen=True):
     height: int = 0
 
 
+class CloseIORequest(Request, frozen=True):
+    """`stdin`: a FIFO is held open for whoever writes to it, until this; nothing is to be closed of other streams."""
+
+    container_id: str
+    exec_id: str = ""
+    stdin: bool = False
+
+
 class AttachRequest(Request, frozen=True):
     container_id: str
     exec_id: str = ""
@@ -103,6 +111,14 @@ class PauseRequest(Request, frozen=True):
 
 class ResumeRequest(Request, frozen=True):
     container_id: str
+
+
+class UpdateRequest(Request, frozen=True):
+    """`resources` is the JSON of the OCI runtime spec's `linux.resources`; `annotations` change nothing."""
+
+    container_id: str
+    resources: bytes = b"{}"
+    annotations: dict[str, str] = {}
 
 
 class ListPidsRequest(Request, frozen=True):
@@ -144,8 +160,13 @@ class WaitRequest(Request, frozen=True):
 
 
 class WaitReply(Reply, frozen=True):
+    """The last three as in `spec.records.Exit`."""
+
     exit_status: int = 0
     exited_at_ns: int = 0
+    oom_killed: bool = False
+    oom_kills: int = 0
+    oom_ancestor: bool = False
 
 
 class Tasks(Service):
@@ -160,9 +181,11 @@ class Tasks(Service):
     kill = unary(KillRequest, Empty)
     exec = unary(ExecRequest, Empty, takes=True)
     resize_pty = unary(ResizePtyRequest, Empty)
+    close_io = unary(CloseIORequest, Empty)
     attach = giving(AttachRequest, AttachReply)
     pause = unary(PauseRequest, Empty)
     resume = unary(ResumeRequest, Empty)
+    update = unary(UpdateRequest, Empty)
     list_pids = unary(ListPidsRequest, ListPidsReply)
     wait = unary(WaitRequest, WaitReply)
     metrics = unary(MetricsRequest, MetricsReply)

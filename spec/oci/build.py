@@ -20,7 +20,6 @@ from spec.oci.runtime import Process, Spec
 OCI_VERSION = "1.0.2"  # what every runtime we drive accepts
 DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 CPU_PERIOD = 100_000  # microseconds
-MAX_MAPPED = (1 << 32) - 1
 MAX_MAPPINGS = 340  # lines that the kernel takes in uid_map (user_namespaces(7)); runc overflowed on more
 
 CAPABILITIES = (
@@ -76,10 +75,9 @@ _DEVICES = (
     ("c", 5, 2),
 )  # fmt: skip
 
-_CSV = re.compile(r'(?:"(?:[^"]|"")*"|[^",]*)(?:,(?:"(?:[^"]|"")*"|[^",]*))*')
-_CSV_PART = re.compile(r'(?:^|,)(?:("(?:[^"]|"")*")|([^",]*))')
 _NUMBER = re.compile(r"[+-]?[0-9]+", re.ASCII)
 _NAMESPACES = ("pid", "network", "ipc", "uts", "mount", "user", "cgroup", "time")
+_PROPAGATIONS = ("private", "shared", "slave", "unbindable")  # mount_namespaces(7); with r, of all that is below too
 
 
 def default_spec(namespace: str, id: str) -> Spec:
@@ -172,40 +170,12 @@ def with_mounts(spec: Spec, mounts: Iterable[runtime.Mount]) -> Spec:
     return replace(spec, mounts=(*spec.mounts, *mounts))
 
 
-def parse_mount(text: str) -> runtime.Mount:
-    """ctr's form: `type=bind,src=/a,dst=/b,options=rbind:ro`. InvalidArgument.
-
-    It is a line of CSV: a part with a comma in it stands in double quotes, as in `"src=/a,b",dst=/c`.
-    """
-    fields: dict[str, str] = {}
-    for quoted, bare in _parts(text):
-        part = quoted[1:-1].replace('""', '"') if quoted else bare
-        key, equals, value = part.partition("=")
-        if not equals:
-            raise errors.InvalidArgument(f"mount {text!r}: {part!r} is not KEY=VALUE")
-        fields[{"source": "src", "destination": "dst", "target": "dst"}.get(key, key)] = value
-    unknown = fields.keys() - {"type", "src", "dst", "options"}
-    if unknown or not fields.get("dst", "").startswith("/"):
-        raise errors.InvalidArgument(f"mount {text!r}: takes type, src, dst and options, and dst is an absolute path")
-    return runtime.Mount(
-        destination=fields["dst"],
-        type=fields.get("type", "bind"),
-        source=fields.get("src", ""),
-        options=tuple(fields.get("options", "").split(":")) if fields.get("options") else (),
-    )
-
-
-def _parts(text: str) -> list[tuple[str, str]]:
-    """(quoted, bare) of each part of a line of CSV, one of the two empty."""
-    if not _CSV.fullmatch(text):
-        raise errors.InvalidArgument(f"mount {text!r}: its quotes are not those of CSV")
-    return _CSV_PART.findall(text)
-
-
 def with_namespace(spec: Spec, kind: str, path: str = "") -> Spec:
     """Join the namespace at `path`, or make one."""
     if kind not in _NAMESPACES:
         raise errors.InvalidArgument(f"namespace type {kind!r} is none of {', '.join(_NAMESPACES)}")
+    if path and not path.startswith("/"):
+        raise errors.InvalidArgument(f"building a spec: the {kind} namespace's path {path!r} is not absolute")
     kept = [namespace for namespace in _linux(spec).namespaces if namespace.type != kind]
     return _with_linux(spec, namespaces=(*kept, runtime.LinuxNamespace(type=kind, path=path)))
 
@@ -226,18 +196,6 @@ def with_user_namespace(spec: Spec, uids: Sequence[runtime.IDMapping], gids: Seq
     return _with_linux(with_namespace(spec, "user"), uid_mappings=tuple(uids), gid_mappings=tuple(gids))
 
 
-def parse_mappings(text: str) -> list[runtime.IDMapping]:
-    """ctr's form: `container:host:length[,...]`. InvalidArgument."""
-    mappings = []
-    for part in text.split(","):
-        numbers = part.split(":")
-        if len(numbers) != 3 or not all(_within(number, MAX_MAPPED) for number in numbers):
-            raise errors.InvalidArgument(f"id mapping {text[:100]!r}: {part[:40]!r} is not container:host:length")
-        container, host, size = map(int, numbers)
-        mappings.append(runtime.IDMapping(container_id=container, host_id=host, size=size))
-    return mappings
-
-
 def with_host_network(spec: Spec, hostname: str) -> Spec:
     """The host's network, and its idea of names: /etc/hosts, /etc/resolv.conf, HOSTNAME."""
     files = [
@@ -253,6 +211,14 @@ def with_readonly_root(spec: Spec) -> Spec:
 
 def with_root(spec: Spec, path: str) -> Spec:
     return replace(spec, root=replace(spec.root or runtime.Root(), path=path))
+
+
+def with_root_propagation(spec: Spec, kind: str) -> Spec:
+    """How mounts pass between the root filesystem and its host: private, shared, slave or unbindable, with r before it
+    for all mounts below. InvalidArgument."""
+    if kind not in _PROPAGATIONS and kind.removeprefix("r") not in _PROPAGATIONS:
+        raise errors.InvalidArgument(f"mount propagation {kind!r} is none of {', '.join(_PROPAGATIONS)}, nor with r")
+    return _with_linux(spec, rootfs_propagation=kind)
 
 
 def with_capabilities(spec: Spec, add: Iterable[str] = (), drop: Iterable[str] = ()) -> Spec:
@@ -317,12 +283,13 @@ def with_cpus(spec: Spec, cpus: float) -> Spec:
 
 
 def with_device(spec: Spec, device: runtime.Device, access: str = "rwm") -> Spec:
-    """Make the device node and allow `access` to it: some of r, w and m (mknod)."""
+    """Make the device node, in place of one of its path, and allow `access` to it: some of r, w and m (mknod)."""
     if not access or not set(access) <= set("rwm"):
         raise errors.InvalidArgument(f"building a spec: device {device.path}: access {access!r} is not some of rwm")
     rule = runtime.DeviceRule(allow=True, type=device.type, major=device.major, minor=device.minor, access=access)
-    resources = replace(_resources(spec), devices=(*_resources(spec).devices, rule))
-    return _with_linux(spec, devices=(*_linux(spec).devices, device), resources=resources)
+    rules = _resources(spec).devices if device.type == "p" else (*_resources(spec).devices, rule)
+    kept = [other for other in _linux(spec).devices if other.path != device.path]
+    return _with_linux(spec, devices=(*kept, device), resources=replace(_resources(spec), devices=rules))
 
 
 def with_masked_paths(spec: Spec, paths: Iterable[str]) -> Spec:
@@ -351,6 +318,11 @@ def with_pids_limit(spec: Spec, limit: int) -> Spec:
 
 def with_cgroup(spec: Spec, path: str) -> Spec:
     return _with_linux(spec, cgroups_path=path)
+
+
+def with_rdt_class(spec: Spec, name: str) -> Spec:
+    """The class of Intel's resource director, a directory of resctrl."""
+    return _with_linux(spec, intel_rdt=runtime.IntelRdt(clos_id=name))
 
 
 def with_annotations(spec: Spec, annotations: Mapping[str, str]) -> Spec:

@@ -15,6 +15,7 @@ from spec.api import containers, content, images, namespaces, snapshots, tasks
 from spec.oci.image import Descriptor
 from spec.records import Container, Image, Namespace, RuntimeRef
 from tests.containers import busybox, container
+from tests.daemon import Daemon
 
 
 @pytest.fixture
@@ -193,3 +194,15 @@ def test_the_daemons_directories_are_closed_to_others(daemon):
     assert daemon.root.stat().st_mode & 0o777 == 0o700
     assert daemon.state.stat().st_mode & 0o777 == 0o711
     assert Path(daemon.address).stat().st_mode & 0o777 == 0o600
+
+
+def test_a_configuration_with_mistakes_is_refused_at_the_start(tmp_path):
+    daemon = Daemon(tmp_path, "rot = 1\n[gc]\npause = 2\n")
+    with pytest.raises(RuntimeError) as caught:
+        daemon.start()
+    said = str(caught.value).splitlines()
+    assert [line.partition("config.toml, ")[2] for line in said] == [
+        "line 1: unknown key rot; did you mean root?",
+        "line 3: unknown key gc.pause; did you mean gc.pause_threshold?",
+    ]
+    assert not daemon.root.exists()

@@ -406,12 +406,6 @@ def test_the_hosts_network(shared):
         assert hosts == file.read()
 
 
-def test_a_namespace_by_path(shared):
-    done = run(shared, "ns", "readlink", "/proc/self/ns/uts", flags=("--with-ns", "uts:/proc/self/ns/uts"))
-    assert done.returncode == 0 or done.stderr  # the path is the runtime's own: only its form is ours
-    assert run(shared, "ns", "true", flags=("--with-ns", "nonsense:/x")).returncode == 1
-
-
 def test_privileged_has_all_that_we_have(shared):
     done = run(shared, "priv", "grep", "CapEff", "/proc/self/status", flags=("--privileged",))
     with open("/proc/self/status") as status:
@@ -590,6 +584,40 @@ def test_attach_to_a_detached_terminal(shared, container):
         terminal.expect("again\r\n")
         assert terminal.wait() == 6
     assert shared.ctr("tasks", "rm", "att", check=False).returncode == 6
+
+
+@pytest.mark.parametrize("rm", [(), ("--rm",)])
+def test_a_terminal_is_left_and_joined_again(shared, rm):
+    keys = ("--detach-keys", "ctrl-p,ctrl-q")
+    with Terminal(shared, "run", *rm, "-t", *keys, shared.ref, "left", *SHELL) as terminal:
+        terminal.type("echo he''re\n")
+        terminal.expect("here\r\n")
+        terminal.type("\x10\x11")
+        assert terminal.wait() == 0
+        assert terminal.restored()
+    with Terminal(shared, "tasks", "exec", "-t", *keys, "--exec-id", "e", "left", *SHELL) as terminal:
+        terminal.type("echo al''so\n")
+        terminal.expect("also\r\n")
+        terminal.type("\x10\x11")
+        assert terminal.wait() == 0
+    for flags, code in ((("--exec-id", "e"), 7), ((), 8)):
+        with Terminal(shared, "tasks", "attach", *flags, "left") as terminal:
+            terminal.type("echo aga''in\n")
+            terminal.expect("again\r\n")
+            terminal.type("\x10\x11")
+            assert terminal.wait() == 0
+        with Terminal(shared, "tasks", "attach", *flags, "left") as terminal:
+            terminal.type(f"exit {code}\n")
+            assert terminal.wait() == code
+    assert shared.ctr("tasks", "rm", "left", check=False).returncode == 8
+    shared.ctr("containers", "rm", "left")
+    assert nothing_left(shared, "left")
+
+
+def test_keys_that_are_none(shared):
+    done = shared.ctr("tasks", "attach", "--detach-keys", "nonsense", "x", check=False)
+    assert done.returncode == 1
+    assert "is no key" in done.stderr
 
 
 def test_attach_without_a_terminal(shared, container):

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 from daemon.kit import mounting
+from daemon.runtime.nursery import Nursery
 from daemon.runtime.tasks import Tasks
 from pyx import mount as mounts
 from spec.records import RuntimeRef
@@ -113,16 +114,24 @@ def spec(id, *args, terminal=False, user="", namespaces=NAMESPACES, **more):
 class Rig:
     """One daemon's worth of runtime over `state`."""
 
-    def __init__(self, state, nursery, root, runtimes=None):
+    def __init__(self, state, nursery, root, runtimes=None, cgroup_parent=""):
         self.state = state
         self.nursery = nursery
         self.root = root
         self.published = Published()
         self.runtimes = runtimes or {}
+        self.cgroup_parent = cgroup_parent
         self.tasks = self.made()
 
     def made(self):
-        return Tasks(self.state, self.nursery, self.runtimes, self.published, mounting.detached)
+        return Tasks(
+            self.state,
+            self.nursery,
+            self.runtimes,
+            self.published,
+            mounting.detached,
+            cgroup_parent=self.cgroup_parent,
+        )
 
     async def restarted(self):
         """Another daemon in place of this one."""
@@ -177,6 +186,24 @@ async def rigged(nursery, **options):
             await rig.tasks.close()
             cgroups.remove("holdd-test")
         assert left == []
+
+
+def lived(story, **options):
+    """Run `story(rig)` over a nursery of its own."""
+
+    async def whole():
+        async with rigged(nursery, **options) as rig:
+            await story(rig)
+
+    nursery = Nursery.fork()
+    try:
+        asyncio.run(whole())
+    finally:
+        nursery.close()
+
+
+def json_process(*args, **options):
+    return json.dumps(process(*args, **options)).encode()
 
 
 def exists(path):

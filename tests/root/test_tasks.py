@@ -54,7 +54,7 @@ def script(rig, text):
 
 
 def shim_of(task):
-    return task.shim.pid
+    return task.state.shim.pid
 
 
 def test_a_life_and_what_is_told_of_it(nursery):
@@ -140,9 +140,13 @@ def test_streams_are_fifos_and_files(nursery):
         await task.start()
         os.write(writer, b"typed\n")
         os.close(writer)
+        again = os.open(f"{rig.root}/in", os.O_WRONLY | os.O_NONBLOCK)
+        os.write(again, b"again\n")
+        await task.close_io()
+        os.close(again)
         await asyncio.wait_for(task.wait(), 10)
         await rig.delete("one")
-        assert read_all(reader) == b"typed\n"
+        assert read_all(reader) == b"typed\nagain\n"
         assert text(file) == "err\n"
         assert os.stat(file).st_mode & 0o777 == 0o644
 
@@ -468,11 +472,25 @@ def test_an_out_of_memory_kill_is_told_before_the_exit(nursery):
         task = await rig.run("one", *hog, resources={"memory": {"limit": 16 << 20}})
         exit = await asyncio.wait_for(task.wait(), 30)
         assert exit.status == 137
-        assert exit.oom_killed
+        assert (exit.oom_killed, exit.oom_kills, exit.oom_ancestor) == (True, 1, False)
         await rig.delete("one")
         assert rig.published.topics() == [
             "/tasks/create", "/tasks/start", "/tasks/oom", "/tasks/exit", "/tasks/delete"
         ]  # fmt: skip
+
+    run(nursery, story)
+
+
+def test_an_out_of_memory_kill_by_a_limit_above(nursery):
+    async def story(rig):
+        task = await rig.create("one", "sh", "-c", "tail /dev/zero; tail /dev/zero; exit 4")
+        above = Path(task.cgroups()["memory" if "memory" in task.cgroups() else "unified"]).parent
+        limit = above / ("memory.max" if (above / "memory.max").exists() else "memory.limit_in_bytes")
+        limit.write_text(str(32 << 20))
+        await task.start()
+        exit = await asyncio.wait_for(task.wait(), 30)
+        assert (exit.status, exit.oom_killed, exit.oom_kills, exit.oom_ancestor) == (4, True, 2, True)
+        await rig.delete("one")
 
     run(nursery, story)
 

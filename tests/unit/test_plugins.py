@@ -85,7 +85,7 @@ def test_all_are_closed_last_made_first():
 def test_what_a_row_says_of_itself():
     row = Row("t", "good", "daemon.kit.dictkv:DictKV")
     plugins = Plugins([row])
-    assert plugins.infos() == []
+    assert [info.status for info in plugins.infos()] == ["skip"]
     assert plugins.later("t", "good")().__name__ == "DictKV"
     (info,) = plugins.infos()
     assert (info.type, info.id, info.status, info.requires) == ("t", "good", "ok", row.requires)
@@ -112,3 +112,23 @@ def test_every_builtin_can_be_loaded():
     plugins = Plugins(ROWS)
     for row in ROWS:
         assert plugins.later(row.type, row.id)().__name__ == row.target.rpartition(":")[2]
+
+
+def test_required_ones_must_work():
+    plugins = Plugins(TABLE, required=["t.good", "t.bad"])
+    plugins.every("t", make)
+    with pytest.raises(errors.FailedPrecondition, match=r"required_plugins: t\.bad: no such filesystem$"):
+        plugins.check()
+    with pytest.raises(errors.FailedPrecondition, match=r"t\.good: not configured"):
+        Plugins(TABLE, required=["t.good"]).check()
+    with pytest.raises(errors.InvalidArgument, match=r"required_plugins: no plugin t\.nosuch"):
+        Plugins(TABLE, required=["t.nosuch"])
+    plugins = Plugins(TABLE, required=["t.good"])
+    plugins.every("t", make)
+    plugins.check()
+
+
+def test_every_row_is_told_in_order():
+    plugins = Plugins(TABLE)
+    plugins.later("t", "bad")
+    assert [(info.id, info.status) for info in plugins.infos()] == [("good", "skip"), ("bad", "ok"), ("absent", "skip")]

@@ -6,6 +6,7 @@ import termios
 import pytest
 
 from ctr import console
+from spec import errors
 
 
 @pytest.fixture
@@ -58,3 +59,30 @@ def test_the_size_is_told_now_and_when_it_changes(terminal):
 def test_a_size_nobody_knows_is_not_told(terminal):
     with console.resizing(terminal[1], pytest.fail):
         pass
+
+
+@pytest.mark.parametrize(
+    ("keys", "typed", "passed", "left"),
+    [
+        ("", [b"a\x10\x11"], [b"a\x10\x11"], False),
+        ("ctrl-p,ctrl-q", [b"ab\x10\x11cd"], [b"ab"], True),
+        ("ctrl-p,ctrl-q", [b"a\x10", b"\x11"], [b"a", b""], True),
+        ("ctrl-p,ctrl-q", [b"\x10", b"\x10", b"\x11"], [b"", b"\x10", b""], True),
+        ("ctrl-p,ctrl-q", [b"\x10", b"x"], [b"", b"\x10x"], False),
+        ("ctrl-p,ctrl-q", [b"\x10", b""], [b"", b"\x10"], False),
+        ("a,a,b", [b"aa", b"a", b"b"], [b"", b"a", b""], True),
+        ("ctrl-[", [b"\x1b"], [b""], True),
+        ("~,.", [b"~", b"."], [b"", b""], True),
+    ],
+)
+def test_keys_that_leave(keys, typed, passed, left):
+    leave = console.Leave(console.keys(keys))
+    taken = [leave.take(part) for part in typed]
+    assert [part for part, _ in taken] == passed
+    assert taken[-1][1] is left
+
+
+@pytest.mark.parametrize("text", ["ctrl-pp", "ab", "ctrl-", "ctrl-1", "\u00e9", "ctrl-p q"])
+def test_no_keys(text):
+    with pytest.raises(errors.InvalidArgument, match="is no key"):
+        console.keys(text)

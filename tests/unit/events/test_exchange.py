@@ -2,28 +2,38 @@
 
 import asyncio
 import threading
+from contextlib import closing
 
 import msgspec
 import pytest
 
 from daemon.events import exchange
 from daemon.events.exchange import Exchange
+from daemon.events.ring import Ring
 from spec import errors
-from spec.events import ContainerCreate, Envelope, TaskExit, TaskStart
+from spec.events import ContainerCreate, ContainerUpdate, Envelope, TaskExit, TaskStart
+
+SIZE = 8 * 4096
 
 
-async def collected(events, count, filters=()):
+@pytest.fixture
+def ring_path(tmp_path):
+    return str(tmp_path / "ring")
+
+
+@pytest.fixture
+def ring(ring_path):
+    with closing(Ring(ring_path, SIZE)) as ring:
+        yield ring
+
+
+async def collected(events, count, filters=(), since=None):
     found = []
-    async for envelope in events.subscribe(filters):
+    async for envelope in events.subscribe(filters, since):
         found.append(envelope)
         if len(found) == count:
             return found
     raise AssertionError("the stream ended")
-
-
-async def drained(stream, into):
-    async for envelope in stream:
-        into.append(envelope)
 
 
 def run(work):
@@ -102,43 +112,122 @@ def test_what_is_forwarded_keeps_its_time():
     run(main())
 
 
-def test_one_who_is_too_slow_is_told_and_let_go(monkeypatch):
-    monkeypatch.setattr(exchange, "QUEUE_LENGTH", 10)
+def publish(events, *numbers):
+    for number in numbers:
+        events.publish("ns", "/tasks/start", TaskStart(container_id=f"c{number}", pid=number))
+
+
+def said(envelope):
+    """An event's pid, or minus how many were missed."""
+    body = msgspec.msgpack.decode(envelope.event)
+    return -body["missed"] if envelope.topic == "/events/lagged" else body["pid"]
+
+
+def test_one_who_is_too_slow_for_memory_and_ring_is_told_how_much_is_missing(monkeypatch):
+    monkeypatch.setattr(exchange, "RECENT", 10)
 
     async def main():
         events = Exchange()
-        stream = events.subscribe()
-        first = asyncio.ensure_future(anext(stream))
-        await asyncio.sleep(0)
-        for number in range(30):
-            events.publish("ns", "/tasks/start", TaskStart(container_id=str(number)))
-        seen = [await first]
-        with pytest.raises(errors.ResourceExhausted, match="behind"):
-            await drained(stream, seen)
-        assert len(seen) == 10
-
-    run(main())
-
-
-def test_one_who_is_too_slow_costs_the_others_nothing(monkeypatch):
-    monkeypatch.setattr(exchange, "QUEUE_LENGTH", 10)
-
-    async def main():
-        events = Exchange()
-        slow, quick = events.subscribe(), events.subscribe()
+        slow, quick = events.subscribe(["event.pid!=7"]), events.subscribe()
         firsts = [asyncio.ensure_future(anext(stream)) for stream in (slow, quick)]
         await asyncio.sleep(0)
-        events.publish("ns", "/tasks/start", TaskStart(container_id="0"))
+        publish(events, 1)
         await asyncio.gather(*firsts)
-        for number in range(1, 30):
-            events.publish("ns", "/tasks/start", TaskStart(container_id=str(number)))
-            found = await anext(quick)
-            assert msgspec.msgpack.decode(found.event)["container_id"] == str(number)
-        with pytest.raises(errors.ResourceExhausted):
-            await drained(slow, [])
+        for number in range(2, 31):
+            publish(events, number)
+            assert said(await anext(quick)) == number
+        found = [await anext(slow) for _ in range(11)]
+        assert [said(envelope) for envelope in found] == [-19, *range(21, 31)]
+        assert [envelope.sequence for envelope in found] == list(range(20, 31))
+        await slow.aclose()
         await quick.aclose()
 
     run(main())
+
+
+def test_with_a_ring_one_who_is_slow_misses_nothing(monkeypatch, ring):
+    monkeypatch.setattr(exchange, "RECENT", 10)
+
+    async def main():
+        events = Exchange(ring)
+        slow = events.subscribe()
+        first = asyncio.ensure_future(anext(slow))
+        await asyncio.sleep(0)
+        publish(events, *range(1, 151))
+        assert [said(await first), *[said(await anext(slow)) for _ in range(149)]] == list(range(1, 151))
+        await slow.aclose()
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("since", "expected"),
+    [(0, [*range(1, 8)]), (5, [6, 7]), (6, [7])],
+)
+def test_what_was_published_while_nobody_listened(ring, since, expected):
+    async def main():
+        events = Exchange(ring)
+        publish(events, *range(1, 7))
+        task = asyncio.ensure_future(collected(events, len(expected), (), since))
+        await asyncio.sleep(0)
+        publish(events, 7)
+        found = await task
+        assert [said(envelope) for envelope in found] == expected
+        assert [envelope.sequence for envelope in found] == expected
+
+    run(main())
+
+
+def test_a_restart_goes_on_with_the_sequence(ring, ring_path):
+    publish(Exchange(ring), 1, 2)
+    with closing(Ring(ring_path, SIZE)) as again:
+        events = Exchange(again)
+        publish(events, 3)
+        found = run(collected(events, 3, (), 0))
+    assert [(envelope.sequence, said(envelope)) for envelope in found] == [(1, 1), (2, 2), (3, 3)]
+
+
+def test_what_the_ring_has_no_more_is_told(ring, monkeypatch):
+    monkeypatch.setattr(exchange, "RECENT", 10)
+    events = Exchange(ring)
+    publish(events, *range(1, 1001))
+    gone = ring.oldest - 1
+    assert 0 < gone < 1000
+    found = run(collected(events, 1001 - gone, ["event.pid"], 0))
+    assert [said(envelope) for envelope in found] == [-gone, *range(gone + 1, 1001)]
+
+
+@pytest.mark.parametrize("since", [-1, 3, 1 << 62])
+def test_since_what_has_not_happened(since):
+    events = Exchange()
+    publish(events, 1, 2)
+    with pytest.raises(errors.OutOfRange, match=f"since event {since}: the last one is 2"):
+        run(collected(events, 1, (), since))
+
+
+def test_an_event_that_is_too_large():
+    events = Exchange()
+    large = msgspec.Raw(msgspec.msgpack.encode({"k": "v" * exchange.LARGEST}))
+    with pytest.raises(errors.InvalidArgument, match=f"may have {exchange.LARGEST}"):
+        events.publish_raw("ns", "/a/b", large)
+    labels = {str(number): "v" * 4000 for number in range(100)}
+    events.publish("ns", "/containers/update", ContainerUpdate(id="c", labels=labels))
+    [found] = run(collected(events, 1, (), 0))
+    assert (found.topic, found.sequence, bytes(found.event)) == ("/containers/update", 1, b"\x80")
+
+
+def test_an_event_that_is_no_msgpack():
+    with pytest.raises(errors.InvalidArgument, match="no msgpack"):
+        Exchange().publish_raw("ns", "/a/b", msgspec.Raw(b"\x81"))
+
+
+def test_memory_is_bounded_by_bytes_too():
+    events = Exchange()
+    body = msgspec.Raw(msgspec.msgpack.encode("v" * (200 << 10)))
+    for _ in range(100):
+        events.publish_raw("ns", "/a/b", body)
+    [lagged] = run(collected(events, 1, (), 0))
+    assert 100 + said(lagged) <= exchange.RECENT_BYTES // (200 << 10)
 
 
 def test_one_who_leaves_gets_nothing_more():

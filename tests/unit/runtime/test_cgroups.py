@@ -91,3 +91,17 @@ def test_only_what_is_empty_is_removed(host):
     assert (root / "memory/a/b").is_dir()
     cgroups.remove("/a/b")
     assert not (root / "memory/a/b").exists()
+
+
+@pytest.mark.parametrize(
+    ("parent", "path", "expected"),
+    [
+        ("", "/a/b", "/a/b"),
+        ("/p", "/a/b", "/p/a/b"),
+        ("/p/", "//a/../../b/", "/p/b"),
+        ("/p", "", ""),
+        ("/p", "system.slice:holdd:a", "system.slice:holdd:a"),
+    ],
+)
+def test_below_a_parent(parent, path, expected):
+    assert cgroups.below(parent, path) == expected

@@ -80,6 +80,12 @@ def test_a_spec_that_names_its_own_root_keeps_it():
     assert json.loads(resolved_spec(b'{"root":null}', "rootfs", None)) == {"root": {"path": "rootfs"}}
 
 
+def test_another_cgroup():
+    assert json.loads(resolved_spec(b'{"linux":{"a":1,"cgroupsPath":"/x"}}', "", None, "/p/x")) == {
+        "linux": {"a": 1, "cgroupsPath": "/p/x"}
+    }
+
+
 def test_a_process_whose_user_is_known_is_not_touched():
     text = b'{ "user" : {"uid":1} }'
     assert resolved_process(text, None) == text

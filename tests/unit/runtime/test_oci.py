@@ -3,9 +3,9 @@
 import msgspec
 import pytest
 
-from daemon.runtime.oci import Commands, Launch, RuntimeConfig, RuntimeOptions, complaint, settle
+from daemon.runtime.oci import Commands, Launch, RuntimeConfig, complaint, settle
 from spec import errors
-from spec.records import RuntimeRef
+from spec.records import RuntimeOptions, RuntimeRef
 
 PLAIN = Launch(name="runc", path="/usr/sbin/runc", root="/run/r/ns")
 GLOBAL = ["/usr/sbin/runc", "--root", "/run/r/ns", "--log", "/l", "--log-format", "json"]

@@ -81,8 +81,6 @@ def test_files_are_made_and_appended_to(tmp_path):
         ("file://relative/x", errors.InvalidArgument),
         ("fifo:///a%00b", errors.InvalidArgument),
         ("http://[x", errors.InvalidArgument),
-        ("binary:///logger?id=1", errors.Unimplemented),
-        ("binary-v2:///logger", errors.Unimplemented),
         ("/no/such/fifo", errors.NotFound),
         ("fifo:///no/such/fifo", errors.NotFound),
     ],
@@ -97,7 +95,15 @@ def test_what_cannot_be_opened(uri, error):
         os.close(write)
 
 
-def test_a_log_is_no_input(tmp_path):
+@pytest.mark.parametrize("uri", ["file:///x", "binary:///x?a=b", "binary-v2:///x"])
+def test_a_log_is_no_input(uri):
     with pytest.raises(errors.InvalidArgument, match="output only"):
-        opened(Stdio(stdin=f"file://{tmp_path}/x"))
+        opened(Stdio(stdin=uri))
+
+
+def test_loggers_are_not_for_us():
+    assert opened(Stdio(stdout="binary:///nosuch", stderr="binary-v2:///nosuch")) == {}
+
+
+def test_split():
     assert split("/a%20b", "") == ("fifo", "/a%20b")

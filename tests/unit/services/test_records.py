@@ -267,7 +267,11 @@ def test_listing_containers_by_filters(container_service):
         return [row.id for row in container_service.list(containers.ListRequest(filters=filters)).containers]
 
     async def streamed():
-        return [row.id async for row in container_service.list_stream(containers.ListRequest(filters=["image==x"]))]
+        return [
+            row.id
+            async for block in container_service.list_stream(containers.ListRequest(filters=["image==x"]))
+            for row in block.containers
+        ]
 
     assert found() == ["a", "b", "c"]
     assert found("labels.k") == ["a", "b"]
@@ -294,7 +298,7 @@ def test_containers_say_what_happens_to_them(store):
         made_container(service)
     done(service.delete(containers.DeleteRequest(id="c")))
     assert events == [
-        ("ns", "/containers/create", ContainerCreate(id="c", image="i", runtime="runc")),
+        ("ns", "/containers/create", ContainerCreate(id="c", image="i", runtime=RuntimeRef(name="runc"))),
         ("ns", "/containers/update", ContainerUpdate(id="c", image="i", labels={"a": "9", "b": "2"})),
         ("ns", "/containers/delete", ContainerDelete(id="c")),
     ]

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 
-from daemon.transport.dispatch import Dispatcher
+from daemon.transport.dispatch import Dispatcher, Observed
 from daemon.transport.unix import UnixServer, clear_stale
 from spec import errors, wire
 from tests.echo import SECONDS, Echo, Said, Server, Text
@@ -338,17 +338,29 @@ def test_socket_is_ours_alone(server: Server):
     assert stat.S_IMODE(os.stat(server.path).st_mode) == 0o600
 
 
-def test_observer_is_told():
-    told: list[tuple[str, int, int]] = []
-    with Server(observe=lambda *call: told.append(call)) as server, contextlib.closing(Peer(server.path)) as peer:
+def test_observers_are_told():
+    told: list[tuple[str, ...]] = []
+
+    class Observer:
+        def begun(self, call: Observed) -> None:
+            told.append(("begun", call.method, call.trace))
+            call.trace += "-mine"
+
+        def ended(self, call: Observed, code: int) -> None:
+            told.append(("ended", call.kind, call.service, call.method, str(code), f"{call.received}/{call.sent}"))
+
+    with Server(observers=[Observer()]) as server, contextlib.closing(Peer(server.path)) as peer:
         for id, method in ((1, "Say"), (3, "Explode"), (5, "SayLater")):
             peer.call(id, method)
             peer.response()
-        until(lambda: len(told) == 3)
-    assert [(path, code) for path, code, _ in told] == [
-        ("test.Echo/Say", 0),
-        ("test.Echo/Explode", errors.Internal.code),
-        ("test.Echo/SayLater", 0),
+        until(lambda: len(told) == 6)
+    assert told == [
+        ("begun", "Say", ""),
+        ("ended", "unary", "test.Echo", "Say", "0", "1/1"),
+        ("begun", "Explode", ""),
+        ("ended", "unary", "test.Echo", "Explode", str(errors.Internal.code), "1/0"),
+        ("begun", "SayLater", ""),
+        ("ended", "unary", "test.Echo", "SayLater", "0", "1/1"),
     ]
 
 

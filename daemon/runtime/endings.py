@@ -1,0 +1,144 @@
+"""How a task's processes end: which exit is whose, what is told of it and in which order, and what becomes of a task
+whose shim is lost. Starts nothing."""
+
+import asyncio
+import contextlib
+import logging
+import signal as signals
+import time
+
+from daemon.runtime import living
+from daemon.runtime.bundle import Phase
+from daemon.runtime.exits import Exits, as_exit
+from daemon.runtime.process import TaskProcess
+from daemon.runtime.shim import ExitRecord, Shim
+from daemon.runtime.state import TaskState
+from spec import errors, events
+from spec.records import Exit
+
+EXECS_END_SECONDS = 10.0  # for exec'd processes to end after init, which takes them along
+KILL_SECONDS = 10.0
+LOST_STATUS = 128 + signals.SIGKILL
+
+log = logging.getLogger(__name__)
+
+
+class Endings:
+    """The ends of the processes of one task."""
+
+    def __init__(self, state: TaskState) -> None:
+        self.exits = Exits()
+        self._state = state
+        self._oom_told = any(p.record.exit is not None and p.record.exit.oom_killed for p in state.processes.values())
+        self._ending = False
+
+    def adopt(self, shim: Shim) -> None:
+        """Listen to the shim from now on."""
+        self._state.shim = shim
+        shim.on_close(lambda: self._lost(shim))
+        shim.on_exit(self.reaped)
+
+    def expect(self, process: TaskProcess) -> None:
+        """Take exits of its pid for the process's."""
+        for record in self.exits.expect(process):
+            self.reaped(record)
+
+    def reaped(self, record: ExitRecord) -> None:
+        """The shim tells of an exit; again perhaps, when it was read from its file before."""
+        process = self.exits.match(record)
+        if process is not None:
+            self._reaped(process, as_exit(record))
+
+    def _reaped(self, process: TaskProcess, exit: Exit) -> None:
+        if process.reaped is not None or process.record.exit is not None:
+            return
+        process.reaped = exit
+        if process.record.phase is not Phase.STARTING:
+            self.tell(process)
+
+    def tell(self, process: TaskProcess) -> None:
+        """Tell of the exit of a process that was reaped, if it was, and init's after those of the others."""
+        if process.reaped is None or process.record.exit is not None:
+            return
+        if process is not self._state.init or (self._state.record.private_pids and not self._state.live_execs()):
+            self._ended(process)
+        elif not self._ending:
+            self._ending = True
+            self._state.host.spawn(self._end_rest())
+
+    def _ended(self, process: TaskProcess) -> None:
+        exit = process.reaped
+        if exit is None:
+            raise errors.Internal(f"end {process.title}: it was not reaped")
+        self.exits.forget(exit.pid)
+        process.end(exit)
+        try:
+            self._state.save()
+        except errors.Error as exc:
+            # the exit is in the shim's file, where the next start finds it
+            log.warning("exit of %s: %s", process.title, exc.message)
+        if exit.oom_killed and not self._oom_told:
+            self._oom_told = True
+            self._state.publish(events.TaskOOM(container_id=self._state.id))
+        self._state.publish(
+            events.TaskExit(
+                container_id=self._state.id,
+                id=process.exec_id or self._state.id,
+                pid=exit.pid,
+                exit_status=exit.status,
+                exited_at_ns=exit.exited_at_ns,
+            )
+        )
+
+    async def _end_rest(self) -> None:
+        """Init has ended: without a PID namespace of its own nothing else has. See to it, then tell of init."""
+        if not self._state.record.private_pids and self._state.shim is not None:
+            try:
+                await self._state.calls.kill(self._state.shim, signals.SIGKILL, all_processes=True)
+            except errors.Error as exc:
+                log.debug("end what task %s left: %s", self._state.id, exc.message)
+        try:
+            async with asyncio.timeout(EXECS_END_SECONDS):
+                while execs := self._state.live_execs():
+                    await asyncio.gather(*(process.ended.wait() for process in execs))
+        except TimeoutError:
+            log.warning("task %s has ended, and processes that were exec'd into it have not", self._state.id)
+        self._ended(self._state.init)
+
+    def _lost(self, shim: Shim) -> None:
+        if self._state.shim is shim:
+            self._state.shim = None
+            self._state.host.spawn(self._find_shim())
+
+    async def _find_shim(self) -> None:
+        """The connection broke. If the shim is gone nobody will learn of an exit any more: end the container."""
+        if not await self._reconnected():
+            log.warning("task %s has lost its shim", self._state.id)
+            await self.bury()
+
+    async def _reconnected(self) -> bool:
+        try:
+            shim = await Shim.connect(self._state.home.path)
+        except errors.Unavailable:
+            return False
+        self.adopt(shim)
+        for record in Shim.records(self._state.home.path):
+            self.reaped(record)
+        return True
+
+    async def bury(self) -> None:
+        """End what is left of a task whose shim is dead, and tell of exits that are on file or that we make up."""
+        with contextlib.suppress(errors.NotFound):
+            for record in Shim.records(self._state.home.path):
+                self.reaped(record)
+        for process in sorted(self._state.processes.values(), key=lambda process: process is self._state.init):
+            if process.record.exit is None and process.reaped is None and process.record.pid:
+                await self._end_lost(process)
+
+    async def _end_lost(self, process: TaskProcess) -> None:
+        pid = process.record.pid
+        try:
+            await living.end(pid, process.record.started_ticks, KILL_SECONDS)
+        except errors.DeadlineExceeded as exc:
+            log.warning("%s has lost its shim: %s", process.title, exc.message)
+        self._reaped(process, Exit(pid=pid, status=LOST_STATUS, exited_at_ns=time.time_ns()))
