@@ -229,8 +229,12 @@ class Download:
             raise errors.DataLoss(f"{self._doing}: it comes encoded as {encoding[:50]!r}, which was not asked for")
         length = answer.headers.get("Content-Length", "")
         left = self._size - (self._offset if answer.status == 206 else 0)
-        if self._size > 0 and length.isascii() and length.isdecimal() and int(length[:20]) != left:
-            raise errors.DataLoss(f"{self._doing}: {length[:20]} bytes come, not {left}")
+        if self._size <= 0 or not length.isascii() or not length.isdecimal():
+            return
+        if int(length[:20]) > left:
+            raise errors.FailedPrecondition(f"{self._doing}: it is longer than {self._size} bytes")
+        if int(length[:20]) < left:
+            raise errors.DataLoss(f"{self._doing}: it ends after {length[:20]} of {left} bytes")
 
     def _check_range(self, answer: Answer) -> None:
         first = distribution.content_range(answer.headers.get("Content-Range", "")).first
