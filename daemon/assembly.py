@@ -205,7 +205,7 @@ class System:
             "leases": (self.leases, self.collected, self.holders),
             "content": (self.content, self._content, io),
             "snapshots": (self.snapshotter, io),
-            "tasks": (self._store, self.runtime, self.snapshotter, self._meters, self._pool("metrics", 2)),
+            "tasks": (self._store, self.runtime, self.snapshotter, self._meters, self._pool("metrics", 2), self.content),
             "diff": (self.differ, self._pool("diff", 4), self.config.diff.sync_fs),
             "events": (self._events,),
             "introspection": (self._uuid(), self._plugins.infos),

@@ -154,6 +154,23 @@ class Exit(Record, frozen=True):
     oom_ancestor: bool = False
 
 
+class CheckpointOptions(Record, frozen=True):
+    """How a task is checkpointed (containerd.runc.v1.CheckpointOptions). `exit`: it ends. The paths are directories of
+    the daemon's host: `image_path` is where the checkpoint stays, `work_path` where CRIU leaves its log, `parent_path`
+    a checkpoint that came before."""
+
+    exit: bool = False
+    open_tcp: bool = False
+    external_unix_sockets: bool = False
+    terminal: bool = False
+    file_locks: bool = False
+    empty_namespaces: Sequence[str] = ()
+    cgroups_mode: str = ""
+    image_path: str = ""
+    work_path: str = ""
+    parent_path: str = ""
+
+
 class PluginInfo(Record, frozen=True):
     """A component as the assembly sees it. `init_error` is empty when it works."""
 

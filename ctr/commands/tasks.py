@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import json
+import os
 import signal
 import sys
 
@@ -18,6 +19,7 @@ from spec.api import tasks as api
 from spec.base import to_json
 from spec.names import STOP_SIGNAL
 from spec.oci import build, runtime
+from spec.records import CheckpointOptions
 
 ALIASES = {"metrics": ("metric",)}
 
@@ -49,6 +51,10 @@ def register(parser: argparse.ArgumentParser) -> None:
     process.register_keys(attach, "ctrl-p,ctrl-q")
     metrics = _verb(verbs, "metrics", _metrics, "show what it uses")
     metrics.add_argument("--format", choices=("table", "json"), default="table")
+    checkpoint = _verb(verbs, "checkpoint", _checkpoint, "write the state of its processes to a directory, with CRIU")
+    checkpoint.add_argument("--exit", action="store_true", help="end it")
+    checkpoint.add_argument("--image-path", required=True, metavar="DIR")
+    checkpoint.add_argument("--work-path", default="", metavar="DIR", help="where CRIU leaves its log")
     _verb(verbs, "pause", _pause, "freeze all of its processes")
     _verb(verbs, "resume", _resume, "go on")
 
@@ -191,6 +197,12 @@ def _metrics(args: argparse.Namespace, client: Client, out: Out) -> None:
         out.json(found[0])
         return
     out.columns([("METRIC", "VALUE"), *figures.rows(found[0].data)])
+
+
+def _checkpoint(args: argparse.Namespace, client: Client, out: Out) -> None:
+    paths = {"image_path": args.image_path, "work_path": args.work_path}
+    options = CheckpointOptions(exit=args.exit, **{key: os.path.abspath(path) for key, path in paths.items() if path})
+    client.tasks.checkpoint(api.CheckpointRequest(container_id=args.id, options=options))
 
 
 def _pause(args: argparse.Namespace, client: Client, out: Out) -> None:

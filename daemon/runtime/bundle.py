@@ -6,6 +6,7 @@
         rootfs/                 where the shim mounts the root filesystem, in its own mount namespace
         init.pid                written by the runtime
         exec-EXEC_ID.json       an exec'd process, until it was started, and its pid file, exec-EXEC_ID.pid
+        criu/                   CRIU's log, after a checkpoint
         resources.json          what an update asks for, while it runs
         log-N.json              one runtime call's log, while it runs
         shim.sock, exits        the shim's

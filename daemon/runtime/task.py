@@ -17,7 +17,7 @@ from daemon.runtime.process import TaskProcess
 from daemon.runtime.shim import Shim
 from daemon.runtime.state import Host, TaskState
 from spec import errors, events
-from spec.records import Exit, Process, Status
+from spec.records import CheckpointOptions, Exit, Process, Status
 from spec.types import Stdio
 
 KILL_SECONDS = 10.0
@@ -178,6 +178,16 @@ class ContainerTask:
         async with self.state.lock:
             self.state.require_running(doing)
             await self.state.calls.update(self.state.running_shim(doing), resources)
+
+    async def checkpoint(self, options: CheckpointOptions) -> None:
+        await self.state.to_end(self._checkpoint(options))
+
+    async def _checkpoint(self, options: CheckpointOptions) -> None:
+        doing = f"checkpoint task {self.id}"
+        async with self.state.lock:
+            if self.state.status(self.state.init) not in (Status.RUNNING, Status.PAUSED) or self.state.init.reaped:
+                raise errors.FailedPrecondition(f"{doing}: it is not running")
+            await self.state.calls.checkpoint(self.state.running_shim(doing), options)
 
     # Streams and terminals
 

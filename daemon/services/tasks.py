@@ -2,9 +2,13 @@
 
 import asyncio
 import logging
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 
+from msgspec.structs import replace
+
+from daemon.flows.checkpoint import store_checkpoint
 from daemon.kit import context
 from daemon.kit.threads import Pool, hop
 from daemon.metadata.store import Store
@@ -13,7 +17,7 @@ from spec import errors, filters
 from spec.api import tasks as api
 from spec.base import Empty
 from spec.filterable import TASK
-from spec.ports import Meters, Runtime, Snapshotter, Task
+from spec.ports import ContentStore, Meters, Runtime, Snapshotter, Task
 from spec.records import Container, Exit, Process, RuntimeRef
 from spec.types import Mount
 
@@ -21,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 class Tasks:
-    """`snapshotter` makes a snapshotter, by name, of a namespace."""
+    """`snapshotter` makes a snapshotter, by name, of a namespace, and `content` its content store."""
 
     def __init__(
         self,
@@ -30,12 +34,14 @@ class Tasks:
         snapshotter: Callable[[str, str], Snapshotter],
         meters: Meters,
         pool: Pool,
+        content: Callable[[str], ContentStore],
     ) -> None:
         self._store = store
         self._runtime = runtime
         self._snapshotter = snapshotter
         self._meters = meters
         self._pool = pool
+        self._content = content
 
     async def create(self, request: api.CreateRequest, fds: Sequence[int]) -> api.CreateReply:
         namespace = context.namespace()
@@ -105,6 +111,20 @@ class Tasks:
     async def update(self, request: api.UpdateRequest) -> Empty:
         await self._task(request.container_id).update(request.resources)
         return Empty()
+
+    async def checkpoint(self, request: api.CheckpointRequest) -> api.CheckpointReply:
+        task, options = self._task(request.container_id), request.options
+        if options.image_path:
+            await task.checkpoint(options)
+            return api.CheckpointReply()
+        namespace = context.namespace()
+        with self._store.view() as view:
+            container = CONTAINERS.get(view, namespace, task.id)
+        with tempfile.TemporaryDirectory(prefix="holdd-checkpoint-") as directory:
+            await task.checkpoint(replace(options, image_path=directory))
+            content = self._content(namespace)
+            made = await hop(self._pool, store_checkpoint, content, task.id, container.spec, directory)
+        return api.CheckpointReply(descriptors=made)
 
     async def list_pids(self, request: api.ListPidsRequest) -> api.ListPidsReply:
         pids = await self._task(request.container_id).pids()
