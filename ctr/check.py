@@ -35,7 +35,7 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
 def _check(args: argparse.Namespace, client: Client, out: Out) -> int:
     """1 when verifying found something that is not right, nor was put right."""
     rows, findings, good = [], [], []
-    for record in client.images.list(api.ListRequest(filters=args.filters)).images:
+    for record in image.every(client, args.filters):
         row = _row(args, client, record)
         rows.append(row)
         found = _verified(args, client, record) if args.verify or args.repair else []

@@ -2,6 +2,7 @@
 
 import argparse
 
+from ctr import image
 from ctr.output import Out
 from daemon.client.client import Client
 from spec import names
@@ -56,8 +57,9 @@ def _prune_references(args: argparse.Namespace, client: Client, out: Out) -> Non
 
 
 def _prune_images(args: argparse.Namespace, client: Client, out: Out) -> None:
-    used = {record.image for record in client.containers.list(containers.ListRequest()).containers}
-    idle = [image.name for image in client.images.list(images.ListRequest()).images if image.name not in used]
+    blocks = client.containers.list_stream(containers.ListRequest())
+    used = {record.image for block in blocks for record in block.containers}
+    idle = [record.name for record in image.every(client) if record.name not in used]
     if not args.all:
         out.line(f"{len(idle)} images are used by no container; --all removes them")
         return

@@ -37,6 +37,12 @@ class Measured(NamedTuple):
     offered: Sequence[str]
 
 
+def every(client: Client, filters: Sequence[str] = ()) -> Iterator[Image]:
+    """All that match, as they come."""
+    for block in client.images.list_stream(images.ListRequest(filters=filters)):
+        yield from block.images
+
+
 def resolve(client: Client, name: str, platform: str = "") -> Resolved:
     """NotFound for an image that is not there, or has nothing for the platform."""
     image = client.images.get(images.GetRequest(name=name))

@@ -143,7 +143,7 @@ def _isolation(spec: runtime.Spec, args: argparse.Namespace) -> runtime.Spec:
     if args.allow_new_privs:
         spec = build.with_new_privileges(spec)
     if args.cap_add or args.cap_drop:
-        spec = build.with_capabilities(spec, args.cap_add, args.cap_drop)
+        spec = build.with_capabilities(spec, _expanded(args.cap_add), args.cap_drop)
     return spec
 
 
@@ -207,6 +207,11 @@ def _seccomp(spec: runtime.Spec, path: str) -> runtime.Seccomp:
     held = spec.process.capabilities if spec.process else None
     major, minor = (int("".join(filter(str.isdigit, part))) for part in os.uname().release.split(".")[:2])
     return seccomp.profile(platforms.default().architecture, held.bounding if held else (), (major, minor))
+
+
+def _expanded(names: Sequence[str]) -> list[str]:
+    """`ALL` is all that we hold: a runtime refuses to give what it has not."""
+    return [cap for name in names for cap in (_held_capabilities() if name.upper() == "ALL" else [name])]
 
 
 def _held_capabilities() -> list[str]:

@@ -3,15 +3,23 @@
 The nursery is forked before anything else is imported or any thread runs.
 """
 
+import os
 import sys
 
 from daemon.runtime.nursery import Nursery, nursery_main
 
+UMASK = 0o022  # whatever the caller's: what we make is never writable by others, and never closed to who must read it
+
 
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
+    os.umask(UMASK)
     if argv[:1] == ["--nursery"]:
         nursery_main(int(argv[1]))
+    if argv[:1] and argv[0] in ("fsck", "backup", "restore"):
+        from daemon import upkeep
+
+        return upkeep.run(argv)
     nursery = None if {"-h", "--help", "-v", "--version"} & set(argv) else Nursery.fork()
     if nursery is not None:
         nursery.respawn_argv = [sys.executable, "-m", "daemon", "--nursery"]

@@ -14,7 +14,11 @@ from spec.version import VERSION
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="holdd", description="The container daemon.")
+    parser = argparse.ArgumentParser(
+        prog="holdd",
+        description="The container daemon.",
+        epilog="holdd fsck, holdd backup FILE and holdd restore FILE look after what is stored; each has --help.",
+    )
     parser.add_argument("--config", "-c", default=config.DEFAULT_PATH, metavar="FILE", help="configuration (TOML)")
     parser.add_argument("--root", metavar="DIR", help="where images, snapshots and records are kept")
     parser.add_argument("--state", metavar="DIR", help="where what runs is kept; gone after a reboot")
@@ -24,6 +28,9 @@ def parser() -> argparse.ArgumentParser:
     configure.register(commands.add_parser("config", help="print, explain or check the configuration"))
     parser.add_argument("--version", "-v", action="version", version=f"holdd {VERSION}")
     return parser
+
+
+DAMAGED = 65  # EX_DATAERR of sysexits.h: a start again will not help
 
 
 def _raise_descriptors() -> None:
@@ -48,7 +55,7 @@ def run(argv: list[str], nursery: Nursery | None) -> int:
         asyncio.run(lifecycle.serve(settings, nursery, lambda: config.load(args.config, overrides)))
     except errors.Error as exc:
         print("\n".join(f"holdd: {line}" for line in exc.message.splitlines()), file=sys.stderr)
-        return 1
+        return DAMAGED if isinstance(exc, errors.DataLoss) else 1
     except OSError as exc:
         logging.getLogger(__name__).error("holdd: %s", exc)
         return 1

@@ -182,3 +182,13 @@ class PluginInfo(Record, frozen=True):
     exports: dict[str, str] = {}
     status: str = "ok"
     init_error: str = ""
+
+
+class Fault(Record, frozen=True):
+    """What is wrong with something stored. `place` is metadata, content or snapshots/SNAPSHOTTER, `subject` what it is
+    about there. `rubbish` is what nothing refers to: it only takes room until it is collected."""
+
+    place: str
+    subject: str
+    what: str
+    rubbish: bool = False

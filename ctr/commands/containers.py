@@ -57,7 +57,8 @@ def _create(args: argparse.Namespace, client: Client, out: Out) -> None:
 
 
 def _ls(args: argparse.Namespace, client: Client, out: Out) -> None:
-    found = client.containers.list(api.ListRequest(filters=args.filters)).containers
+    blocks = client.containers.list_stream(api.ListRequest(filters=args.filters))
+    found = [record for block in blocks for record in block.containers]
     rows = [(record.id, record.image or "-", record.runtime.name) for record in found]
     shown = [_shown(record) for record in found] if args.json else ()
     out.table(("CONTAINER", "IMAGE", "RUNTIME"), rows, shown, [record.id for record in found])

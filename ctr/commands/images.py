@@ -163,7 +163,7 @@ def _opened(path: str) -> int:
 
 
 def _ls(args: argparse.Namespace, client: Client, out: Out) -> None:
-    found = client.images.list(api.ListRequest(filters=args.filters)).images
+    found = list(image.every(client, args.filters))
     rows = [] if args.quiet or args.json else [_row(client, record) for record in found]
     header = ("REF", "TYPE", "DIGEST", "SIZE", "PLATFORMS", "LABELS")
     out.table(header, rows, found, [record.name for record in found])

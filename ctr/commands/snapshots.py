@@ -12,7 +12,6 @@ from ctr import diff, image, output, progress
 from ctr.output import Out
 from daemon.client.client import Client
 from spec import errors, names
-from spec.api import images
 from spec.api import snapshots as api
 from spec.records import SnapshotInfo
 from spec.types import Mount
@@ -153,7 +152,7 @@ def _unpack(args: argparse.Namespace, client: Client, out: Out) -> None:
 
 def _named_by(client: Client, digest: str) -> str:
     """Name of an image that is, for this host, what `digest` names."""
-    for record in client.images.list(images.ListRequest()).images:
+    for record in image.every(client):
         with contextlib.suppress(errors.Error):  # others may be incomplete
             if record.target.digest == digest:
                 return record.name

@@ -31,6 +31,12 @@ class Graph:
     def __len__(self) -> int:
         return len(self._resources)
 
+    def clear(self) -> None:
+        """Give it up piece by piece: all at once would keep the interpreter from others for long."""
+        for part in (self._resources, self._kept):
+            while part:
+                part.popitem()
+
     def resources(self) -> Iterator[Resource]:
         return iter(self._resources.values())
 

@@ -4,11 +4,13 @@ What a server says before a body is bounded in bytes and in time, however slowly
 """
 
 import contextlib
+import functools
 import http.client
 import ipaddress
 import os
 import socket
 import ssl
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -32,16 +34,19 @@ Answer = urllib3.BaseHTTPResponse
 
 
 class Pools:
-    """Requests as one trust has them. From any thread. `dial_s` bounds connecting, `answer_s` waiting for an answer."""
+    """Requests as one trust has them. From any thread. `dial_s` bounds connecting, `answer_s` waiting for an answer.
 
-    def __init__(self, context: ssl.SSLContext, dial_s: float, answer_s: float) -> None:
+    `trust` is called when TLS is first spoken: reading the system's authorities takes 25 ms.
+    """
+
+    def __init__(self, trust: Callable[[], ssl.SSLContext], dial_s: float, answer_s: float) -> None:
         self._timeout = Timeout(connect=dial_s, read=answer_s)
-        self._context = context
+        self._trust = trust
+        self._lock = threading.Lock()
         self._proxies = getproxies_environment()
         self._closed = False
         self._live: weakref.WeakSet[urllib3.connection.HTTPConnection] = weakref.WeakSet()
-        self._direct = self._made()
-        self._proxied: dict[str, urllib3.PoolManager] = {}
+        self._managers: dict[tuple[str, str], urllib3.PoolManager] = {}  # by scheme and proxy
 
     def request(
         self, method: str, url: str, headers: Mapping[str, str], body: Any, timeout: Timeout | None = None
@@ -60,7 +65,9 @@ class Pools:
                 with contextlib.suppress(OSError):
                     # Not its own method: that of TLS would let another thread send what follows in the clear.
                     socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)
-        for manager in (self._direct, *self._proxied.values()):
+        with self._lock:
+            managers = list(self._managers.values())
+        for manager in managers:
             for key in manager.pools.keys():  # noqa: SIM118 it is no dict
                 pool = manager.pools.get(key)
                 if pool is not None:
@@ -71,16 +78,19 @@ class Pools:
         parts = urlsplit(url)
         proxy = self._proxies.get(parts.scheme, "") or self._proxies.get("all", "")
         if not proxy or _is_here(parts.hostname or "") or _is_spared(parts.netloc, self._proxies):
-            return self._direct
-        if proxy not in self._proxied:
-            self._proxied[proxy] = self._made(proxy)
-        return self._proxied[proxy]
+            proxy = ""
+        with self._lock:
+            if (parts.scheme, proxy) not in self._managers:
+                self._managers[parts.scheme, proxy] = self._made(parts.scheme == "https", proxy)
+            return self._managers[parts.scheme, proxy]
 
-    def _made(self, proxy: str = "") -> urllib3.PoolManager:
+    def _made(self, secure: bool, proxy: str) -> urllib3.PoolManager:
         options: dict[str, Any] = {
             "num_pools": 8, "maxsize": IDLE, "block": False, "timeout": self._timeout, "retries": False,
-            "ssl_context": self._context, "blocksize": BLOCK,
+            "blocksize": BLOCK,
         }  # fmt: skip
+        if secure:
+            options["ssl_context"] = self._trust()
         if not proxy:
             return self._bounded(urllib3.PoolManager(**options))
         parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
@@ -129,7 +139,14 @@ class Pools:
 def context(host: Host) -> ssl.SSLContext:
     """What is trusted, the system's authorities among it, and what is shown. OSError (ssl's too) for what cannot be
     read."""
-    made = ssl.create_default_context()
+    if host.skip_verify:
+        made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        made.check_hostname = False
+        made.verify_mode = ssl.CERT_NONE
+    elif not (host.ca or host.authorities or host.client or host.identities):
+        return everyone()
+    else:
+        made = ssl.create_default_context()
     for path in host.ca:
         made.load_verify_locations(cafile=path)
     for text in host.authorities:
@@ -139,10 +156,13 @@ def context(host: Host) -> ssl.SSLContext:
     for certificate, key in host.identities:
         with _file(certificate) as one, _file(key) as other:
             made.load_cert_chain(one, other, _no_password)
-    if host.skip_verify:
-        made.check_hostname = False
-        made.verify_mode = ssl.CERT_NONE
     return made
+
+
+@functools.cache
+def everyone() -> ssl.SSLContext:
+    """Trust in the system's authorities alone, which all hosts without any of their own share."""
+    return ssl.create_default_context()
 
 
 def _no_password() -> str:

@@ -6,6 +6,7 @@ docker's alike), and none leads from elsewhere to this machine.
 
 import contextlib
 import random
+import ssl
 import threading
 import time
 import weakref
@@ -69,7 +70,7 @@ class Transport:
         self._answers: weakref.WeakSet[Answer] = weakref.WeakSet()
         self._own = {origin(base) for base in (host.base, host.fallback) if base}
         self._pools = _pools(host)
-        self._others = _pools(Host(base=host.base))  # trust in the host is trust in nobody else
+        self._others = Pools(pools.everyone, CONNECT_S, HEADER_S)  # trust in the host is trust in nobody else
 
     def request(
         self,
@@ -222,10 +223,12 @@ def _without(headers: Mapping[str, str], names: Set[str]) -> dict[str, str]:
 
 
 def _pools(host: Host) -> Pools:
-    try:
-        trust = pools.context(host)
-    except (OSError, ValueError) as exc:
-        raise errors.InvalidArgument(f"loading certificates for {host.name}: {exc}") from exc
+    def trust() -> ssl.SSLContext:
+        try:
+            return pools.context(host)
+        except (OSError, ValueError) as exc:
+            raise errors.InvalidArgument(f"loading certificates for {host.name}: {exc}") from exc
+
     return Pools(trust, host.dial_s or CONNECT_S, HEADER_S)
 
 

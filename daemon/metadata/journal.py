@@ -1,8 +1,8 @@
 """What was committed, once more, beside the store: a damaged one can be made anew from it.
 
-Layout: MAGIC, then for each commit: size u32, CRC-32 u32, transaction u64, and `size` bytes of changes, each a key's size
-u16, a value's size u32 (0xffffffff: deleted), key and row as stored. It begins with all rows as they were when it was
-written anew. The CRC is of the transaction and the changes; what follows a commit that it does not fit is not read.
+Layout: MAGIC, then for each commit: size u32, CRC-32 u32, transaction u64, and `size` bytes of changes, each a key's
+size u16, a value's size u32 (0xffffffff: deleted), key and row as stored. It begins with all rows as they were when it
+was written anew. The CRC is of the transaction and the changes; what follows a commit that it does not fit is not read.
 
 An append is not synced: what a power loss takes of it, the store has. So neither file may be behind the other and
 damaged at once, which leaves the last seconds before a power loss that also damages the store.
@@ -72,7 +72,7 @@ class Journal:
         self._tried_s = time.monotonic()
         temporary = f"{self._path}.new"
         try:
-            with open(temporary, "wb", opener=_private) as file:
+            with open(temporary, "wb", opener=private) as file:
                 file.write(MAGIC)
                 for part in _parts(rows):
                     file.writelines(_commit(txn, part))
@@ -99,8 +99,8 @@ class Journal:
 
 
 def read(path: str, rows: dict[bytes, bytes] | None = None) -> tuple[int, int, str]:
-    """The transaction that it ends with (0: none), the bytes until there, and what is wrong behind; puts into `rows` what
-    it comes to."""
+    """The transaction that it ends with (0: none), the bytes until there, and what is wrong behind; puts into `rows`
+    what it comes to."""
     ends, good = 0, 0
     try:
         with open(path, "rb") as file:
@@ -161,5 +161,5 @@ def _parts(rows: Iterable[tuple[bytes, bytes]]) -> Iterator[list[Change]]:
         yield part
 
 
-def _private(path: str, flags: int) -> int:
+def private(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_CLOEXEC, 0o600)

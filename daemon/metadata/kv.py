@@ -22,17 +22,24 @@ class BucketKV:
     @contextmanager
     def view(self) -> Iterator[KVTxn]:
         with self._store.view() as view:
-            yield _BucketView(view, self._prefix)
+            yield BucketView(view, self._prefix)
 
     def update(self, change: Callable[[KVTxn], T]) -> T:
         prefix = self._prefix
         return self._store.update(lambda txn: change(_BucketTxn(txn, prefix))).result()
 
 
-class _BucketView:
+class BucketView:
+    """A bucket in one transaction."""
+
     def __init__(self, view: View, prefix: bytes) -> None:
         self._view = view
         self._prefix = prefix
+
+    @classmethod
+    def of(cls, view: View, *name: str) -> "BucketView":
+        """What the KV of that name has in `view`."""
+        return cls(view, buckets.prefix(GLOBAL, "kv", *name))
 
     def get(self, key: bytes) -> bytes | None:
         return self._view.get(self._prefix + key)
@@ -49,7 +56,7 @@ class _BucketView:
         raise TypeError("a view cannot write")
 
 
-class _BucketTxn(_BucketView):
+class _BucketTxn(BucketView):
     def __init__(self, txn: Txn, prefix: bytes) -> None:
         super().__init__(txn, prefix)
         self._txn = txn

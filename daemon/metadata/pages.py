@@ -1,7 +1,7 @@
 """The pages of an LMDB file, read without LMDB, which trusts what it maps: a damaged one can end the process.
 
 Layout (lmdb.h, mdb.c of 0.9, 64 bits, little-endian), pages of 4096 bytes, each with a header of 16:
-    number u64, pad u16, flags u16, lower u16, upper u16    (of overflow pages: their count u32, instead of the last two)
+    number u64, pad u16, flags u16, lower u16, upper u16    (of overflow pages: their count u32, not the last two)
     0, 1       meta: magic u32, version u32, address u64, map size u64, tree of free pages, tree of rows, last page u64,
                transaction u64; the one of the later transaction counts
     a tree     pad u32, flags u16, depth u16, branch pages u64, leaf pages u64, overflow pages u64, rows u64, root u64
@@ -51,7 +51,8 @@ class Damaged(Exception):
 
 
 class Pages:
-    """The file at `path`, or the one that is open at `fd`. A context manager. `faults` grows while `rows` is read to its end."""
+    """The file at `path`, or the one open at that descriptor. A context manager. `faults` grows while `rows` is read to
+    its end."""
 
     def __init__(self, path: str | int) -> None:
         self.faults: list[str] = []

@@ -24,7 +24,7 @@ from typing import Any, Generic, TypeVar, cast
 import lmdb
 
 from daemon.metadata import journal, sealed
-from daemon.metadata.journal import Change, Journal
+from daemon.metadata.journal import Change, Journal, private
 from daemon.metadata.pages import PAGE, Pages
 from spec import errors
 
@@ -33,6 +33,7 @@ T = TypeVar("T")
 MAX_BATCH = 512  # changes in one commit
 ROOM = 4 << 20  # bytes allocated ahead: 512 removals, each on a page of its own, take half of it
 UNSEALED = b"1"  # the schema's version of before rows had checksums
+READERS, READER = 1024, 64  # at once, and the bytes of each in lock.mdb
 DATA, JOURNAL = "data.mdb", "journal"
 
 log = logging.getLogger(__name__)
@@ -135,6 +136,10 @@ class Store:
         directory = self._directory
         path = os.path.join(directory, DATA)
         used = check(directory, self._sync)
+        # It is written by way of a map: a hole on a full disk would be a SIGBUS. Before LMDB opens it, for to close it
+        # would drop LMDB's locks on it (fcntl_locking(2)).
+        with contextlib.suppress(OSError), open(os.path.join(directory, "lock.mdb"), "ab", opener=private) as file:
+            os.posix_fallocate(file.fileno(), 0, (READERS + 2) * READER)
         try:
             self._env = lmdb.open(
                 directory,
@@ -142,7 +147,7 @@ class Store:
                 mode=0o600,
                 sync=self._sync,
                 metasync=self._sync,
-                max_readers=1024,
+                max_readers=READERS,
                 max_spare_txns=16,
             )
         except lmdb.Error as exc:
@@ -151,9 +156,6 @@ class Store:
         self._map_size = self._env.info()["map_size"]
         self._data_fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         undo.callback(os.close, self._data_fd)
-        with contextlib.suppress(OSError):  # written by way of a map: a hole on a full disk would be a SIGBUS
-            with open(os.path.join(directory, "lock.mdb"), "r+b") as file:
-                os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
         self._allocate()
         self._journal = Journal(os.path.join(directory, JOURNAL))
         undo.callback(self._journal.close)
@@ -221,7 +223,8 @@ class Store:
             try:
                 txn = self._env.begin(write=True)
             except lmdb.Error as exc:
-                return _fail(batch, exc)
+                _fail(batch, exc)
+                return
             try:
                 writing = Txn(txn, self._full)
                 outcomes, offender = _run(writing, batch)
@@ -235,12 +238,14 @@ class Store:
                 txn.commit()
             except lmdb.MapFullError as exc:
                 txn.abort()
-                if not self._grow():
-                    return self._one_by_one(batch, exc)
-                continue
+                if self._grow():
+                    continue
+                self._one_by_one(batch, exc)
+                return
             except lmdb.Error as exc:
                 txn.abort()
-                return self._one_by_one(batch, exc)
+                self._one_by_one(batch, exc)
+                return
             if writing.changes:
                 self._committed(id, writing.changes)
             for commit, result, failed in outcomes:
@@ -253,7 +258,8 @@ class Store:
     def _one_by_one(self, batch: list[Job], exc: lmdb.Error) -> None:
         """What had no room together may have it alone: a removal beside what fills the disk."""
         if len(batch) == 1:
-            return _fail(batch, exc)
+            _fail(batch, exc)
+            return
         for job in batch:
             self._commit([job])
 
@@ -296,7 +302,7 @@ class Store:
                 self._env.set_mapsize(self._map_size * 2)
                 self._map_size *= 2
             except (lmdb.Error, OSError, MemoryError, OverflowError) as exc:
-                log.warning("metadata at %s: its map cannot grow to %d bytes: %s", self._directory, self._map_size * 2, exc)
+                log.warning("metadata at %s: its map of %d bytes cannot grow: %s", self._directory, self._map_size, exc)
                 return False
             finally:
                 self._growing = False
@@ -366,7 +372,7 @@ def _run(txn: Txn, batch: list[Job]) -> tuple[list[Outcome], tuple[Job, Exceptio
 
 
 def lock(directory: str) -> int:
-    """Make the store at `directory` ours while the descriptor is open. FailedPrecondition when it is another daemon's."""
+    """Make the store at `directory` ours while the descriptor is open. FailedPrecondition when it is another's."""
     path = os.path.join(directory, "daemon.lock")
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:

@@ -23,6 +23,10 @@ class Table(Generic[R]):
         self.noun = noun
         self._decoder = msgspec.msgpack.Decoder(record)
 
+    def decode(self, row: bytes) -> R:
+        """msgspec.DecodeError."""
+        return self._decoder.decode(row)
+
     def find(self, view: View, namespace: str, *id: str) -> R | None:
         row = view.get(self._key(namespace, *id))
         return None if row is None else self._decoder.decode(row)

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 import msgspec
 
 from daemon.kit import steps, threads
-from daemon.runtime import cgroups, config, held, living, loggers, users
+from daemon.runtime import cgroups, config, held, living, loggers, roots, users
 from daemon.runtime.attempts import Order
 from daemon.runtime.bundle import Bundle, ProcessRecord, TaskRecord
 from daemon.runtime.calls import Calls
@@ -145,10 +145,11 @@ class Workshop:
         self, order: Order, spec: config.Spec, bundle: Bundle, root: int | str, stack: ExitStack
     ) -> None:
         """Its user is looked up below `root`: a descriptor, or a path."""
+        if isinstance(root, str):
+            root = self._open_root(order, root, stack)
+        roots.check(root, order.doing)
         ids = None
         if spec.user.username:
-            if isinstance(root, str):
-                root = self._open_root(order, root, stack)
             ids = users.identify(root, spec.user.username, spec.user.additional_gids or ())
         placed = cgroups.below(self._cgroup_parent, spec.cgroups_path)
         document = config.resolved_spec(order.spec, "rootfs" if order.rootfs else "", ids, placed)

@@ -1,7 +1,9 @@
 """Containers: records, with containerd's rules of what may change."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
+from itertools import islice
 
 from msgspec.structs import replace
 
@@ -16,6 +18,7 @@ from spec.names import check_identifier, check_labels
 from spec.ports import Publisher, Tracker, Untracked
 from spec.records import Container
 
+BLOCK = 100  # rows of a list message
 MUTABLE = ("labels", "spec", "extensions", "image", "snapshot_key")
 
 
@@ -32,9 +35,11 @@ class Containers:
     def list(self, request: api.ListRequest) -> api.ListReply:
         return api.ListReply(containers=list(self._matching(request.filters)))
 
-    async def list_stream(self, request: api.ListRequest) -> AsyncIterator[Container]:
-        for container in self._matching(request.filters):
-            yield container
+    async def list_stream(self, request: api.ListRequest) -> AsyncIterator[api.ListReply]:
+        rows = self._matching(request.filters)
+        while block := tuple(islice(rows, BLOCK)):
+            yield api.ListReply(containers=block)
+            await asyncio.sleep(0)
 
     async def create(self, request: api.CreateRequest) -> Container:
         _check(request.container)

@@ -1,6 +1,8 @@
 """Images: names for descriptors, in the namespace of the call."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
+from itertools import islice
 from typing import Protocol
 
 from daemon.flows.verify import Check, Place
@@ -17,6 +19,8 @@ from spec.base import Empty
 from spec.oci.image import Descriptor
 from spec.ports import Applier, ContentStore, Snapshotter
 from spec.records import Image
+
+BLOCK = 100  # rows of a list message
 
 
 class House(Protocol):
@@ -53,6 +57,12 @@ class Images:
 
     def list(self, request: api.ListRequest) -> api.ListReply:
         return api.ListReply(images=list(self._images().list(request.filters)))
+
+    async def list_stream(self, request: api.ListRequest) -> AsyncIterator[api.ListReply]:
+        rows = self._images().list(request.filters)
+        while block := tuple(islice(rows, BLOCK)):
+            yield api.ListReply(images=block)
+            await asyncio.sleep(0)
 
     async def create(self, request: api.CreateRequest) -> Image:
         return await self._images().create(request.image, request.source_date_epoch_ns)

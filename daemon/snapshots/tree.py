@@ -164,6 +164,16 @@ class Tree:
         return {node.id for node in self.nodes()}
 
 
+def rows_of(nodes: Sequence[Node]) -> dict[bytes, bytes]:
+    """All rows of a tree of these snapshots, but for the last id's."""
+    rows = {_key(node.info.name): pack(node) for node in nodes}
+    return rows | {_child(node.info.parent, node.info.name): b"" for node in nodes if node.info.parent}
+
+
+def last_row(id: int) -> dict[bytes, bytes]:
+    return {_LAST: b"%d" % id}
+
+
 def _key(key: str) -> bytes:
     text = _text(key)
     return b"s" + (text if len(text) <= MAX_KEY else b"\0" + hashlib.sha256(text).digest())

@@ -18,6 +18,8 @@ class ListRequest(Request, frozen=True):
 
 
 class ListReply(Reply, frozen=True):
+    """All of them, which must fit into a frame, or a block of up to 100 of a stream."""
+
     containers: Sequence[Container] = ()
 
 
@@ -41,7 +43,7 @@ class Containers(Service):
 
     get = unary(GetRequest, Container)
     list = unary(ListRequest, ListReply)
-    list_stream = server_stream(ListRequest, Container)
+    list_stream = server_stream(ListRequest, ListReply)
     create = unary(CreateRequest, Container)
     update = unary(UpdateRequest, Container)
     delete = unary(DeleteRequest, Empty)

@@ -20,6 +20,8 @@ class ListRequest(Request, frozen=True):
 
 
 class ListReply(Reply, frozen=True):
+    """All of them, which must fit into a frame, or a block of up to 100 of a stream."""
+
     images: Sequence[Image] = ()
 
 
@@ -69,6 +71,7 @@ class Images(Service):
 
     get = unary(GetRequest, Image)
     list = unary(ListRequest, ListReply)
+    list_stream = server_stream(ListRequest, ListReply)
     create = unary(CreateRequest, Image)
     update = unary(UpdateRequest, Image)
     delete = unary(DeleteRequest, Empty)

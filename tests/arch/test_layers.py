@@ -13,7 +13,10 @@ RANK = {"kit": 1, "client": 2, **dict.fromkeys(ISLANDS, 3), "scoped": 4, "flows"
 SEEN_FROM = {"scoped": {"metadata"}, "services": {"metadata"}}  # the one island visible above its layer
 TOPS = ("spec", "pyx", "daemon", "ctr")
 # Where processes begin and where everything is joined: they know everyone.
-ROOF = ("daemon.assembly", "daemon.lifecycle", "daemon.__main__", "daemon.command", "daemon.serve")
+ROOF = tuple(
+    f"daemon.{name}"
+    for name in ("assembly", "lifecycle", "__main__", "command", "serve", "fsck", "rebuild", "upkeep")
+)
 
 
 def imports(path, module):

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from spec.api.version import VersionRequest
-from tests.bench import cgroups, containerd, diff, layers, records, snapshots, tasks
+from tests.bench import cgroups, containerd, diff, events, garbage, layers, lists, records, snapshots, tasks
 from tests.bench.figures import Row, at_once, journaled, memory_kb, show
 from tests.daemon import Daemon
 
@@ -45,6 +45,9 @@ def measure_idle(daemon, peer):
 def main():
     show(layers.measure())
     with journaled() as where:
+        for name, measure in (("lists", lists.measure), ("garbage", garbage.measure), ("events", events.measure)):
+            Path(where, name).mkdir()
+            show(measure(where / name))
         for name in ("ours", "theirs", "life"):
             Path(where, name).mkdir()
         with Daemon(where / "ours") as daemon, containerd.running(where / "theirs") as peer:

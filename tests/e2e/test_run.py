@@ -3,7 +3,9 @@ that shows it."""
 
 import json
 import os
+import re
 import shutil
+import subprocess
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +16,7 @@ from ctr import cli
 from spec.api import tasks
 from spec.oci import build
 from tests import cgroups
-from tests.daemon import Daemon
+from tests.daemon import BIN, Daemon
 from tests.registry import Registry, make_image
 
 NAMESPACE = f"run-{os.getpid()}"  # cgroups bear its name
@@ -443,6 +445,22 @@ def test_options_of_the_runtime(shared, tmp_path):
     assert missing.returncode == 1
     assert "/none/such" in missing.stderr
     assert "none" not in shared.ctr("containers", "ls", "-q").stdout.split()
+
+
+def test_what_takes_long_is_told(shared, tmp_path):
+    os.mkfifo(tmp_path / "gate")
+    slow = tmp_path / "slow"
+    slow.write_text(f'#!/bin/sh\ncase "$*" in *" create "*) read -r _ < {tmp_path}/gate ;; esac\nexec runc "$@"\n')
+    slow.chmod(0o755)
+    argv = [BIN / "ctr", "--address", shared.address, "--namespace", NAMESPACE, "run", "--rm", "--runtime", slow]
+    with subprocess.Popen(
+        [*argv, shared.ref, "slow", "echo", "ran"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert re.fullmatch(r"ctr: creating task slow: \d+\.\d s so far\n", process.stderr.readline())
+        (tmp_path / "gate").write_text("\n")
+        out, err = process.communicate()
+    assert (process.returncode, out) == (0, "ran\n")
+    assert re.search(r"^ctr: creating task slow: took \d+\.\d s$", err, re.MULTILINE)
 
 
 def test_defaults_of_a_namespace(shared):

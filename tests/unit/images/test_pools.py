@@ -131,7 +131,7 @@ def test_who_is_asked_through_a_proxy(monkeypatch, url, proxied):
     monkeypatch.setenv("no_proxy", "spared.example, 10.0.0.0/8")
     for name in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    made = pools.Pools(pools.context(Host(base="http://a")), 1, 1)
+    made = pools.Pools(pools.everyone, 1, 1)
     assert isinstance(made._for(url), urllib3.ProxyManager) is proxied
     made.close()
 
@@ -150,8 +150,10 @@ def test_certificates_as_files_and_as_text(tmp_path):
         Host(base="https://a/v2", authorities=["nonsense"]),
         Host(base="https://a/v2", identities=[("a", "b")]),
     ):
+        transport = Transport(wrong)
         with pytest.raises(errors.InvalidArgument, match="certificates for a"):
-            Transport(wrong)
+            transport.request("GET", "https://a/v2/x", {})
+        transport.close()
 
 
 def test_a_dead_host_is_known_to_others():

@@ -267,7 +267,11 @@ def test_listing_containers_by_filters(container_service):
         return [row.id for row in container_service.list(containers.ListRequest(filters=filters)).containers]
 
     async def streamed():
-        return [row.id async for row in container_service.list_stream(containers.ListRequest(filters=["image==x"]))]
+        return [
+            row.id
+            async for block in container_service.list_stream(containers.ListRequest(filters=["image==x"]))
+            for row in block.containers
+        ]
 
     assert found() == ["a", "b", "c"]
     assert found("labels.k") == ["a", "b"]

@@ -1,0 +1,11 @@
+"""A few rounds of tests.chaos.records."""
+
+import pytest
+
+from tests.chaos import records
+
+pytestmark = pytest.mark.e2e
+
+
+def test_records_outlive_kill_minus_nine(tmp_path):
+    assert records.rounds(tmp_path, 5, seed=7)["acknowledged"] > 0

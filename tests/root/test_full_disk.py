@@ -1,0 +1,96 @@
+"""Records on a disk with not one byte left: what is there can be removed, and what that frees is of use at once."""
+
+import contextlib
+import errno
+import os
+
+import pytest
+
+from daemon.metadata import journal
+from daemon.metadata.store import ROOM, Store
+from spec import errors
+from tests.disks import KINDS, MIB, disk
+
+pytestmark = pytest.mark.root
+ROWS = 4000
+
+
+def fill(directory):
+    """Until not one block is left; the file that does it."""
+    path = directory / "filler"
+    with path.open("wb", buffering=0) as file:
+        for size in (MIB, 4096, 1):
+            with contextlib.suppress(OSError):
+                while file.write(bytes(size)):
+                    os.fsync(file.fileno())
+    with pytest.raises(OSError, match="No space left") as failed:
+        (directory / "one more").write_bytes(b"x" * 4096)
+    assert failed.value.errno == errno.ENOSPC
+    (directory / "one more").unlink(missing_ok=True)
+    return path
+
+
+@pytest.fixture(params=KINDS)
+def room(tmp_path, request):
+    with disk(tmp_path, request.param, 32 * MIB) as directory:
+        yield directory
+
+
+def put(store, numbers, value=b"v" * 200):
+    for commit in [store.update(lambda txn, n=n: txn.put(b"%06d" % n, value)) for n in numbers]:
+        commit.result()
+
+
+def test_all_rows_can_be_removed_one_by_one_and_the_store_opens(room):
+    store = Store(str(room / "metadata"))
+    put(store, range(ROWS))
+    fill(room)
+    for n in range(0, ROWS, 7):  # each from a page of its own
+        assert store.update(lambda txn, n=n: txn.delete(b"%06d" % n)).result()
+    store.close()
+    store = Store(str(room / "metadata"))
+    for n in set(range(ROWS)) - set(range(0, ROWS, 7)):
+        assert store.update(lambda txn, n=n: txn.delete(b"%06d" % n)).result()
+    with store.view() as view:
+        assert not list(view.items(b""))
+    store.close()
+
+
+def test_writes_stop_before_removals_do_and_go_on_at_once(room):
+    store = Store(str(room / "metadata"))
+    put(store, range(ROWS))
+    filler = fill(room)
+    written = 0
+    with pytest.raises(errors.ResourceExhausted, match="writing metadata"):
+        for n in range(ROWS, 100_000):
+            put(store, [n], b"w" * 3000)
+            written += 1
+    assert written * 3000 <= ROOM
+    with pytest.raises(errors.ResourceExhausted):
+        put(store, range(3))
+    for n in range(0, ROWS, 3):
+        assert store.update(lambda txn, n=n: txn.delete(b"%06d" % n)).result()
+    filler.unlink()
+    store.update(lambda txn: txn.delete(b"%06d" % 1)).result()
+    put(store, range(ROWS))
+    with store.view() as view:
+        expected = {key: value for key, value in view.items(b"")}
+    assert len(expected) == ROWS + written
+    store.close()
+    store = Store(str(room / "metadata"))
+    logged = {}
+    assert journal.read(str(room / "metadata/journal"), logged)[2] == ""
+    assert {key: row[4:] for key, row in logged.items()} == expected
+    store.close()
+
+
+def test_a_batch_that_has_no_room_spares_the_removals_in_it(room):
+    store = Store(str(room / "metadata"))
+    put(store, range(10))
+    fill(room)
+    large = [store.update(lambda txn, n=n: txn.put(b"large%d" % n, bytes(3 * MIB))) for n in range(3)]
+    small = [store.update(lambda txn, n=n: txn.delete(b"%06d" % n)) for n in range(10)]
+    assert all(commit.result() for commit in small)
+    assert any(commit.exception() for commit in large)
+    assert {type(commit.exception()) for commit in large} <= {type(None), errors.ResourceExhausted}
+    store.close()
