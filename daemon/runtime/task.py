@@ -99,6 +99,11 @@ class ContainerTask:
         doing = f"send signal {signal} to all of task {self.id}"
         if self.state.init.record.exit is not None or self.state.init.reaped is not None:
             raise errors.NotFound(f"{doing}: it has ended")
+        if self.state.record.paused and signal != signals.SIGKILL:
+            # runc 1.1 thaws what it signals as a whole
+            for pid in await self.pids():
+                living.send(pid, living.started_ticks(pid), signal)
+            return
         try:
             await self.state.calls.kill(self.state.running_shim(doing), signal, all_processes=True)
         except errors.Unknown as exc:
