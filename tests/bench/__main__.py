@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from spec.api.version import VersionRequest
-from tests.bench import cgroups, containerd, diff, events, garbage, layers, lists, records, snapshots, tasks
+from tests.bench import cgroups, containerd, diff, events, garbage, layers, lists, records, registry, snapshots, tasks
 from tests.bench.figures import Row, at_once, journaled, memory_kb, show
 from tests.daemon import Daemon
 
@@ -44,6 +44,7 @@ def measure_idle(daemon, peer):
 
 def main():
     show(layers.measure())
+    show(registry.measure())
     with journaled() as where:
         for name, measure in (("lists", lists.measure), ("garbage", garbage.measure), ("events", events.measure)):
             Path(where, name).mkdir()
