@@ -61,7 +61,7 @@ def _check(config: Config, data: str | int, directory: str, hashed: bool) -> Ite
     yield from metadata.check(view)
     yield from content.check(os.path.join(config.root, "content"), recorded(view), hashed)
     for name, root in trees(config, view).items():
-        yield from snapshots.check(name, root, BucketView.of(view, "snapshots", name))
+        yield from snapshots.check(name, root, BucketView.of(view, "snapshots", name), running=not directory)
 
 
 def recorded(view: Held) -> dict[str, list[tuple[str, int]]]:

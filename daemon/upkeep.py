@@ -22,11 +22,11 @@ def parser() -> argparse.ArgumentParser:
         parents=[common],
         help="check what is stored",
         description="Check records, blobs and snapshots, also beside a running daemon. Exit status: 0 no fault, 1 "
-        "faults, 2 it could not be done. What only takes room until it is collected is no fault.",
+        "faults, 2 it could not be done. What is harmless goes by itself, and is no fault.",
     )
     fsck.add_argument("--hash", action="store_true", help="read every blob and hash it")
     fsck.add_argument("--json", action="store_true", help="one JSON document a line")
-    fsck.add_argument("--quiet", "-q", action="store_true", help="leave out what only takes room")
+    fsck.add_argument("--quiet", "-q", action="store_true", help="leave out what is harmless")
     fsck.add_argument("--rebuild", action="store_true", help="make the records anew of what is left; no daemon may run")
     fsck.add_argument("--namespace", default="default", help="for blobs that are adopted by a rebuild (default)")
     for verb, says in (
@@ -62,13 +62,13 @@ def run(argv: list[str]) -> int:
 def _check(settings: config.Config, args: argparse.Namespace) -> int:
     faults = check(settings, args.hash)
     for fault in faults:
-        if fault.rubbish and args.quiet:
+        if fault.harmless and args.quiet:
             continue
         if args.json:
             print(to_json(fault).decode())
         else:
-            print(f"{fault.place}: {fault.subject}: {fault.what}{' (to be collected)' if fault.rubbish else ''}")
-    return FAULTS if any(not fault.rubbish for fault in faults) else NO_FAULT
+            print(f"{fault.place}: {fault.subject}: {fault.what}{' (harmless)' if fault.harmless else ''}")
+    return FAULTS if any(not fault.harmless for fault in faults) else NO_FAULT
 
 
 def _tell(lines: list[str]) -> None:

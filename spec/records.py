@@ -169,9 +169,9 @@ class PluginInfo(Record, frozen=True):
 
 class Fault(Record, frozen=True):
     """What is wrong with something stored. `place` is metadata, content or snapshots/SNAPSHOTTER, `subject` what it is
-    about there. `rubbish` is what nothing refers to: it only takes room until it is collected."""
+    about there. What is `harmless` goes by itself: rubbish is collected, what a crash left half done is done at a start."""
 
     place: str
     subject: str
     what: str
-    rubbish: bool = False
+    harmless: bool = False

@@ -22,7 +22,7 @@ def check(root: str, recorded: Mapping[str, Iterable[tuple[str, int]]], hashed: 
     found = set()
     for digest, path in _blobs(root):
         if not digest or path.is_symlink() or not path.is_file():
-            yield Fault(place="content", subject=str(path), what="it is no blob", rubbish=True)
+            yield Fault(place="content", subject=str(path), what="it is no blob", harmless=True)
             continue
         found.add(digest)
         size = path.lstat().st_size
@@ -31,7 +31,7 @@ def check(root: str, recorded: Mapping[str, Iterable[tuple[str, int]]], hashed: 
                 what = f"its record in namespace {namespace} says {told} bytes, it has {size}"
                 yield Fault(place="content", subject=digest, what=what)
         if digest not in recorded:
-            yield Fault(place="content", subject=digest, what="there is no record of it", rubbish=True)
+            yield Fault(place="content", subject=digest, what="there is no record of it", harmless=True)
         if hashed and (what := _hashes(path, digest)):
             yield Fault(place="content", subject=digest, what=what)
     for digest in sorted(recorded.keys() - found):

@@ -16,7 +16,8 @@ from spec.records import Fault, Kind
 _INSIDE = {"overlayfs": "fs", "aufs": "fs", "native": ""}
 
 
-def check(name: str, root: str, rows: KVTxn) -> Iterator[Fault]:
+def check(name: str, root: str, rows: KVTxn, running: bool) -> Iterator[Fault]:
+    """What a start makes again is harmless while no daemon is `running`."""
     place = f"snapshots/{name}"
     nodes, broken = read(rows)
     for key in broken:
@@ -29,11 +30,12 @@ def check(name: str, root: str, rows: KVTxn) -> Iterator[Fault]:
         by_id.setdefault(node.id, node.info.name)
         if not os.path.isdir(_inside(name, root, node)):
             what = f"its directory snapshots/{node.id} is not there, or empty"
-            yield Fault(place=place, subject=node.info.name, what=what)
+            harmless = not running and node.kind != Kind.COMMITTED
+            yield Fault(place=place, subject=node.info.name, what=what, harmless=harmless)
     yield from _rows(place, nodes, rows)
     for folder in sorted(directories(root)):
         if not folder.isdecimal() or int(folder) not in by_id:
-            yield Fault(place=place, subject=folder, what="no snapshot has this directory", rubbish=True)
+            yield Fault(place=place, subject=folder, what="no snapshot has this directory", harmless=True)
 
 
 def read(rows: KVTxn) -> tuple[list[Node], list[bytes]]:

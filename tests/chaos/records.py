@@ -1,9 +1,9 @@
-"""kill -9 of the daemon at random instants while many clients write: what was acknowledged is there, what was not is there
+"""kill -9 of the daemon at random instants while many clients write: what was acknowledged is there, the rest is there
 whole or not at all, and everything holds together.
 
     python -m tests.chaos.records --rounds 200 [--seed N] [--directory DIR]
 
-Each round: clients write images, leases, containers, snapshots and content and pull, garbage is collected all the while;
+Each round: clients write images, leases, containers, snapshots, content, and pull, and garbage is collected meanwhile;
 the daemon is killed; `holdd fsck` checks what is on disk; the daemon starts again, and what it says is compared with
 what the clients were told; fsck checks again beside it.
 """

@@ -28,7 +28,7 @@ def config(tmp_path):
 
 
 def faults(config, hashed=False):
-    return sorted((fault.place, fault.what, fault.rubbish) for fault in check(config, hashed))
+    return sorted((fault.place, fault.what, fault.harmless) for fault in check(config, hashed))
 
 
 def change(config, work):
@@ -95,6 +95,10 @@ CASES = {
     "a foreign file": (
         lambda config: blobs(config)[0].with_name("README").write_bytes(b"?"),
         [("content", "it is no blob", True)],
+    ),
+    "a crash between an active snapshot's record and its directory": (
+        lambda config: shutil.rmtree(folder(config, 3)),
+        [("snapshots/native", "its directory snapshots/3 is not there, or empty", True)],
     ),
     "a snapshot's directory is lost": (
         lambda config: shutil.rmtree(folder(config, 1)),
@@ -189,7 +193,7 @@ def test_exit_statuses(config, capsys):
     assert upkeep.run(argv) == 0
     blobs(config)[0].with_name("README").write_bytes(b"?")
     assert upkeep.run(argv) == 0
-    assert "it is no blob (to be collected)" in capsys.readouterr().out
+    assert "it is no blob (harmless)" in capsys.readouterr().out
     blobs(config)[0].unlink()
     assert upkeep.run([*argv, "--quiet", "--json"]) == 1
     assert capsys.readouterr().out.startswith('{"place":"content"')

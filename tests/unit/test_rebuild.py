@@ -29,7 +29,7 @@ def metadata(config, name="data.mdb"):
 
 def sound(config):
     """It opens, and nothing is wrong with it."""
-    assert [fault for fault in check(config, hashed=True) if not fault.rubbish] == []
+    assert [fault for fault in check(config, hashed=True) if not fault.harmless] == []
     with stored.opened(config.root) as (store, content, native, images, leases):
         migrate(store)
         return (
