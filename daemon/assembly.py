@@ -83,12 +83,11 @@ class System:
         )
         migrate(self._store)
 
-        # What happens is kept for a while, and told to whoever listens.
+        # What happens is kept for a while, on disk if that has room, and told to whoever listens.
         os.makedirs(self._root("events"), mode=0o700, exist_ok=True)
-        ring = self._plugins.one(
-            builtin.EVENT, "ring", lambda cls: cls(self._root("events", "ring"), config.events.ring_size)
-        )
-        self._events = self._plugins.one(builtin.EVENT, "exchange", lambda cls: cls(ring))
+        path = self._root("events", "ring")
+        rings = self._plugins.every(builtin.RING, lambda row, cls: cls(path, config.events.ring_size))
+        self._events = self._plugins.one(builtin.EVENT, "exchange", lambda cls: cls(rings.get("local")))
 
         # Bytes by digest, and trees by key.
         self._content = self._content_store()
