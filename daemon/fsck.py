@@ -57,8 +57,9 @@ def _check(config: Config, data: str | int, directory: str, hashed: bool) -> Ite
         yield Fault(place="metadata", subject=store.DATA, what=what)
     if faults:
         return  # what is missing would show as faults everywhere else
-    view = Held(rows)
-    yield from metadata.check(view)
+    misfits = metadata.misfits(Held(rows))
+    yield from metadata.faults(misfits)
+    view = Held({key: value for key, value in rows.items() if key not in misfits})
     yield from content.check(os.path.join(config.root, "content"), recorded(view), hashed)
     for name, root in trees(config, view).items():
         yield from snapshots.check(name, root, BucketView.of(view, "snapshots", name), running=not directory)
