@@ -18,7 +18,7 @@ HEADER = ("REF", "TYPE", "DIGEST", "STATUS", "SIZE", "UNPACKED")
 
 def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     check = verbs.add_parser("check", help="show which images are complete and unpacked")
-    check.add_argument("--snapshotter", default=os.environ.get("HOLDD_SNAPSHOTTER") or "overlayfs")
+    check.add_argument("--snapshotter", default=os.environ.get("HOLDD_SNAPSHOTTER", ""))
     check.add_argument("--quiet", "-q", action="store_true", help="print the names of complete and unpacked ones only")
     check.add_argument(
         "--verify", action="store_true", help="hash every blob again and compare each snapshot with its layer"

@@ -27,8 +27,10 @@ class Noun(NamedTuple):
 NOUNS = (
     Noun("containers", ("container", "c"), "manage containers"),
     Noun("content", (), "manage content"),
+    Noun("deprecations", ("deprecation",), "show what is used here and will not be for ever"),
     Noun("events", ("event",), "show what happens, as it happens"),
     Noun("images", ("image", "i"), "manage images"),
+    Noun("info", (), "show who the daemon is, as JSON"),
     Noun("leases", ("lease",), "manage what keeps content, images and snapshots from collection"),
     Noun("namespaces", ("namespace", "ns"), "manage namespaces"),
     Noun("plugins", ("plugin",), "show the daemon's components"),

@@ -8,18 +8,15 @@ from typing import NamedTuple
 
 import msgspec
 
-from ctr import image, output, specification
+from ctr import defaults, image, output, specification
 from ctr.phases import Phases
 from daemon.client.client import Client
 from spec import errors, names, platforms
-from spec.api import containers, introspection, namespaces, snapshots
+from spec.api import containers, introspection, snapshots
 from spec.base import pack
 from spec.oci import build, runtime
 from spec.records import Container, RuntimeOptions, RuntimeRef, SnapshotInfo
 from spec.types import Mount
-
-DEFAULT_RUNTIME = "runc"
-DEFAULT_SNAPSHOTTER = "overlayfs"
 
 
 class Plan(NamedTuple):
@@ -37,10 +34,10 @@ def register(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--rootfs", action="store_true", help="the first argument is a directory, not an image")
     add("--config", "-c", default="", metavar="FILE", help="an OCI runtime spec as it is; needs no image")
-    add("--snapshotter", default=os.environ.get("HOLDD_SNAPSHOTTER") or "", help="else the namespace's, or overlayfs")
+    add("--snapshotter", default=os.environ.get("HOLDD_SNAPSHOTTER") or "", help="else the namespace's default")
     add("--snapshotter-label", action="append", default=[], metavar="KEY=VALUE", help="of its snapshot")
     add("--remap-labels", action="store_true", help="refuse a snapshotter that would change owners to map ids")
-    add("--runtime", default="", help="a configured runtime's name, or an absolute path; else the namespace's, or runc")
+    add("--runtime", default="", help="a configured runtime's name, or an absolute path; else the namespace's default")
     add("--runc-binary", default="", metavar="PATH", help="instead of the runtime's")
     add("--runc-root", default="", metavar="DIR", help="where the runtime keeps its state")
     add("--runc-systemd-cgroup", action="store_true", help="cgroups by systemd")
@@ -78,7 +75,8 @@ def describe(args: argparse.Namespace, client: Client) -> Plan:
         stop = {names.STOP_SIGNAL: said.stop_signal} if said and said.stop_signal else {}
         labels = {**inherited, **stop, **labels}
     stands = name != ""
-    runtime_name, snapshotter = _defaults(client, args.runtime, args.snapshotter)
+    defaults.fill(args, client)
+    runtime_name, snapshotter = args.runtime, args.snapshotter
     record = Container(
         id=args.id,
         labels=labels,
@@ -139,17 +137,6 @@ def _document(spec: runtime.Spec, args: argparse.Namespace) -> bytes:
             return file.read()
     return build.encode(specification.shaped(spec, args))
 
-
-def _defaults(client: Client, runtime: str, snapshotter: str) -> tuple[str, str]:
-    """The runtime and the snapshotter: those given, or the namespace's (labels of it), or ours."""
-    found: dict[str, str] = {}
-    if not runtime or not snapshotter:
-        with contextlib.suppress(errors.NotFound):
-            found = client.namespaces.get(namespaces.GetRequest(name=client.namespace)).labels
-    return (
-        runtime or found.get(names.DEFAULT_RUNTIME) or DEFAULT_RUNTIME,
-        snapshotter or found.get(names.DEFAULT_SNAPSHOTTER) or DEFAULT_SNAPSHOTTER,
-    )
 
 
 def _options(args: argparse.Namespace) -> msgspec.Raw:

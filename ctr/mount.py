@@ -25,7 +25,7 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     unmount.add_argument("target")
     unmount.set_defaults(do=_unmount)
     for verb in (mount, unmount):
-        verb.add_argument("--snapshotter", default=os.environ.get("HOLDD_SNAPSHOTTER") or "overlayfs")
+        verb.add_argument("--snapshotter", default=os.environ.get("HOLDD_SNAPSHOTTER", ""))
 
 
 def _mount(args: argparse.Namespace, client: Client, out: Out) -> None:

@@ -3,6 +3,7 @@ everyone."""
 
 import logging
 import os
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,6 +26,7 @@ from daemon.kit.keylock import KeyLock
 from daemon.kit.threads import Pool, hop
 from daemon.metadata.kv import BucketKV
 from daemon.metadata.migrate import migrate
+from daemon.metadata.tables import GLOBAL, NAMESPACES
 from daemon.metrics import process
 from daemon.plugins import Plugins
 from daemon.runtime.nursery import Nursery
@@ -36,7 +38,8 @@ from daemon.scoped.images import ScopedImages
 from daemon.scoped.leases import Holds, ScopedLeases
 from daemon.scoped.snapshots import ScopedSnapshots
 from daemon.settings import dotted
-from spec import errors
+from spec import errors, names
+from spec.api.introspection import Deprecation
 from spec.api.service import Service
 from spec.api.transfer import Registry
 from spec.ports import Applier, Cancel, ContentStore, Differ, ImageArchive, Registries, Snapshotter
@@ -208,7 +211,7 @@ class System:
             "tasks": (self._store, self.runtime, self.snapshotter, self._meters, self._pool("metrics", 2)),
             "diff": (self.differ, self._pool("diff", 4), self.config.diff.sync_fs),
             "events": (self._events,),
-            "introspection": (self._uuid(), self._plugins.infos),
+            "introspection": (self._uuid(), self._plugins.infos, self, _deprecations()),
             "transfer": (
                 self,
                 journeys,
@@ -225,9 +228,15 @@ class System:
     # Components as one namespace sees them.
 
     def content(self, namespace: str) -> ContentStore:
-        keep = self.leases(namespace).keep
         return ScopedContent(
-            self._content, self._store, self._events, namespace, self._collector, keep, self._blobs
+            self._content,
+            self._store,
+            self._events,
+            namespace,
+            self._collector,
+            self.leases(namespace).keep,
+            self._blobs,
+            self.config.metadata.content_sharing_policy == "isolated",
         )
 
     def images(self, namespace: str) -> ScopedImages:
@@ -237,7 +246,7 @@ class System:
         return ScopedLeases(self._store, self._collector, self._holds, namespace)
 
     def snapshotter(self, namespace: str, name: str) -> Snapshotter:
-        name = name or self.config.default_snapshotter
+        name = name or self.default_snapshotter(namespace)
         raw = self._snapshotters.get(name)
         if raw is None:
             raise errors.InvalidArgument(f"snapshotter {name} is unknown; there are {', '.join(self._snapshotters)}")
@@ -283,9 +292,18 @@ class System:
         made: ImageArchive = self._archive()(fd, self.config.root, cancel)
         return made
 
-    @property
-    def default_snapshotter(self) -> str:
-        return self.config.default_snapshotter
+    def default_snapshotter(self, namespace: str) -> str:
+        return self._labelled(namespace, names.DEFAULT_SNAPSHOTTER) or self.config.default_snapshotter
+
+    def default_runtime(self, namespace: str) -> str:
+        return self._labelled(namespace, names.DEFAULT_RUNTIME) or self.config.default_runtime
+
+    def _labelled(self, namespace: str, label: str) -> str:
+        if not namespace:
+            return ""
+        with self._store.view() as view:
+            row = NAMESPACES.find(view, GLOBAL, namespace)
+        return row.labels.get(label, "") if row is not None else ""
 
     def _snapshots_of(self, namespace: str) -> Sequence[str]:
         """Which snapshotters hold snapshots of a namespace, as text."""
@@ -345,6 +363,14 @@ def make_directories(config: Config) -> None:
             os.chmod(path, mode)
         except OSError as exc:
             raise errors.from_os(exc, f"making {path}") from exc
+
+
+def _deprecations() -> Sequence[Deprecation]:
+    """What this host has that will not be supported for ever."""
+    if os.path.exists("/sys/fs/cgroup/cgroup.controllers"):
+        return ()
+    message = "cgroup version 1 is in use: support for it will end; boot with systemd.unified_cgroup_hierarchy=1"
+    return (Deprecation(id="io.holdd.deprecation/cgroup-v1", message=message, last_occurrence_ns=time.time_ns()),)
 
 
 def _thresholds(config: Config) -> Thresholds:

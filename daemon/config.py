@@ -17,9 +17,12 @@ Seconds = Annotated[float, msgspec.Meta(ge=0)]
 
 
 class Metadata(Section, frozen=True):
-    """`sync` false trades what a power loss would take for speed. `map_size` is in bytes, and grows by itself."""
+    """`sync` false trades what a power loss would take for speed. `map_size` is in bytes, and grows by itself. With
+    `content_sharing_policy` isolated a namespace gets a blob that another has only by sending its bytes, unless that
+    one bears the label containerd.io/namespace.shareable=true."""
 
     sync: bool = True
+    content_sharing_policy: Literal["shared", "isolated"] = "shared"
     map_size: Annotated[int, msgspec.Meta(ge=1 << 20)] = 1 << 30
 
 

@@ -37,6 +37,7 @@ UPPER_DIRECTORY = "containerd.io/snapshot/overlay.upperdir"
 VOLATILE = "containerd.io/snapshot/overlay.volatile"  # ours: not "" spares an active snapshot all syncing
 
 # Namespaces and containers.
+SHAREABLE = "containerd.io/namespace.shareable"  # true: others may have its blobs without sending them
 DEFAULT_RUNTIME = "containerd.io/defaults/runtime"
 DEFAULT_SNAPSHOTTER = "containerd.io/defaults/snapshotter"
 STOP_SIGNAL = "io.containerd.image.config.stop-signal"

@@ -11,7 +11,7 @@ from typing import IO
 
 from msgspec.structs import replace
 
-from ctr import garbage, output
+from ctr import garbage, output, remote
 from ctr.output import Out
 from daemon.client.client import Client
 from spec import errors, names
@@ -46,6 +46,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     label.add_argument("labels", nargs="+", metavar="KEY=VALUE")
     label.set_defaults(do=_label)
     garbage.register(verbs)
+    remote.register(verbs)
     _register_writes(verbs)
 
 

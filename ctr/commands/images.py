@@ -6,7 +6,7 @@ import os
 import msgspec
 from msgspec.structs import replace
 
-from ctr import check, garbage, image, mount, output, progress, registry
+from ctr import check, defaults, garbage, image, mount, output, progress, registry
 from ctr.output import Out
 from daemon.client.client import Client
 from spec import errors, platforms, reference
@@ -60,11 +60,12 @@ def _register_snapshots(verbs: "argparse._SubParsersAction[argparse.ArgumentPars
     unpack.add_argument("--quiet", "-q", action="store_true", help="show no progress")
     unpack.set_defaults(do=_unpack)
     for verb in (usage, unpack):
-        verb.add_argument("--snapshotter", default=os.environ.get("HOLDD_SNAPSHOTTER") or "overlayfs")
+        verb.add_argument("--snapshotter", default=os.environ.get("HOLDD_SNAPSHOTTER", ""))
         verb.add_argument("ref")
 
 
 def run(args: argparse.Namespace, client: Client, out: Out) -> int:
+    defaults.fill(args, client)
     return args.do(args, client, out) or 0
 
 

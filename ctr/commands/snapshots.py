@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from ctr import diff, image, output, progress
+from ctr import defaults, diff, image, output, progress
 from ctr.output import Out
 from daemon.client.client import Client
 from spec import errors, names
@@ -18,7 +18,7 @@ from spec.types import Mount
 
 
 def register(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--snapshotter", default=os.environ.get("HOLDD_SNAPSHOTTER") or "overlayfs")
+    parser.add_argument("--snapshotter", default=os.environ.get("HOLDD_SNAPSHOTTER", ""))
     verbs = parser.add_subparsers(metavar="VERB", required=True)
     ls = verbs.add_parser("ls", aliases=["list"], help="list snapshots")
     output.register_list(ls)
@@ -68,6 +68,7 @@ def _register_changes(verbs: "argparse._SubParsersAction[argparse.ArgumentParser
 
 
 def run(args: argparse.Namespace, client: Client, out: Out) -> int:
+    defaults.fill(args, client)
     return args.do(args, client, out) or 0
 
 

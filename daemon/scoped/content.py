@@ -11,13 +11,13 @@ from msgspec.structs import replace
 from daemon.kit import context
 from daemon.kit.keylock import KeyLock
 from daemon.metadata.store import Store, Txn
-from daemon.metadata.tables import CONTENT
+from daemon.metadata.tables import CONTENT, GLOBAL, NAMESPACES
 from daemon.scoped.leases import attach
 from spec import digest as digests
 from spec import edges, errors, filterable, masks
 from spec.events import ContentCreate, ContentDelete
 from spec.filters import matcher
-from spec.names import check_labels
+from spec.names import SHAREABLE, check_labels
 from spec.ports import BlobReader, BlobWriter, ContentStore, Publisher, Tail, Tracker, Untracked
 from spec.records import ContentInfo, IngestStatus, Labels
 
@@ -27,7 +27,8 @@ class ScopedContent:
 
     What is made under the call's lease is the lease's: ingests, blobs, and a blob that is there already; `keep` makes a
     resource, by type and id, the lease's. `blobs` is held by digest from the moment that bytes appear to that of their
-    record, so that nobody takes them for rubbish.
+    record, so that nobody takes them for rubbish. With `isolated` a namespace must send the bytes of what others have,
+    too, unless one of these is labelled to share them: to know a digest is not to have the right to what it names.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class ScopedContent:
         tracker: Tracker = Untracked(),
         keep: Callable[[str, str], None] = lambda kind, id: None,
         blobs: KeyLock | None = None,
+        isolated: bool = False,
     ) -> None:
         self._raw = raw
         self._store = store
@@ -47,6 +49,7 @@ class ScopedContent:
         self._tracker = tracker
         self._keep = keep
         self._blobs = blobs or KeyLock()
+        self._isolated = isolated
 
     def info(self, digest: str) -> ContentInfo:
         digests.check(digest)
@@ -151,14 +154,24 @@ class ScopedContent:
             return False
 
     def _shared(self, expected: str, total: int) -> ContentInfo | None:
-        """What the raw store has under the digest that is expected, if its size does not contradict `total`."""
-        if not expected:
+        """What the raw store has under the digest that is expected, if its size does not contradict `total` and we may
+        have it for nothing."""
+        if not expected or (self._isolated and not self._offered(expected)):
             return None
         try:
             info = self._raw.info(expected)
         except errors.NotFound:
             return None
         return info if total in (0, info.size) else None
+
+    def _offered(self, digest: str) -> bool:
+        """Whether a namespace that shares its blobs has this one."""
+        with self._store.view() as view:
+            return any(
+                CONTENT.find(view, namespace.name, digest) is not None
+                for namespace in NAMESPACES.scan(view, GLOBAL)
+                if namespace.labels.get(SHAREABLE) == "true"
+            )
 
     def _raw_ref(self, ref: str) -> str:
         return f"{self._namespace}/{ref}"

@@ -26,8 +26,7 @@ BLOCK = 100  # rows of a list message
 class House(Protocol):
     """What is needed of the assembly."""
 
-    @property
-    def default_snapshotter(self) -> str: ...
+    def default_snapshotter(self, namespace: str) -> str: ...
 
     def images(self, namespace: str) -> ScopedImages: ...
 
@@ -96,7 +95,7 @@ class Images:
         token: Token,
     ) -> None:
         content = self._house.content(namespace)
-        name = request.snapshotter or self._house.default_snapshotter
+        name = request.snapshotter or self._house.default_snapshotter(namespace)
         snapshotter = self._house.snapshotter(namespace, name)
         platform = platforms.parse(request.platform) if request.platform else platforms.default()
         Check(

@@ -10,6 +10,7 @@ from daemon.flows import importing
 from daemon.flows.crew import Crew
 from daemon.flows.pull import Pull, Target
 from daemon.flows.push import Push
+from daemon.flows.raw import Raw
 from daemon.flows.stored import Unpacking
 from daemon.flows.unpack import Unpacker
 from daemon.kit import context
@@ -31,8 +32,7 @@ from spec.types import Progress
 class House(Protocol):
     """What a journey needs of the assembly."""
 
-    @property
-    def default_snapshotter(self) -> str: ...
+    def default_snapshotter(self, namespace: str) -> str: ...
 
     def content(self, namespace: str) -> ContentStore: ...
 
@@ -97,6 +97,9 @@ class Transfer:
                     yield progress
             elif isinstance(source, api.Archive) and isinstance(destination, api.ImageStore):
                 async for progress in self._import(source, destination, fds):
+                    yield progress
+            elif isinstance(source, api.Registry) and isinstance(destination, api.Raw):
+                async for progress in self._raw(source, destination, fds):
                     yield progress
             elif isinstance(source, api.ImageStore) and isinstance(destination, api.Registry):
                 async for progress in self._push(source, destination):
@@ -181,6 +184,23 @@ class Transfer:
         async for progress in journey(self._journeys, work, registry.close):
             yield progress
 
+    async def _raw(
+        self, source: api.Registry, destination: api.Raw, fds: Sequence[int]
+    ) -> AsyncIterator[Progress]:
+        if len(fds) != 1:
+            raise errors.InvalidArgument(f"fetching: one descriptor comes with the request, not {len(fds)}")
+        ref = str(reference.parse(source.reference))
+        resolver = await hop(self._journeys, self._house.resolver, source)
+
+        def work(_: ProgressSink, token: Token) -> None:
+            try:
+                Raw(ref, resolver, fds[0], token, destination.digest, destination.media_type).run()
+            finally:
+                resolver.close()
+
+        async for progress in journey(self._journeys, work, resolver.close):
+            yield progress
+
     async def _import(
         self, source: api.Archive, destination: api.ImageStore, fds: Sequence[int]
     ) -> AsyncIterator[Progress]:
@@ -229,7 +249,7 @@ class Transfer:
         )
 
     def _target(self, namespace: str, unpack: api.Unpack) -> Target:
-        name = unpack.snapshotter or self._house.default_snapshotter
+        name = unpack.snapshotter or self._house.default_snapshotter(namespace)
         applier = self._house.applier(self._house.content(namespace))
         snapshotter = self._house.snapshotter(namespace, name)
         unpacker = Unpacker(name, snapshotter, applier, self._once, namespace, self._crew, self._sync)

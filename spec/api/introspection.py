@@ -21,12 +21,25 @@ class ServerRequest(Request, frozen=True):
     pass
 
 
+class Deprecation(Reply, frozen=True):
+    """Something that is used and will not be for ever: `id` is io.holdd.deprecation/NAME."""
+
+    id: str
+    message: str = ""
+    last_occurrence_ns: int = 0
+
+
 class ServerReply(Reply, frozen=True):
-    """`uuid` lives as long as the root directory; `pidns` is the inode of the daemon's pid namespace."""
+    """`uuid` lives as long as the root directory; `pidns` is the inode of the daemon's pid namespace. The defaults are
+    those of the call's namespace, whose labels containerd.io/defaults/snapshotter and /runtime go before the
+    configuration."""
 
     uuid: str
     pid: int = 0
     pidns: int = 0
+    default_snapshotter: str = ""
+    default_runtime: str = ""
+    deprecations: Sequence[Deprecation] = ()
 
 
 class Introspection(Service):

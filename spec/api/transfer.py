@@ -1,5 +1,6 @@
 """Transfer: whole journeys as one call, with progress as its stream. Now: pull (registry to image store), import
-(archive to image store), tag and unpack (image store to image store)."""
+(archive to image store), push (image store to registry), single objects (registry to a descriptor), tag and unpack
+(image store to image store)."""
 
 from collections.abc import Sequence
 
@@ -68,11 +69,22 @@ class ImageStore(Record, frozen=True, tag="image_store"):
     non_distributable: bool = False
 
 
+class Raw(Record, frozen=True, tag="raw"):
+    """The descriptor that comes with the request: a file or a pipe, to be written.
+
+    From a registry: the bytes of `digest`, or of what the reference names; `media_type` says whether they are a
+    manifest's, else they are looked for among blobs first.
+    """
+
+    digest: str = ""
+    media_type: str = ""
+
+
 class TransferRequest(Request, frozen=True):
     """Unimplemented when no flow goes from this kind of source to this kind of destination."""
 
     source: Registry | ImageStore | Archive
-    destination: Registry | ImageStore | Archive
+    destination: Registry | ImageStore | Archive | Raw
 
 
 class Transfer(Service):

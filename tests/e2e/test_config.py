@@ -1,12 +1,14 @@
 """The configuration of a running daemon: what it takes up, and what it has to be started anew for."""
 
+import json
+import os
 import signal
 
 import pytest
 
 from spec import errors
 from spec.api import snapshots
-from spec.api.introspection import PluginsRequest
+from spec.api.introspection import PluginsRequest, ServerRequest
 from tests.daemon import Daemon
 
 
@@ -18,19 +20,16 @@ def test_reload(tmp_path):
             daemon.process.send_signal(signal.SIGHUP)
             daemon.says(said)
 
-        def holds(snapshotter, key):
-            return snapshots.StatRequest(snapshotter=snapshotter, key=key)
+        def default():
+            return client.introspection.server(ServerRequest()).default_snapshotter
 
-        client.snapshots.prepare(snapshots.PrepareRequest(snapshotter="", key="a"))
-        client.snapshots.stat(holds("native", "a"))
+        assert default() == "native"
         reload("rot = 1\n", "the configuration stays as it was: configuration")
-        client.snapshots.prepare(snapshots.PrepareRequest(snapshotter="", key="b"))
-        client.snapshots.stat(holds("native", "b"))
+        assert default() == "native"
         reload('default_snapshotter = "overlayfs"\ndefault_runtime = "crun"\n', "needed for default_runtime")
-        client.snapshots.prepare(snapshots.PrepareRequest(snapshotter="", key="c"))
-        client.snapshots.stat(holds("overlayfs", "c"))
+        assert default() == "overlayfs"
         reload('default_snapshotter = "native"\nlog_format = "json"\n', '"msg":"read the configuration again"')
-        client.snapshots.stat(holds("", "a"))
+        assert default() == "native"
 
 
 def test_a_required_plugin_that_does_not_work(tmp_path):
@@ -50,3 +49,19 @@ def test_disabled_plugins(tmp_path):
             client.snapshots.prepare(snapshots.PrepareRequest(snapshotter="native", key="a"))
         listed = daemon.ctr("plugins", "ls", "-d", "id==overlayfs").stdout
         assert "Requires:      io.holdd.metadata.v1" in listed
+
+
+def test_defaults_by_label_of_the_namespace(tmp_path):
+    with Daemon(tmp_path) as daemon:
+        daemon.ctr("namespaces", "create", "a", "containerd.io/defaults/snapshotter=native")
+        daemon.ctr("namespaces", "label", "a", "containerd.io/defaults/runtime=crun")
+        daemon.ctr("snapshots", "prepare", "k", namespace="a")
+        daemon.ctr("snapshots", "prepare", "k")
+        for namespace, snapshotter in (("a", "native"), ("default", "overlayfs")):
+            assert daemon.ctr("snapshots", "--snapshotter", snapshotter, "info", "k", namespace=namespace)
+        info = json.loads(daemon.ctr("info", namespace="a").stdout)
+        assert (info["default_snapshotter"], info["default_runtime"]) == ("native", "crun")
+        assert json.loads(daemon.ctr("info").stdout)["default_runtime"] == "runc"
+        listed = json.loads(daemon.ctr("deprecations", "ls", "--json").stdout)
+        assert listed == info["deprecations"]
+        assert bool(listed) != os.path.exists("/sys/fs/cgroup/cgroup.controllers")

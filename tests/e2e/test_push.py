@@ -137,6 +137,29 @@ def test_a_manifest_of_no_image(daemon):
         assert two.manifests["1"] == one.manifests["1"]
 
 
+def test_objects_without_images(daemon):
+    with Fake() as one, Fake() as two:
+        target = one.image("1", FILES)
+        (config, layer) = sorted(one.blobs, key=lambda digest: len(one.blobs[digest]))
+        ref = f"{one.host}/a:1"
+        body = one.manifests["1"][1].decode()
+        assert daemon.ctr("content", "fetch-object", ref).stdout == body
+        done = daemon.ctr("content", "fetch-blob", ref, config, target["digest"])
+        assert done.stdout == one.blobs[config].decode() + body
+        missing = "sha256:" + "0" * 64
+        assert "MANIFEST_UNKNOWN" in daemon.ctr("content", "fetch-blob", ref, missing, check=False).stderr
+        one.blobs[missing] = b"other bytes"
+        failed = daemon.ctr("content", "fetch-blob", ref, missing, check=False)
+        assert failed.returncode == 1
+        assert "what came is" in failed.stderr
+        assert not daemon.ctr("content", "ls", "-q").stdout
+        daemon.ctr("content", "fetch", ref)
+        assert set(daemon.ctr("content", "ls", "-q").stdout.split()) == {config, layer, target["digest"]}
+        assert not daemon.ctr("snapshots", "ls").stdout.splitlines()[1:]
+        daemon.ctr("content", "push-object", f"{two.host}/a:1", layer, "application/octet-stream")
+        assert set(two.blobs) == {layer}
+
+
 def test_sources_are_remembered(daemon):
     with Fake() as one:
         one.image("1", FILES)

@@ -7,11 +7,13 @@ import pytest
 
 from daemon.content.local import LocalContent
 from daemon.metadata.store import Store
+from daemon.metadata.tables import GLOBAL, NAMESPACES
 from daemon.scoped.content import ScopedContent
 from spec import digest as digests
 from spec import errors
 from spec.events import ContentCreate, ContentDelete
-from spec.records import ContentInfo
+from spec.names import SHAREABLE
+from spec.records import ContentInfo, Namespace
 
 DATA = b"some bytes"
 DIGEST = digests.of(DATA)
@@ -39,9 +41,17 @@ def recorder():
 
 @pytest.fixture
 def namespace(tmp_path, raw, recorder):
-    """`namespace(name)`: the store as that namespace sees it."""
+    """`namespace(name)`: the store as that namespace sees it, by the shared policy; `shareable` says what it is
+    labelled."""
     store = Store(str(tmp_path / "metadata"), sync=False)
-    yield lambda name: ScopedContent(raw, store, recorder, name)
+
+    def make(name, isolated=False, shareable=""):
+        if shareable:
+            row = Namespace(name=name, labels={SHAREABLE: shareable})
+            store.update(lambda txn: NAMESPACES.put(txn, row, GLOBAL, name)).result()
+        return ScopedContent(raw, store, recorder, name, isolated=isolated)
+
+    yield make
     store.close()
 
 
@@ -240,3 +250,33 @@ def test_bytes_that_were_lost_are_written_again(one, two, tmp_path, left):
         with pytest.raises(errors.AlreadyExists):
             content.writer("ref", len(DATA), DIGEST)
     assert list(one.statuses()) == []
+
+
+def test_isolated_a_known_digest_needs_its_bytes(namespace):
+    put(namespace("one", isolated=True, shareable="no"))
+    two = namespace("two", isolated=True)
+    with two.writer("r", len(DATA), DIGEST) as writer:
+        assert writer.status().offset == 0
+        with pytest.raises(errors.FailedPrecondition):
+            writer.commit(len(DATA), DIGEST)
+    with two.writer("r", len(DATA), DIGEST) as writer:
+        writer.write(b"x" * len(DATA))
+        with pytest.raises(errors.FailedPrecondition):
+            writer.commit(len(DATA), DIGEST)
+        with pytest.raises(errors.NotFound):
+            two.info(DIGEST)
+        writer.truncate()
+        writer.write(DATA)
+        assert writer.commit(len(DATA), DIGEST) == DIGEST
+    with two.reader(DIGEST) as reader:
+        assert reader.read() == DATA
+    assert not list(two.statuses())
+
+
+def test_isolated_but_for_a_namespace_that_shares(namespace):
+    put(namespace("one", isolated=True, shareable="true"))
+    two = namespace("two", isolated=True)
+    with two.writer("r", len(DATA), DIGEST) as writer:
+        assert writer.status().offset == len(DATA)
+        writer.commit()
+    assert two.info(DIGEST).size == len(DATA)

@@ -40,7 +40,7 @@ def images(tmp_path):
 
 def transfer(images, source, destination):
     async def main():
-        service = Transfer(House(images._store), pool, pool, Crew(pool.executor, 1))
+        service = Transfer(House(images._store), pool, pool, pool, Crew(pool.executor, 1))
         request = TransferRequest(source=source, destination=destination)
         return [progress async for progress in service.transfer(request, [])]
 
@@ -69,5 +69,5 @@ def test_a_source_that_is_not_there(images):
 
 
 def test_a_journey_that_is_not_offered(images):
-    with pytest.raises(errors.Unimplemented, match="ImageStore to Registry"):
-        transfer(images, ImageStore(name="one"), Registry(reference="example.org/a:1"))
+    with pytest.raises(errors.Unimplemented, match="Registry to Registry"):
+        transfer(images, Registry(reference="example.org/b:1"), Registry(reference="example.org/a:1"))
