@@ -186,7 +186,7 @@ class PluginInfo(Record, frozen=True):
 
 class Fault(Record, frozen=True):
     """What is wrong with something stored. `place` is metadata, content or snapshots/SNAPSHOTTER, `subject` what it is
-    about there. What is `harmless` goes by itself: rubbish is collected, what a crash left half done is done at a start."""
+    about there. What is `harmless` goes by itself: rubbish is collected, what a crash cut short is done at a start."""
 
     place: str
     subject: str
