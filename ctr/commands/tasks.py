@@ -4,10 +4,11 @@ import argparse
 import contextlib
 import json
 import signal
+import sys
 
 from msgspec.structs import replace
 
-from ctr import figures, output, process
+from ctr import figures, output, process, top
 from ctr.output import Out
 from daemon.client.client import Client
 from spec import errors
@@ -17,6 +18,7 @@ from spec.base import to_json
 from spec.names import STOP_SIGNAL
 from spec.oci import build, runtime
 
+CLEAR = "\x1b[H\x1b[J"  # of a terminal (console_codes(4))
 ALIASES = {"metrics": ("metric",)}
 
 
@@ -46,6 +48,12 @@ def register(parser: argparse.ArgumentParser) -> None:
     attach.add_argument("--exec-id", default="")
     metrics = _verb(verbs, "metrics", _metrics, "show what it uses")
     metrics.add_argument("--format", choices=("table", "json"), default="table")
+    top = verbs.add_parser("top", help="watch what tasks use")
+    top.add_argument("--once", action="store_true", help="look once, for the length of an interval")
+    top.add_argument("--interval", type=_seconds, default=1.0, metavar="SECONDS", help="between two looks; 1")
+    top.add_argument("--json", action="store_true", help="print JSON, an array a look")
+    top.add_argument("ids", nargs="*", metavar="CONTAINER", help="all without one")
+    top.set_defaults(do=_top)
     _verb(verbs, "pause", _pause, "freeze all of its processes")
     _verb(verbs, "resume", _resume, "go on")
 
@@ -180,6 +188,25 @@ def _metrics(args: argparse.Namespace, client: Client, out: Out) -> None:
         out.json(found[0])
         return
     out.columns([("METRIC", "VALUE"), *figures.rows(found[0].data)])
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0.1 <= seconds <= 3600:
+        raise argparse.ArgumentTypeError("must be 0.1 to 3600")
+    return seconds
+
+
+def _top(args: argparse.Namespace, client: Client, out: Out) -> None:
+    """On a terminal each look takes the place of the one before. An interrupt is how one stops looking."""
+    with contextlib.suppress(KeyboardInterrupt):
+        for found in top.looks(client, args.ids, args.interval):
+            if sys.stdout.isatty() and not (args.once or args.json):
+                sys.stdout.write(CLEAR)
+            out.table(top.HEADER, [top.cells(used) for used in found], found, [used.id for used in found])
+            sys.stdout.flush()
+            if args.once:
+                break
 
 
 def _pause(args: argparse.Namespace, client: Client, out: Out) -> None:
