@@ -19,7 +19,7 @@ from daemon.figures import Internals, Telling
 from daemon.flows.crew import Crew
 from daemon.gc.collector import Collected, Collector
 from daemon.gc.scheduler import Scheduler, Thresholds
-from daemon.kit import atomic
+from daemon.kit import atomic, tracing
 from daemon.kit.keylock import KeyLock
 from daemon.kit.threads import Pool, hop
 from daemon.metadata.kv import BucketKV
@@ -34,7 +34,7 @@ from daemon.scoped.garbage import IngestGarbage, RecordGarbage, SnapshotGarbage
 from daemon.scoped.images import ScopedImages
 from daemon.scoped.leases import Holds, ScopedLeases
 from daemon.scoped.snapshots import ScopedSnapshots
-from spec import errors
+from spec import errors, otel
 from spec.api.service import Service
 from spec.api.transfer import Registry
 from spec.ports import Applier, Cancel, ContentStore, Differ, ImageArchive, Resolver, Snapshotter
@@ -68,6 +68,9 @@ class System:
     def _assemble(self) -> None:
         config = self.config
         make_directories(config)
+
+        # Who is told what took how long, if the environment names somebody.
+        self.tracing = self._traced(otel.settings(os.environ))
 
         # What happens is told to whoever listens.
         self._events = self._plugins.one(builtin.EVENT, "exchange", lambda cls: cls())
@@ -124,6 +127,13 @@ class System:
         # The API over all of them, and what there is to tell about it all.
         self.services = self._services()
         self.metrics = self._telling() if config.metrics.address else None
+
+    def _traced(self, asked: otel.Settings | None) -> bool:
+        if asked is None:
+            return False
+        exporter = self._plugins.one(builtin.METRICS, "otlp", lambda cls: cls(asked))
+        tracing.install(tracing.Tracer(export=exporter.export, samples=exporter.samples))
+        return True
 
     def _telling(self) -> Telling:
         """What the metrics endpoint tells; made where there is one."""
@@ -269,6 +279,7 @@ class System:
         """Close all components, last made first. Shims and what they run live on."""
         for pool in self._pools:
             pool.close()
+        tracing.install(None)
         self._plugins.close()
 
     def _make_scheduler(self, cls: type[Scheduler]) -> Scheduler:

@@ -15,6 +15,7 @@ import urllib3
 from urllib3.util import Timeout
 
 from daemon.images.hosts import Host
+from daemon.kit import tracing
 from spec import errors
 from spec.oci import distribution
 
@@ -106,6 +107,10 @@ class Transport:
 
     def _send(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> Answer:
         """One request, whose answer `close` can interrupt."""
+        with tracing.span(f"HTTP {method}", tracing.CLIENT, **{"server.address": urlsplit(url).hostname or ""}):
+            return self._sent(method, url, headers, body)
+
+    def _sent(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> Answer:
         pools = self._pools if _origin(url) in self._own else self._others
         answer = pools.request(
             method, url, headers=dict(headers), body=body, redirect=False, preload_content=False, retries=False,

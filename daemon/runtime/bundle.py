@@ -26,7 +26,7 @@ from daemon.runtime.oci import Launch
 from pyx import walk
 from spec import errors
 from spec.base import Record, to_json
-from spec.records import Exit
+from spec.records import Exit, Timing
 from spec.types import Stdio
 
 RECORD = "task.json"
@@ -70,6 +70,7 @@ class TaskRecord(Record, frozen=True):
     execs: Sequence[ProcessRecord] = ()
     paused: bool = False
     unsettled: bool = False
+    timing: Sequence[Timing] = ()
 
 
 _decoder = msgspec.json.Decoder(TaskRecord)

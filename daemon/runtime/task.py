@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from daemon.kit import threads
+from daemon.kit import threads, tracing
 from daemon.runtime import cgroups, held, living, users
 from daemon.runtime.bundle import Bundle, Phase, ProcessRecord, TaskRecord
 from daemon.runtime.calls import Calls
@@ -26,7 +26,7 @@ from spec import errors, events, names
 from spec.base import Event
 from spec.oci.users import Ids
 from spec.ports import Publisher
-from spec.records import Exit, Process, Status
+from spec.records import Exit, Process, Status, Timing
 from spec.types import Stdio
 
 T = TypeVar("T")
@@ -79,6 +79,9 @@ class ContainerTask:
     def process(self, exec_id: str = "") -> Process:
         process = self._process(exec_id)
         return process.shown(self._status(process))
+
+    def timing(self) -> Sequence[Timing]:
+        return self.record.timing
 
     def _process(self, exec_id: str) -> TaskProcess:
         process = self.processes.get(exec_id)
@@ -245,14 +248,17 @@ class ContainerTask:
             init = self.init
             self._save()
             try:
-                await self._calls.start(shim)
+                with tracing.timeline():
+                    with tracing.span("start"):
+                        await self._calls.start(shim)
+                    phases = tracing.phases()
             except BaseException:
                 init.change(phase=Phase.ADDED)
                 self._save()
                 self._tell(init)
                 raise
             init.change(phase=Phase.STARTED)
-            self._save()
+            self._save(timing=(*self.record.timing, *phases))
             self._publish(events.TaskStart(container_id=self.id, pid=init.record.pid))
             self._tell(init)
             return init.record.pid

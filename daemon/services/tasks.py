@@ -5,7 +5,9 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 
-from daemon.kit import context
+from msgspec.structs import replace
+
+from daemon.kit import context, tracing
 from daemon.kit.threads import Pool, hop
 from daemon.metadata.store import Store
 from daemon.metadata.tables import CONTAINERS
@@ -38,13 +40,20 @@ class Tasks:
         self._pool = pool
 
     async def create(self, request: api.CreateRequest, fds: Sequence[int]) -> api.CreateReply:
+        with tracing.timeline():
+            return await self._create(request, fds)
+
+    async def _create(self, request: api.CreateRequest, fds: Sequence[int]) -> api.CreateReply:
         namespace = context.namespace()
         with self._store.view() as view:
             container = CONTAINERS.get(view, namespace, request.container_id)
         runtime = container.runtime
         if request.runtime_path:
             runtime = RuntimeRef(name=request.runtime_path, options=runtime.options)
-        rootfs = request.rootfs or await asyncio.to_thread(self._mounts, namespace, container)
+        rootfs = request.rootfs
+        if not rootfs:
+            with tracing.span("mounts", snapshotter=container.snapshotter):
+                rootfs = await asyncio.to_thread(self._mounts, namespace, container)
         task = await self._runtime.create(
             namespace, container.id, container.spec, rootfs, request.stdio, runtime, fds
         )
@@ -66,7 +75,9 @@ class Tasks:
         )
 
     def get(self, request: api.GetRequest) -> Process:
-        return self._task(request.container_id).process(request.exec_id)
+        task = self._task(request.container_id)
+        process = task.process(request.exec_id)
+        return process if request.exec_id else replace(process, timing=task.timing())
 
     def list(self, request: api.ListRequest) -> api.ListReply:
         return api.ListReply(tasks=[task.process() for task in self._runtime.tasks(context.namespace())])
