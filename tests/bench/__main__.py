@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from spec.api.version import VersionRequest
-from tests.bench import cgroups, containerd, diff, layers, records, snapshots, tasks
+from tests.bench import cgroups, containerd, diff, endpoint, layers, records, snapshots, tasks
 from tests.bench.figures import Row, at_once, journaled, memory_kb, show
 from tests.daemon import Daemon
 
@@ -58,6 +58,7 @@ def main():
                     diff.measure(daemon, peer, where),
                     tasks.measure_life(daemon, where / "life"),
                     tasks.measure_many(daemon, where / "life"),
+                    endpoint.measure(where),
                 )
             )
 
