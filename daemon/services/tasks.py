@@ -1,9 +1,10 @@
 """Tasks: containers made to run."""
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from msgspec.structs import replace
 
@@ -115,8 +116,18 @@ class Tasks:
 
     async def metrics(self, request: api.MetricsRequest) -> api.MetricsReply:
         matches = filters.matcher(request.filters, TASK)
-        tasks = [task for task in self._runtime.tasks(context.namespace()) if matches(task)]
+        tasks = [task for task in self._among(filters.exact(request.filters, "id")) if matches(task)]
         return api.MetricsReply(metrics=await hop(self._pool, self._measured, tasks))
+
+    def _among(self, ids: frozenset[str] | None) -> Iterator[Task]:
+        """The namespace's tasks of these ids; all without any."""
+        namespace = context.namespace()
+        if ids is None:
+            yield from self._runtime.tasks(namespace)
+            return
+        for id in ids:
+            with contextlib.suppress(errors.NotFound):
+                yield self._runtime.get(namespace, id)
 
     def _measured(self, tasks: Sequence[Task]) -> Sequence[api.Metric]:
         metrics = []
@@ -127,8 +138,16 @@ class Tasks:
                 log.debug("task %s is not measured: %s", task.id, exc)
                 continue
             metrics.append(api.Metric(id=task.id, timestamp_ns=time.time_ns(), data=figures))
-        self._forget_deleted()
+        if not all(map(self._is_current, tasks)):
+            self._forget_deleted()
         return metrics
+
+    def _is_current(self, task: Task) -> bool:
+        """Whether it has not been deleted meanwhile."""
+        try:
+            return self._runtime.get(task.namespace, task.id) is task
+        except errors.NotFound:
+            return False
 
     def _forget_deleted(self) -> None:
         self._meters.keep((task.namespace, task.id) for task in self._runtime.tasks())
