@@ -47,6 +47,7 @@ ROWS = (
     Row(RUNTIME, "tasks", "daemon.runtime.tasks:Tasks", (EVENT,)),
     Row(METRICS, "cgroups", "daemon.metrics.cgroups:Cgroups"),
     Row(METRICS, "containers", "daemon.metrics.catalog:Containers", (METRICS, RUNTIME)),
+    Row(METRICS, "otlp", "daemon.metrics.otlp:Exporter"),
     Row(METRICS, "calls", "daemon.metrics.calls:Calls"),
     Row(RESOLVER, "registry", "daemon.images.resolver:RegistryResolver"),
     Row(RESOLVER, "archive", "daemon.images.archive:Archive"),

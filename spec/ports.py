@@ -27,6 +27,7 @@ from spec.records import (
     Process,
     RuntimeRef,
     SnapshotInfo,
+    Timing,
 )
 from spec.types import Mount, Progress, Stdio, Usage
 
@@ -412,6 +413,9 @@ class Task(Measured, Protocol):
 
     def process(self, exec_id: str = "") -> Process:
         """Status of one process, from memory: never waits. NotFound."""
+
+    def timing(self) -> Sequence[Timing]:
+        """The phases of its creation and its start."""
 
     async def start(self, exec_id: str = "") -> int:
         """Start what was created; its pid. FailedPrecondition when it was started already."""

@@ -124,8 +124,17 @@ class Status(enum.IntEnum):
     PAUSING = 5
 
 
+class Timing(Record, frozen=True):
+    """A phase of what was done to an object: when it began, in nanoseconds since the epoch, and how long it took."""
+
+    name: str
+    began_at_ns: int
+    took_ns: int = 0
+
+
 class Process(Record, frozen=True):
-    """A task's init process (`exec_id` empty) or an exec'd one. `exit_status` counts once status is STOPPED."""
+    """A task's init process (`exec_id` empty) or an exec'd one. `exit_status` counts once status is STOPPED. `timing`
+    is how init was made and started; of one process that is asked for, not in lists."""
 
     container_id: str
     exec_id: str = ""
@@ -137,6 +146,7 @@ class Process(Record, frozen=True):
     terminal: bool = False
     exit_status: int = 0
     exited_at_ns: int = 0
+    timing: Sequence[Timing] = ()
 
 
 class Exit(Record, frozen=True):

@@ -28,7 +28,7 @@ from daemon.runtime.oci import Launch
 from pyx import walk
 from spec import errors
 from spec.base import Record, to_json
-from spec.records import Exit
+from spec.records import Exit, Timing
 from spec.types import Stdio
 
 RECORD = "task.json"
@@ -74,6 +74,7 @@ class TaskRecord(Record, frozen=True):
     paused: bool = False
     unsettled: bool = False
     logged: bool = False
+    timing: Sequence[Timing] = ()
 
 
 _decoder = msgspec.json.Decoder(TaskRecord)
