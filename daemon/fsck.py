@@ -1,6 +1,7 @@
 """Whether what is stored holds together: records, blobs and snapshots, each by itself and between them.
 
-Beside a running daemon it looks at a consistent copy of the records, and twice: what changes meanwhile is no fault.
+Beside a running daemon it looks at a consistent copy of the records, and more than once while there is something to
+tell: what changes meanwhile is no fault.
 """
 
 import os
@@ -18,6 +19,8 @@ from daemon.snapshots import fsck as snapshots
 from spec import errors
 from spec.records import Fault
 
+PASSES = 3
+
 
 def check(config: Config, hashed: bool = False) -> list[Fault]:
     """All that is wrong. With `hashed` every blob is read. NotFound when there is no store."""
@@ -27,9 +30,11 @@ def check(config: Config, hashed: bool = False) -> list[Fault]:
     try:
         lock = store.lock(directory)
     except errors.FailedPrecondition:
-        first = _check_copy(config, directory, hashed)
-        again = set(_check_copy(config, directory, hashed)) if first else set()
-        return [fault for fault in first if fault in again]
+        found = _check_copy(config, directory, hashed)
+        for _ in range(PASSES - 1):
+            again = set(_check_copy(config, directory, hashed)) if found else set()
+            found = [fault for fault in found if fault in again]
+        return found
     try:
         return list(_check(config, os.path.join(directory, store.DATA), directory, hashed))
     finally:
@@ -57,8 +62,9 @@ def _check(config: Config, data: str | int, directory: str, hashed: bool) -> Ite
         yield Fault(place="metadata", subject=store.DATA, what=what)
     if faults:
         return  # what is missing would show as faults everywhere else
-    view = Held(rows)
-    yield from metadata.check(view)
+    misfits = metadata.misfits(Held(rows))
+    yield from metadata.faults(misfits)
+    view = Held({key: value for key, value in rows.items() if key not in misfits})
     yield from content.check(os.path.join(config.root, "content"), recorded(view), hashed)
     for name, root in trees(config, view).items():
         yield from snapshots.check(name, root, BucketView.of(view, "snapshots", name), running=not directory)

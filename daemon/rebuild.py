@@ -101,8 +101,7 @@ def _directory(config: Config) -> str:
 
 def _fitting(config: Config, rows: Mapping[bytes, bytes]) -> tuple[Rows, list[str]]:
     """The rows that the disk does not contradict, and what is left out."""
-    view = Held(rows)
-    misfits = {key: what for key, value in rows.items() if (what := fsck.misfit(view, key, value))}
+    misfits = fsck.misfits(Held(rows))
     told = [f"{sealed.name(key)} left out: {what}" for key, what in misfits.items()]
     kept = {key: value for key, value in rows.items() if key not in misfits}
     view = Held(kept)

@@ -1,6 +1,6 @@
 """Whether the records are what the schema says, by themselves: every row decodes, where its record belongs."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -22,15 +22,17 @@ _TABLES: dict[str, tuple[Table[Any], Callable[[Any, list[str]], tuple[str, ...]]
 }
 
 
-def check(view: View) -> Iterator[Fault]:
-    for key, value in view.items(b""):
-        what = misfit(view, key, value)
-        if what:
-            yield Fault(place="metadata", subject=sealed.name(key), what=what)
+def misfits(view: View) -> dict[bytes, str]:
+    """Rows that cannot be where they are, and why."""
+    return {key: what for key, value in view.items(b"") if (what := _misfit(view, key, value))}
 
 
-def misfit(view: View, key: bytes, value: bytes) -> str:
-    """Why a row cannot be where it is; empty when it can."""
+def faults(misfits: Mapping[bytes, str]) -> Iterator[Fault]:
+    for key, what in misfits.items():
+        yield Fault(place="metadata", subject=sealed.name(key), what=what)
+
+
+def _misfit(view: View, key: bytes, value: bytes) -> str:
     parts = [part.decode("utf-8", "surrogateescape") for part in key.removesuffix(b"\0").split(b"\0")]
     if len(parts) < 3:
         return "its path is too short"
@@ -45,6 +47,6 @@ def misfit(view: View, key: bytes, value: bytes) -> str:
         return f"it does not decode: {exc}"
     if len(key) < buckets.MAX_KEY and buckets.key(parts[0], parts[1], *id(record, parts)) != key:
         return f"its record is that of {'/'.join(id(record, parts))}"
-    if parts[1] == LEASED.kind and LEASES.find(view, parts[0], parts[2]) is None:
+    if parts[1] == LEASED.kind and view.get(buckets.key(parts[0], LEASES.kind, parts[2])) is None:
         return f"there is no lease {parts[2]}"
     return ""

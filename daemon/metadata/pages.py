@@ -1,5 +1,5 @@
-"""The pages of an LMDB file, read without LMDB, which trusts what it maps: a damaged one can end the process. A walk over
-all takes 2.2 microseconds a row.
+"""The pages of an LMDB file, read without LMDB, which trusts what it maps: a damaged one can end the process. A walk
+over all takes 2.2 microseconds a row.
 
 Layout (lmdb.h, mdb.c of 0.9, 64 bits, little-endian), pages of 4096 bytes, each with a header of 16:
     number u64, pad u16, flags u16, lower u16, upper u16    (of overflow pages: their count u32, not the last two)

@@ -13,6 +13,7 @@ import contextlib
 import errno
 import fcntl
 import logging
+import mmap
 import os
 import queue
 import threading
@@ -156,6 +157,8 @@ class Store:
         self._map_size = self._env.info()["map_size"]
         self._data_fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         undo.callback(os.close, self._data_fd)
+        stat = os.fstat(self._data_fd)
+        self._allocated = min(stat.st_size, stat.st_blocks * 512)  # by who had it open before
         self._allocate()
         self._journal = Journal(os.path.join(directory, JOURNAL))
         undo.callback(self._journal.close)
@@ -219,6 +222,8 @@ class Store:
 
     def _commit(self, batch: list[Job]) -> None:
         """Commit a batch; a function that fails after it wrote costs one more round for the others."""
+        if self._full:
+            self._allocate()
         while batch:
             try:
                 txn = self._env.begin(write=True)
@@ -299,6 +304,8 @@ class Store:
             while self._reading:
                 self._gate.wait()
             try:
+                # LMDB gives up the old map before it has the new one: see first whether there is room for one.
+                mmap.mmap(-1, self._map_size * 2, mmap.MAP_PRIVATE, mmap.PROT_READ).close()
                 self._env.set_mapsize(self._map_size * 2)
                 self._map_size *= 2
             except (lmdb.Error, OSError, MemoryError, OverflowError) as exc:

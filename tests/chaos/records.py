@@ -228,6 +228,8 @@ def load(daemon, model, chance, host, seconds):
         for thread in threads:
             thread.start()
         time.sleep(seconds)
+        if chance.random() < 0.2:
+            fsck(daemon)
         daemon.kill()
         for thread in threads:
             thread.join()

@@ -69,7 +69,7 @@ def test_a_damaged_store_stops_the_daemon_with_the_way_back(daemon, fake):
     daemon.start()
     assert names(daemon) == [name]
     assert (holdd(daemon, "fsck", "--hash").stdout, holdd(daemon, "fsck").returncode) == ("", 0)
-    assert daemon.ctr("images", "check", name).returncode == 0
+    assert daemon.ctr("images", "check").returncode == 0
 
 
 def test_a_backup_beside_a_daemon_and_back(daemon, fake, tmp_path):

@@ -123,6 +123,14 @@ CASES = {
         lambda config: change(config, lambda txn: txn.put(buckets.key("default", "images", "x"), b"\xc1")),
         [("metadata", "it does not decode: *", False)],
     ),
+    "a lease that does not decode": (
+        lambda config: change(config, lambda txn: txn.put(buckets.key("default", "leases", "l"), b"\xc1")),
+        [("metadata", "it does not decode: *", False)],
+    ),
+    "content that does not decode": (
+        lambda config: change(config, lambda txn: txn.put(buckets.key("default", "content", "sha256:x"), b"\xc1")),
+        [("metadata", "it does not decode: *", False)],
+    ),
     "a row in another's place": (
         lambda config: change(
             config,

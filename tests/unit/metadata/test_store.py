@@ -64,6 +64,29 @@ def test_the_map_grows_when_it_is_full(store):
         assert sum(1 for _ in view.items(b"")) == 3000
 
 
+LIMITED = """
+import resource, sys
+from daemon.metadata.store import Store
+from spec import errors
+store = Store(sys.argv[1], map_size=1 << 23)
+used = int(open("/proc/self/statm").read().split()[0]) * 4096
+resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 22), used + (1 << 22)))
+put = lambda n: store.update(lambda txn: txn.put(b"%06d" % n, bytes(3000))).exception()
+written = 0
+while (full := put(written)) is None:
+    written += 1
+print(type(full).__name__, written > 1000)
+print(all(store.update(lambda txn, n=n: txn.delete(b"%06d" % n)).result() for n in range(100)))
+print(put(0), put(1))
+store.close()
+"""
+
+
+def test_a_map_that_cannot_grow_refuses_writes_takes_removals_and_goes_on(tmp_path):
+    done = subprocess.run([sys.executable, "-c", LIMITED, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == ["ResourceExhausted True", "True", "None None"], done.stderr
+
+
 def test_growing_waits_for_readers_and_nested_reads_go_on(store):
     value = b"x" * 2000
     with store.view() as view:
