@@ -25,14 +25,13 @@ class Probes:
 
     @cached_property
     def names_types(self) -> bool:
-        """Whether a directory's entries tell what they are (d_type), without which overlay sees whiteouts as files."""
+        """Whether a directory's entries tell what they are (d_type), without which overlay sees whiteouts as files. The
+        root's own tell where it has some: so a full disk is no hindrance."""
+        if os.listdir(self._root):
+            return _names_types(self._root)
         with tempfile.TemporaryDirectory(prefix="probe-", dir=self._root) as place:
             os.mkdir(os.path.join(place, "entry"))
-            folder = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                return fs.names_types(folder)
-            finally:
-                os.close(folder)
+            return _names_types(place)
 
     @cached_property
     def has_index(self) -> bool:
@@ -61,12 +60,21 @@ class Probes:
         return self._mounts("volatile")
 
     def _mounts(self, *more: str) -> bool:
-        with tempfile.TemporaryDirectory(prefix="probe-", dir=self._root) as place:
-            try:
+        """Not, when there is no room to try."""
+        try:
+            with tempfile.TemporaryDirectory(prefix="probe-", dir=self._root) as place:
                 os.close(mounting.detached([_overlay(place, more)]))
-            except (errors.Error, OSError):
-                return False
-            return True
+        except (errors.Error, OSError):
+            return False
+        return True
+
+
+def _names_types(path: str) -> bool:
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return fs.names_types(folder)
+    finally:
+        os.close(folder)
 
 
 def _overlay(place: str, more: Sequence[str]) -> Mount:
