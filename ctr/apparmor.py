@@ -22,14 +22,24 @@ def require() -> None:
         raise errors.FailedPrecondition("this kernel has no AppArmor, or it is switched off")
 
 
+def require_loaded(name: str) -> None:
+    """NotFound for a profile that the kernel does not have; a runtime would not name it."""
+    require()
+    if not _is_loaded(name):
+        raise errors.NotFound(f"AppArmor profile {name[:100]} not found: the kernel has none of that name")
+
+
 def load_default(name: str) -> None:
     """Have the kernel know the default profile under that name, if it does not yet."""
     text = apparmor.profile(name, abi=os.path.exists(ABI))
     require()
+    if not _is_loaded(name):
+        _load(name, text)
+
+
+def _is_loaded(name: str) -> bool:
     with open(LOADED) as file:
-        if any(line.rpartition(" (")[0] == name for line in file):
-            return
-    _load(name, text)
+        return any(line.rpartition(" (")[0] == name for line in file)
 
 
 def _load(name: str, text: str) -> None:

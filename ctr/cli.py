@@ -88,7 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     module.register(own)
     given = own.parse_args(args.rest)
     try:
-        with connect(args.address, namespace=args.namespace, timeout_s=args.timeout) as client:
+        trace = os.environ.get("TRACEPARENT", "")
+        with connect(args.address, namespace=args.namespace, timeout_s=args.timeout, trace=trace) as client:
             code: int = module.run(given, client, Out(given)) or 0
             sys.stdout.flush()
             return code

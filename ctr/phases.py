@@ -12,7 +12,7 @@ SLOW_SECONDS = 1.0
 class Phases:
     """Lines on `stream`: what goes on after `slow_s` seconds and each time the time has doubled, and how long it took.
 
-    A phase that is quick says nothing.
+    A phase that is quick says nothing, and none does where nobody watches: what a script reads is its container's.
     """
 
     def __init__(self, stream: TextIO, slow_s: float = SLOW_SECONDS) -> None:
@@ -22,6 +22,9 @@ class Phases:
     @contextlib.contextmanager
     def phase(self, doing: str) -> Iterator[None]:
         """`doing` is a present participle: "preparing the snapshot"."""
+        if not self._stream.isatty():
+            yield
+            return
         ended = threading.Event()
         started = time.monotonic()
         watcher = threading.Thread(target=self._watch, args=(doing, ended, started), daemon=True)

@@ -187,7 +187,7 @@ def _confinement(spec: runtime.Spec, args: argparse.Namespace) -> runtime.Spec:
     if args.apparmor_default_profile:
         apparmor.load_default(args.apparmor_default_profile)
     elif args.apparmor_profile:
-        apparmor.require()
+        apparmor.require_loaded(args.apparmor_profile)
     if profile := args.apparmor_profile or args.apparmor_default_profile:
         spec = build.with_apparmor(spec, profile)
     if args.seccomp:

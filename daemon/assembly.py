@@ -21,7 +21,7 @@ from daemon.flows.crew import Crew
 from daemon.gc.collector import Collected, Collector
 from daemon.gc.scheduler import Scheduler, Thresholds
 from daemon.images.breaker import Breakers
-from daemon.kit import atomic
+from daemon.kit import atomic, tracing
 from daemon.kit.keylock import KeyLock
 from daemon.kit.threads import Pool, hop
 from daemon.metadata.kv import BucketKV
@@ -38,7 +38,7 @@ from daemon.scoped.images import ScopedImages
 from daemon.scoped.leases import Holds, ScopedLeases
 from daemon.scoped.snapshots import ScopedSnapshots
 from daemon.settings import dotted
-from spec import errors, names
+from spec import errors, names, otel
 from spec.api.introspection import Deprecation
 from spec.api.service import Service
 from spec.api.transfer import Registry
@@ -75,6 +75,9 @@ class System:
         config = self.config
         make_directories(config)
 
+        # Who is told what took how long, if the environment names somebody.
+        self.tracing = self._traced(otel.settings(os.environ))
+
         # Records and edges.
         self._store = self._plugins.one(
             builtin.METADATA,
@@ -83,12 +86,11 @@ class System:
         )
         migrate(self._store)
 
-        # What happens is kept for a while, and told to whoever listens.
+        # What happens is kept for a while, on disk if that has room, and told to whoever listens.
         os.makedirs(self._root("events"), mode=0o700, exist_ok=True)
-        ring = self._plugins.one(
-            builtin.EVENT, "ring", lambda cls: cls(self._root("events", "ring"), config.events.ring_size)
-        )
-        self._events = self._plugins.one(builtin.EVENT, "exchange", lambda cls: cls(ring))
+        path = self._root("events", "ring")
+        rings = self._plugins.every(builtin.RING, lambda row, cls: cls(path, config.events.ring_size))
+        self._events = self._plugins.one(builtin.EVENT, "exchange", lambda cls: cls(rings.get("local")))
 
         # Bytes by digest, and trees by key.
         self._content = self._content_store()
@@ -136,6 +138,13 @@ class System:
         self.services = self._services()
         self.metrics = self._telling() if config.metrics.address else None
         self._plugins.check()
+
+    def _traced(self, asked: otel.Settings | None) -> bool:
+        if asked is None:
+            return False
+        exporter = self._plugins.one(builtin.METRICS, "otlp", lambda cls: cls(asked))
+        tracing.install(tracing.Tracer(export=exporter.export, samples=exporter.samples))
+        return True
 
     def _telling(self) -> Telling:
         """What the metrics endpoint tells; made where there is one."""
@@ -200,6 +209,7 @@ class System:
         io = self._pool("io", 16)
         journeys = self._pool("transfer", 8)
         downloads = self.config.registry.max_concurrent_downloads
+        measuring = self._pool("metrics", 2)
         arguments: dict[str, tuple[Any, ...]] = {
             "version": (VERSION, REVISION),
             "namespaces": (self._store, self._events, self._snapshots_of),
@@ -208,7 +218,7 @@ class System:
             "leases": (self.leases, self.collected, self.holders),
             "content": (self.content, self._content, io),
             "snapshots": (self.snapshotter, io),
-            "tasks": (self._store, self.runtime, self.snapshotter, self._meters, self._pool("metrics", 2)),
+            "tasks": (self._store, self.runtime, self.snapshotter, self._meters, measuring, self.content),
             "diff": (self.differ, self._pool("diff", 4), self.config.diff.sync_fs),
             "events": (self._events,),
             "introspection": (self._uuid(), self._plugins.infos, self, _deprecations()),
@@ -325,6 +335,7 @@ class System:
         """Close all components, last made first. Shims and what they run live on."""
         for pool in self._pools:
             pool.close()
+        tracing.install(None)
         self._plugins.close()
 
     def _make_scheduler(self, cls: type[Scheduler]) -> Scheduler:

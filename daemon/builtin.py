@@ -22,6 +22,7 @@ class Row(NamedTuple):
         return f"{self.type}.{self.id}"
 
 
+RING = "io.holdd.ring.v1"
 EVENT = "io.holdd.event.v1"
 METADATA = "io.holdd.metadata.v1"
 CONTENT = "io.holdd.content.v1"
@@ -35,8 +36,8 @@ SERVICE = "io.holdd.service.v1"
 
 ROWS = (
     Row(METADATA, "lmdb", "daemon.metadata.store:Store"),
-    Row(EVENT, "ring", "daemon.events.ring:Ring"),
-    Row(EVENT, "exchange", "daemon.events.exchange:Exchange", (EVENT,)),
+    Row(RING, "local", "daemon.events.ring:Ring"),
+    Row(EVENT, "exchange", "daemon.events.exchange:Exchange", (RING,)),
     Row(CONTENT, "local", "daemon.content.local:LocalContent"),
     Row(SNAPSHOTTER, "overlayfs", "daemon.snapshots.overlay:Overlay", (METADATA,)),
     Row(SNAPSHOTTER, "native", "daemon.snapshots.native:Native", (METADATA,)),
@@ -46,6 +47,7 @@ ROWS = (
     Row(RUNTIME, "tasks", "daemon.runtime.tasks:Tasks", (EVENT,)),
     Row(METRICS, "cgroups", "daemon.metrics.cgroups:Cgroups"),
     Row(METRICS, "containers", "daemon.metrics.catalog:Containers", (METRICS, RUNTIME)),
+    Row(METRICS, "otlp", "daemon.metrics.otlp:Exporter"),
     Row(METRICS, "calls", "daemon.metrics.calls:Calls"),
     Row(RESOLVER, "registry", "daemon.images.resolver:RegistryResolver"),
     Row(RESOLVER, "archive", "daemon.images.archive:Archive"),

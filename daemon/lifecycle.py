@@ -12,8 +12,9 @@ from daemon.config import Config
 from daemon.kit import log as logs
 from daemon.kit import mounting
 from daemon.runtime.nursery import Nursery
-from daemon.transport.dispatch import Dispatcher
+from daemon.transport.dispatch import Dispatcher, Observer
 from daemon.transport.http import HttpServer, Page
+from daemon.transport.tracing import Tracing
 from daemon.transport.unix import UnixServer
 from spec import errors
 from spec.exposition import CONTENT_TYPE
@@ -34,7 +35,9 @@ async def serve(config: Config, nursery: Nursery, again: Callable[[], Config]) -
         await system.runtime.recover()
         gc.collect()
         gc.freeze()  # what the start made stays; collections look at what came after
-        observers = [system.metrics.calls] if system.metrics else []
+        observers: list[Observer] = [Tracing()] if system.tracing else []
+        if system.metrics is not None:
+            observers.append(system.metrics.calls)
         server = UnixServer(Dispatcher(system.services, observers))
         async with _metrics(config, system):
             server.listen(config.address)

@@ -65,6 +65,20 @@ def fields_of(getters: "Mapping[str, Getter[T]]") -> "Fields[T]":
     return field
 
 
+def exact(filters: Sequence[str], field: str) -> frozenset[str] | None:
+    """The values of `field` of which whatever matches has one; None when it may have any. InvalidArgument.
+
+    What a lookup by key needs, instead of asking all there are.
+    """
+    wanted = set()
+    for text in filters:
+        values = {value for path, operator, value in parse(text) if (path, operator) == ((field,), "==")}
+        if not values:
+            return None
+        wanted |= values
+    return frozenset(wanted) if filters else None
+
+
 def parse(text: str) -> list[Selector]:
     """The selectors of one filter; none of an empty one. InvalidArgument."""
     return _Parser(text).selectors() if text else []

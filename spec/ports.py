@@ -19,6 +19,7 @@ from spec.edges import Node, Resource
 from spec.metrics import Figures
 from spec.oci.image import Descriptor
 from spec.records import (
+    CheckpointOptions,
     ContentInfo,
     Exit,
     IngestStatus,
@@ -26,6 +27,7 @@ from spec.records import (
     Process,
     RuntimeRef,
     SnapshotInfo,
+    Timing,
 )
 from spec.types import Mount, Progress, Stdio, Usage
 
@@ -412,6 +414,9 @@ class Task(Measured, Protocol):
     def process(self, exec_id: str = "") -> Process:
         """Status of one process, from memory: never waits. NotFound."""
 
+    def timing(self) -> Sequence[Timing]:
+        """The phases of its creation and its start."""
+
     async def start(self, exec_id: str = "") -> int:
         """Start what was created; its pid. FailedPrecondition when it was started already."""
 
@@ -433,6 +438,10 @@ class Task(Measured, Protocol):
 
     async def update(self, resources: bytes) -> None:
         """Other limits (OCI `linux.resources` as JSON). FailedPrecondition when it is not running."""
+
+    async def checkpoint(self, options: CheckpointOptions) -> None:
+        """Write its processes' state to the directory `options.image_path`. FailedPrecondition when it is not running;
+        Unknown, with CRIU's words, when that fails."""
 
     async def close_io(self, exec_id: str = "") -> None:
         """End stdin, where that is a FIFO that is held open for its writers: the process sees the end when the last of

@@ -30,7 +30,8 @@ class Stdio(Record, frozen=True):
     """Where a process's streams go.
 
     Each of stdin, stdout and stderr is empty (/dev/null), a path of a FIFO, or a URI: `fd://N` (the Nth descriptor
-    that came with the request), `fifo:///path`, `file:///path`, `binary:///path?key=value`. With `terminal` a
+    that came with the request), `fifo:///path`, `file:///path`, or `binary:///path?key=value` (`binary-v2`), a program
+    that reads outputs. A FIFO that is stdin is held open for its writers until `Tasks.CloseIO`. With `terminal` a
     pseudo-terminal is made instead, and `Tasks.Attach` hands out its master.
     """
 

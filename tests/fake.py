@@ -41,6 +41,8 @@ class Fake:
     `breaks` maps a digest to how many bytes of it are sent before the connection is cut, once. `delay_s` is put before
     each answer.
 
+    `tricks` maps a tag or digest to what is done instead of answering, request by request (`tests.tricks`).
+
     It takes pushes. `mounts` are (repository, digest) that may be mounted; `cuts` is a list of how many bytes of each
     upload request are taken before the connection is cut, `largest` the most bytes it takes at once; `moved` is put
     before the path of uploads (http://elsewhere). `uploads` holds what came of those that are not done.
@@ -63,10 +65,14 @@ class Fake:
         self.gate.set()
         self.held = set()
         self.reached = threading.Event()
+        self.tricks = {}
+        self.stopped = threading.Event()
+        self.sent = 0
 
     def send(self, out, data):
         """A blob's bytes to whoever asked."""
         out.write(data)
+        self.sent += len(data)
 
     def blob(self, data):
         self.blobs[digest_of(data)] = data
@@ -112,6 +118,7 @@ class Fake:
 
     def __exit__(self, *exc):
         self.gate.set()
+        self.stopped.set()
         self._server.shutdown()
         for connection in self._server.connections:
             with contextlib.suppress(OSError):
@@ -190,6 +197,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._send(404, b'{"errors":[{"code":"MANIFEST_UNKNOWN","message":"none"}]}')
             return
         media_type, data = self.registry.manifests[name]
+        if self.registry.tricks.get(name):
+            self.registry.tricks[name].pop(0)(self, data, 0)
+            return
         pinned = name if name.startswith("sha256:") else digest_of(data)
         self._send(200, data, {"Content-Type": media_type, "Docker-Content-Digest": pinned})
 
@@ -200,6 +210,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._send(404, b"{}")
             return
         start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")[0])
+        if fake.tricks.get(digest):
+            fake.tricks[digest].pop(0)(self, data, start)
+            return
         cut = fake.breaks.pop(digest, None)
         self.send_response(206 if start else 200)
         self.send_header("Content-Length", str(len(data) - start))

@@ -3,12 +3,13 @@
 import argparse
 import contextlib
 import json
+import os
 import signal
 import sys
 
 from msgspec.structs import replace
 
-from ctr import figures, output, process
+from ctr import figures, output, process, top
 from ctr.output import Out
 from ctr.phases import Phases
 from daemon.client.client import Client
@@ -18,7 +19,9 @@ from spec.api import tasks as api
 from spec.base import to_json
 from spec.names import STOP_SIGNAL
 from spec.oci import build, runtime
+from spec.records import CheckpointOptions
 
+CLEAR = "\x1b[H\x1b[J"  # of a terminal (console_codes(4))
 ALIASES = {"metrics": ("metric",)}
 
 
@@ -49,6 +52,16 @@ def register(parser: argparse.ArgumentParser) -> None:
     process.register_keys(attach, "ctrl-p,ctrl-q")
     metrics = _verb(verbs, "metrics", _metrics, "show what it uses")
     metrics.add_argument("--format", choices=("table", "json"), default="table")
+    checkpoint = _verb(verbs, "checkpoint", _checkpoint, "write the state of its processes to a directory, with CRIU")
+    checkpoint.add_argument("--exit", action="store_true", help="end it")
+    checkpoint.add_argument("--image-path", required=True, metavar="DIR")
+    checkpoint.add_argument("--work-path", default="", metavar="DIR", help="where CRIU leaves its log")
+    top = verbs.add_parser("top", help="watch what tasks use")
+    top.add_argument("--once", action="store_true", help="look once, for the length of an interval")
+    top.add_argument("--interval", type=_seconds, default=1.0, metavar="SECONDS", help="between two looks; 1")
+    top.add_argument("--json", action="store_true", help="print JSON, an array a look")
+    top.add_argument("ids", nargs="*", metavar="CONTAINER", help="all without one")
+    top.set_defaults(do=_top)
     _verb(verbs, "pause", _pause, "freeze all of its processes")
     _verb(verbs, "resume", _resume, "go on")
 
@@ -191,6 +204,31 @@ def _metrics(args: argparse.Namespace, client: Client, out: Out) -> None:
         out.json(found[0])
         return
     out.columns([("METRIC", "VALUE"), *figures.rows(found[0].data)])
+
+
+def _checkpoint(args: argparse.Namespace, client: Client, out: Out) -> None:
+    paths = {"image_path": args.image_path, "work_path": args.work_path}
+    options = CheckpointOptions(exit=args.exit, **{key: os.path.abspath(path) for key, path in paths.items() if path})
+    client.tasks.checkpoint(api.CheckpointRequest(container_id=args.id, options=options))
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0.1 <= seconds <= 3600:
+        raise argparse.ArgumentTypeError("must be 0.1 to 3600")
+    return seconds
+
+
+def _top(args: argparse.Namespace, client: Client, out: Out) -> None:
+    """On a terminal each look takes the place of the one before. An interrupt is how one stops looking."""
+    with contextlib.suppress(KeyboardInterrupt):
+        for found in top.looks(client, args.ids, args.interval):
+            if sys.stdout.isatty() and not (args.once or args.json):
+                sys.stdout.write(CLEAR)
+            out.table(top.HEADER, [top.cells(used) for used in found], found, [used.id for used in found])
+            sys.stdout.flush()
+            if args.once:
+                break
 
 
 def _pause(args: argparse.Namespace, client: Client, out: Out) -> None:

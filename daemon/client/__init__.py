@@ -4,6 +4,8 @@ the kit, too."""
 from daemon.client.client import Client
 
 
-def connect(address: str, namespace: str = "", lease: str = "", timeout_s: float | None = None) -> Client:
+def connect(
+    address: str, namespace: str = "", lease: str = "", timeout_s: float | None = None, trace: str = ""
+) -> Client:
     """A client of the daemon at `address`; see Client."""
-    return Client(address, namespace, lease, timeout_s)
+    return Client(address, namespace, lease, timeout_s, trace=trace)

@@ -41,10 +41,19 @@ class Client:
                 ...
     """
 
-    def __init__(self, address: str, sock: socket.socket, namespace: str, lease: str, timeout_s: float | None) -> None:
+    def __init__(
+        self,
+        address: str,
+        sock: socket.socket,
+        namespace: str,
+        lease: str,
+        timeout_s: float | None,
+        trace: str = "",
+    ) -> None:
         self.address = address
         self.timeout_s = timeout_s
-        self._metadata = {k: v for k, v in ((wire.NAMESPACE, namespace), (wire.LEASE, lease)) if v}
+        given = ((wire.NAMESPACE, namespace), (wire.LEASE, lease), (wire.TRACE, trace))
+        self._metadata = {key: value for key, value in given if value}
         self._sock = sock
         self._loop = asyncio.get_running_loop()
         self._decoder = wire.Decoder()
@@ -318,7 +327,9 @@ class Stream(Generic[Q, R]):
         self.close()
 
 
-async def connect(address: str, namespace: str = "", lease: str = "", timeout_s: float | None = None) -> Client:
+async def connect(
+    address: str, namespace: str = "", lease: str = "", timeout_s: float | None = None, trace: str = ""
+) -> Client:
     """A connected client. Unavailable when no daemon answers, PermissionDenied when we may not ask."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
@@ -334,4 +345,4 @@ async def connect(address: str, namespace: str = "", lease: str = "", timeout_s:
     except BaseException:
         sock.close()
         raise
-    return Client(address, sock, namespace, lease, timeout_s)
+    return Client(address, sock, namespace, lease, timeout_s, trace)

@@ -173,7 +173,8 @@ class Client:
     """Calls the daemon at `address`: a path, or unix:///path. A context manager. Satisfies `service.Caller`.
 
     It connects when it first calls. Every call goes to `namespace`, has `lease` own what it makes, and ends with
-    DeadlineExceeded after `timeout_s`. Unavailable when no daemon answers.
+    DeadlineExceeded after `timeout_s`. `trace` is the W3C traceparent of what calls are part of. Unavailable when no
+    daemon answers.
     """
 
     def __init__(
@@ -183,14 +184,17 @@ class Client:
         lease: str = "",
         timeout_s: float | None = None,
         pool: Pool | None = None,
+        trace: str = "",
     ) -> None:
         self.address = address
         self.namespace = namespace
         self.lease = lease
         self.timeout_s = timeout_s
+        self.trace = trace
         self._owns = pool is None
         self._pool = pool or Pool(address)
-        self._metadata = {k: v for k, v in ((wire.NAMESPACE, namespace), (wire.LEASE, lease)) if v}
+        given = ((wire.NAMESPACE, namespace), (wire.LEASE, lease), (wire.TRACE, trace))
+        self._metadata = {key: value for key, value in given if value}
 
     def using(
         self, namespace: str | None = None, lease: str | None = None, timeout_s: float | None = None
@@ -202,6 +206,7 @@ class Client:
             self.lease if lease is None else lease,
             self.timeout_s if timeout_s is None else timeout_s,
             self._pool,
+            self.trace,
         )
 
     @contextmanager

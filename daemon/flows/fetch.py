@@ -8,6 +8,7 @@ from functools import partial
 
 from daemon.flows.arrival import Arrival
 from daemon.flows.progress import Report
+from daemon.kit import tracing
 from daemon.kit.cancel import Token
 from daemon.kit.keylock import Once
 from spec import errors, names
@@ -74,7 +75,7 @@ class Fetch:
             self._add_origin(descriptor)
             self.report.tell_part("already exists", ref, descriptor.size, descriptor.size)
             return
-        with writer:
+        with writer, tracing.span("fetch", digest=descriptor.digest, size=descriptor.size):
             self._download(descriptor, ref, writer, arrival)
             try:
                 writer.commit(descriptor.size, descriptor.digest, self.origin)

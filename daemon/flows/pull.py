@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from daemon.flows.fetch import Downloads, Fetch
 from daemon.flows.progress import Report
 from daemon.flows.unpack import Unpacker
+from daemon.kit import tracing
 from daemon.kit.cancel import Token
 from daemon.kit.keylock import Once
 from spec import errors, names, platforms
@@ -59,10 +60,14 @@ class Pull:
 
     def run(self) -> Descriptor:
         """What the image now points at."""
-        report = Report(self.sink, self.name)
+        with tracing.span("pull", reference=self.reference):
+            return self._run(Report(self.sink, self.name))
+
+    def _run(self, report: Report) -> Descriptor:
         report.tell(f"Resolving from {self.reference}")
         self.cancel.check()
-        target = self.resolver.resolve(self.reference)
+        with tracing.span("resolve", reference=self.reference):
+            target = self.resolver.resolve(self.reference)
         report.tell(f"Pulling from {self.reference}", target.digest)
         self.bring(target, report)
         report.tell(f"Completed pull from {self.reference}", target.digest)

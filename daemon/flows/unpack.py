@@ -13,6 +13,7 @@ from daemon.flows.arrival import Arrival
 from daemon.flows.crew import Crew
 from daemon.flows.layer import Layers, Made, Step
 from daemon.flows.progress import Report
+from daemon.kit import tracing
 from daemon.kit.cancel import Token
 from daemon.kit.keylock import Flight, Once
 from spec import digest as digests
@@ -167,6 +168,10 @@ class _Climb:
     def _unpack(self, step: Step, way: Callable[..., Made | None]) -> Made | None:
         """By one of the two ways of Layers, from a blob that is verified when this returns. What is wrong with the blob
         goes before what came of it."""
+        with tracing.span("unpack", digest=step.layer.digest, snapshotter=self._unpacker.name):
+            return self._unpack_traced(step, way)
+
+    def _unpack_traced(self, step: Step, way: Callable[..., Made | None]) -> Made | None:
         arrival = self._arrival(step)
         try:
             with self._unpacker.crew.turn(self._cancel) as turn:
@@ -190,10 +195,12 @@ class _Climb:
     def _flush(self) -> None:
         """Commit the batch, lowest first."""
         if self._batch:
-            self._layers.sync(self._batch[-1])
+            with tracing.span("sync"):
+                self._layers.sync(self._batch[-1])
         while self._batch:
             made = self._batch[0]
-            self._layers.commit(made)
+            with tracing.span("commit", name=made.step.chain_id):
+                self._layers.commit(made)
             self._batch.pop(0)
             self._flights[made.step.chain_id].land(None)
             self._tell("extracted", made.step, made.step.layer.size)

@@ -52,6 +52,8 @@ class Scheduler:
         self.failures = 0
         self.successes = 0
         self._collections = Counter("containerd_gc_collections_total", "Collections of garbage.", ("status",))
+        for status in ("success", "fail"):
+            self._collections.add(status, count=0)
         self._seconds = Histogram("containerd_gc_gc_seconds", "How long collections took.")
         self._removed = Counter("holdd_gc_removed_total", "What was collected.", ("type",))
 

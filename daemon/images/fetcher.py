@@ -77,7 +77,7 @@ class RegistryFetcher:
             if session is not asked[-1] and not session.may_ask():
                 continue
             try:
-                return Download(session, self._path(descriptor), self._ref, offset, doing)
+                return Download(session, self._path(descriptor), self._ref, offset, doing, descriptor.size)
             except errors.Canceled:
                 raise
             except errors.Error as exc:
@@ -132,14 +132,18 @@ class Embedded:
 class Download:
     """A ports.Source over a blob at one host."""
 
-    def __init__(self, session: Asking, path: str, ref: Reference, offset: int, doing: str) -> None:
+    def __init__(
+        self, session: Asking, path: str, ref: Reference, offset: int, doing: str, size: int
+    ) -> None:
         self._session = session
         self._path = path
         self._scope = distribution.pull_scope(ref.repository)
         self._offset = offset
+        self._size = size
         self._doing = doing
         self._stumbles = 0
-        self._came, self._waited_s = 0, 0.0
+        self._came, self._waited_s, self._slow = 0, 0.0, 0
+        self._broken: Exception | None = None
         self._answer = self._connect()
 
     def read(self, size: int, /) -> bytes:
@@ -149,7 +153,7 @@ class Download:
             except (urllib3.exceptions.HTTPError, OSError) as exc:
                 self._answer.close()
                 self._stumbles += 1
-                if self._stumbles > RECONNECTS:
+                if max(self._stumbles, self._slow) > RECONNECTS:
                     raise errors.Unavailable(f"{self._doing}: the connection breaks at byte {self._offset}") from exc
                 self._answer = self._connect()
                 continue
@@ -164,14 +168,23 @@ class Download:
     def _some(self, size: int) -> bytes:
         """Up to `size` bytes, fewer when they come slowly. A connection that trickles counts as broken: whoever waits
         for the rest of it would wait for hours (moby#26146 and its kin)."""
+        if self._broken is not None:
+            broken, self._broken = self._broken, None
+            raise broken
         began = time.monotonic()
         pieces, got = [], 0
         while got < size:
-            piece = self._answer.read1(min(size - got, PIECE)) or b""
-            pieces.append(piece)
-            got += len(piece)
-            now = time.monotonic()
-            self._watch(len(piece), now - began)
+            try:
+                piece = self._answer.read1(min(size - got, PIECE)) or b""
+                pieces.append(piece)
+                got += len(piece)
+                now = time.monotonic()
+                self._watch(len(piece), now - began)
+            except (urllib3.exceptions.HTTPError, OSError) as exc:
+                if not got:
+                    raise
+                self._broken = exc  # once what came before it was handed on
+                break
             if not piece or now - began > FLUSH_S:
                 break
         self._waited_s += time.monotonic() - began
@@ -184,7 +197,8 @@ class Download:
         if spent_s < WATCHED_S:
             return
         came, self._came, self._waited_s = self._came, 0, -waiting_s
-        if came < SLOWEST * spent_s:
+        self._slow = self._slow + 1 if came < SLOWEST * spent_s else 0
+        if self._slow:
             raise TimeoutError(f"{came} bytes in {spent_s:.0f} s are too few")
 
     def _connect(self) -> Answer:
@@ -197,7 +211,8 @@ class Download:
         try:
             if answer.status == 206:
                 self._check_range(answer)
-            else:
+            self._check_length(answer)
+            if answer.status == 200:
                 self._discard(answer)
         except (urllib3.exceptions.HTTPError, OSError) as exc:
             answer.close()
@@ -206,6 +221,20 @@ class Download:
             answer.close()
             raise
         return answer
+
+    def _check_length(self, answer: Answer) -> None:
+        """What is of another length is something else, such as a page to log in: not a byte of it is kept."""
+        encoding = answer.headers.get("Content-Encoding", "identity").strip().lower()
+        if encoding not in ("", "identity"):
+            raise errors.DataLoss(f"{self._doing}: it comes encoded as {encoding[:50]!r}, which was not asked for")
+        length = answer.headers.get("Content-Length", "")
+        left = self._size - (self._offset if answer.status == 206 else 0)
+        if self._size <= 0 or not length.isascii() or not length.isdecimal():
+            return
+        if int(length[:20]) > left:
+            raise errors.FailedPrecondition(f"{self._doing}: it is longer than {self._size} bytes")
+        if int(length[:20]) < left:
+            raise errors.DataLoss(f"{self._doing}: it ends after {length[:20]} of {left} bytes")
 
     def _check_range(self, answer: Answer) -> None:
         first = distribution.content_range(answer.headers.get("Content-Range", "")).first

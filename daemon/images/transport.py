@@ -22,6 +22,7 @@ from daemon.images import pools
 from daemon.images.breaker import Breakers
 from daemon.images.hosts import Host, is_inward
 from daemon.images.pools import Answer, Pools
+from daemon.kit import tracing
 from spec import errors
 from spec.oci import distribution
 
@@ -140,6 +141,10 @@ class Transport:
 
     def _send(self, method: str, url: str, headers: Mapping[str, str], body: bytes | Body | None) -> Answer:
         """One request, whose answer `close` can interrupt."""
+        with tracing.span(f"HTTP {method}", tracing.CLIENT, **{"server.address": urlsplit(url).hostname or ""}):
+            return self._sent(method, url, headers, body)
+
+    def _sent(self, method: str, url: str, headers: Mapping[str, str], body: bytes | Body | None) -> Answer:
         timeout = None
         if body is not None and not isinstance(body, bytes):
             body.rewind()

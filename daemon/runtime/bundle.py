@@ -6,6 +6,7 @@
         rootfs/                 where the shim mounts the root filesystem, in its own mount namespace
         init.pid                written by the runtime
         exec-EXEC_ID.json       an exec'd process, until it was started, and its pid file, exec-EXEC_ID.pid
+        criu/                   CRIU's log, after a checkpoint
         resources.json          what an update asks for, while it runs
         log-N.json              one runtime call's log, while it runs
         shim.sock, exits        the shim's
@@ -27,7 +28,7 @@ from daemon.runtime.oci import Launch
 from pyx import walk
 from spec import errors
 from spec.base import Record, to_json
-from spec.records import Exit
+from spec.records import Exit, Timing
 from spec.types import Stdio
 
 RECORD = "task.json"
@@ -73,6 +74,7 @@ class TaskRecord(Record, frozen=True):
     paused: bool = False
     unsettled: bool = False
     logged: bool = False
+    timing: Sequence[Timing] = ()
 
 
 _decoder = msgspec.json.Decoder(TaskRecord)

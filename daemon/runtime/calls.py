@@ -8,10 +8,12 @@ from pathlib import Path
 import msgspec
 
 from daemon.runtime.bundle import Bundle
-from daemon.runtime.oci import Commands, complaint
+from daemon.runtime.oci import Commands, complaint, criu_complaint
 from daemon.runtime.shim import Finished, Shim
 from spec import errors
+from spec.records import CheckpointOptions
 
+CHECKPOINT_SECONDS = 600.0  # memory is written out, however much there is
 SOCKET_PATH_MAX = 107  # bytes (unix(7)); the runtime connects to the name it is given
 
 # A runtime needs a PATH for the programs of hooks and nothing else of ours.
@@ -78,6 +80,23 @@ class Calls:
         finally:
             self.bundle.discard(name)
 
+    async def checkpoint(self, shim: Shim, options: CheckpointOptions) -> None:
+        work = options.work_path
+        if not work:
+            self.bundle.vacate("criu")
+            work = self.bundle.at("criu")
+        try:
+            await self._call(
+                shim,
+                lambda log: self.commands.checkpoint(log, work, options),
+                "checkpoint",
+                timeout=CHECKPOINT_SECONDS,
+            )
+        except errors.Unknown as exc:
+            if words := criu_complaint(_read(os.path.join(work, "dump.log"))):
+                raise errors.Unknown(f"{exc.message}; criu: {words}") from exc
+            raise
+
     async def delete(self, shim: Shim, force: bool = False) -> None:
         await self._call(shim, lambda log: self.commands.delete(log, force), "delete")
 
@@ -113,6 +132,7 @@ class Calls:
         doing: str,
         streams: Mapping[int, int] | None = None,
         names: Mapping[int, str] | None = None,
+        timeout: float = 0.0,  # noqa: ASYNC109  the shim's; 0 for the configured one
     ) -> Finished:
         commands = self.commands
         doing = f"{doing} container {commands.id} by runtime {commands.launch.name!r}"
@@ -124,7 +144,7 @@ class Calls:
                     cwd=self.bundle.path,
                     fds=streams or {},
                     names=names or {},
-                    timeout=commands.launch.timeout_s,
+                    timeout=timeout or commands.launch.timeout_s,
                 )
             except errors.NotFound as exc:
                 raise errors.NotFound(f"{doing}: runtime not found: {exc.message}") from exc

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 
 import msgspec
 
-from daemon.kit import steps, threads
+from daemon.kit import steps, threads, tracing
 from daemon.runtime import cgroups, config, held, living, loggers, roots, users
 from daemon.runtime.attempts import Order
 from daemon.runtime.bundle import Bundle, ProcessRecord, TaskRecord
@@ -75,7 +75,8 @@ class Workshop:
             streams = open_streams(order.stdio, order.fds, stack, order.doing)
             piped, programs = loggers.open_loggers(order.stdio, stack, order.doing)
             writer = open_writer(order.stdio, streams, stack, order.doing)
-            bundle = await self._bundle(f"{self.state}/tasks/{order.namespace}/{order.id}", record, spec.root_gid)
+            with tracing.span("bundle"):
+                bundle = await self._bundle(f"{self.state}/tasks/{order.namespace}/{order.id}", record, spec.root_gid)
             forking = self.host.spawn(self.nursery.shim(bundle.path))
             try:
                 shim = await self._furnish(order, spec, bundle, forking, stack)
@@ -108,17 +109,23 @@ class Workshop:
     ) -> Shim:
         """The shim, with the root filesystem in its mount namespace, and the bundle's config written."""
         try:
-            mount = await threads.hop(self.host.pool, self._build, order, spec, bundle, stack)
+            with tracing.span("root filesystem"):
+                mount = await threads.hop(self.host.pool, self._build, order, spec, bundle, stack)
         except errors.Unimplemented:
-            shim = await asyncio.shield(forking)
+            shim = await self._forked(forking)
             await self._mount(order, bundle, shim)
             seen = f"/proc/{shim.pid}/root{bundle.at('rootfs')}"
             await threads.hop(self.host.pool, self._write_config, order, spec, bundle, seen, stack)
             return shim
-        shim = await asyncio.shield(forking)
+        shim = await self._forked(forking)
         if mount is not None:
-            await shim.attach(mount, bundle.at("rootfs"))
+            with tracing.span("attach"):
+                await shim.attach(mount, bundle.at("rootfs"))
         return shim
+
+    async def _forked(self, forking: "asyncio.Task[Shim]") -> Shim:
+        with tracing.span("shim"):
+            return await asyncio.shield(forking)
 
     def _build(self, order: Order, spec: config.Spec, bundle: Bundle, stack: ExitStack) -> int | None:
         """The descriptor of the root filesystem, detached, which `stack` closes."""
@@ -167,14 +174,16 @@ class Workshop:
         self, order: Order, record: TaskRecord, bundle: Bundle, shim: Shim, streams: Mapping[int, int]
     ) -> ContainerTask:
         calls = self.calls(record, bundle)
-        if order.stdio.terminal:
-            await calls.create(shim, {}, held.pty(""))
-        else:
-            await calls.create(shim, {**dict.fromkeys(range(3), self.host.null), **streams})
+        with tracing.span("runtime", runtime=record.launch.name):
+            if order.stdio.terminal:
+                await calls.create(shim, {}, held.pty(""))
+            else:
+                await calls.create(shim, {**dict.fromkeys(range(3), self.host.null), **streams})
         pid = bundle.pid("init.pid")
         if not pid:
             raise errors.Unknown(f"{order.doing}: runtime {record.launch.name!r} wrote no pid")
-        await self._watch_memory(shim, pid, order.id)
+        with tracing.span("watch memory"):
+            await self._watch_memory(shim, pid, order.id)
         task = ContainerTask(self.host, bundle, _created(record, pid), calls)
         bundle.save(task.state.record)
         event = events.TaskCreate(
@@ -251,4 +260,4 @@ class Workshop:
 
 def _created(record: TaskRecord, pid: int) -> TaskRecord:
     init = msgspec.structs.replace(record.init, pid=pid, started_ticks=living.started_ticks(pid))
-    return msgspec.structs.replace(record, created=True, init=init)
+    return msgspec.structs.replace(record, created=True, init=init, timing=tracing.phases())

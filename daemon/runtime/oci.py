@@ -12,7 +12,7 @@ import msgspec
 
 from spec import errors
 from spec.base import Record
-from spec.records import RuntimeOptions, RuntimeRef
+from spec.records import CheckpointOptions, RuntimeOptions, RuntimeRef
 
 DEFAULT = "runc"
 CALL_SECONDS = 30.0
@@ -135,6 +135,21 @@ class Commands:
         """`resources` is a file of JSON."""
         return [*self._global(log), "update", "--resources", resources, self.id]
 
+    def checkpoint(self, log: str, work: str, options: CheckpointOptions) -> list[str]:
+        flags = {
+            "--leave-running": not options.exit,
+            "--tcp-established": options.open_tcp,
+            "--ext-unix-sk": options.external_unix_sockets,
+            "--shell-job": options.terminal,
+            "--file-locks": options.file_locks,
+        }
+        values = [("--empty-ns", namespace) for namespace in options.empty_namespaces]
+        values += [("--manage-cgroups-mode", options.cgroups_mode)] if options.cgroups_mode else []
+        values += [("--parent-path", options.parent_path)] if options.parent_path else []
+        argv = [*self._global(log), "checkpoint", "--image-path", options.image_path, "--work-path", work]
+        argv += [flag for flag, wanted in flags.items() if wanted]
+        return [*argv, *(text for pair in values for text in pair), self.id]
+
     def delete(self, log: str, force: bool = False) -> list[str]:
         flags = ["--force"] if force else []
         return [*self._global(log), "delete", *flags, self.id]
@@ -147,6 +162,14 @@ class Commands:
         launch = self.launch
         argv = [launch.path, *launch.args, "--root", launch.root, "--log", log, "--log-format", "json"]
         return [*argv, "--systemd-cgroup"] if launch.systemd_cgroup else argv
+
+
+def criu_complaint(log: bytes) -> str:
+    """The first error in CRIU's log, which is what the later ones follow from; "" without."""
+    for line in log.decode(errors="replace").splitlines():
+        if "Error (" in line:
+            return line[line.index("Error (") :].strip()
+    return ""
 
 
 def complaint(log: bytes, output: bytes, status: int) -> str:

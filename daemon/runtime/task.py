@@ -7,6 +7,7 @@ import logging
 import signal as signals
 from collections.abc import Awaitable, Callable, Sequence
 
+from daemon.kit import tracing
 from daemon.runtime import cgroups, held, living, loggers
 from daemon.runtime.bundle import Bundle, Phase, TaskRecord
 from daemon.runtime.calls import Calls
@@ -17,7 +18,7 @@ from daemon.runtime.process import TaskProcess
 from daemon.runtime.shim import Shim
 from daemon.runtime.state import Host, TaskState
 from spec import errors, events
-from spec.records import Exit, Process, Status
+from spec.records import CheckpointOptions, Exit, Process, Status, Timing
 from spec.types import Stdio
 
 KILL_SECONDS = 10.0
@@ -43,6 +44,9 @@ class ContainerTask:
         process = self.state.process(exec_id)
         return process.shown(self.state.status(process))
 
+    def timing(self) -> Sequence[Timing]:
+        return self.state.record.timing
+
     # Starting
 
     async def start(self, exec_id: str = "") -> int:
@@ -65,14 +69,17 @@ class ContainerTask:
             init = self.state.init
             self.state.save()
             try:
-                await self.state.calls.start(shim)
+                with tracing.timeline():
+                    with tracing.span("start"):
+                        await self.state.calls.start(shim)
+                    phases = tracing.phases()
             except BaseException:
                 init.change(phase=Phase.ADDED)
                 self.state.save()
                 self.endings.tell(init)
                 raise
             init.change(phase=Phase.STARTED)
-            self.state.save()
+            self.state.save(timing=(*self.state.record.timing, *phases))
             self.state.publish(events.TaskStart(container_id=self.id, pid=init.record.pid))
             self.endings.tell(init)
             return init.record.pid
@@ -99,6 +106,11 @@ class ContainerTask:
         doing = f"send signal {signal} to all of task {self.id}"
         if self.state.init.record.exit is not None or self.state.init.reaped is not None:
             raise errors.NotFound(f"{doing}: it has ended")
+        if self.state.record.paused and signal != signals.SIGKILL:
+            # runc 1.1 thaws what it signals as a whole
+            for pid in await self.pids():
+                living.send(pid, living.started_ticks(pid), signal)
+            return
         try:
             await self.state.calls.kill(self.state.running_shim(doing), signal, all_processes=True)
         except errors.Unknown as exc:
@@ -178,6 +190,16 @@ class ContainerTask:
         async with self.state.lock:
             self.state.require_running(doing)
             await self.state.calls.update(self.state.running_shim(doing), resources)
+
+    async def checkpoint(self, options: CheckpointOptions) -> None:
+        await self.state.to_end(self._checkpoint(options))
+
+    async def _checkpoint(self, options: CheckpointOptions) -> None:
+        doing = f"checkpoint task {self.id}"
+        async with self.state.lock:
+            if self.state.status(self.state.init) not in (Status.RUNNING, Status.PAUSED) or self.state.init.reaped:
+                raise errors.FailedPrecondition(f"{doing}: it is not running")
+            await self.state.calls.checkpoint(self.state.running_shim(doing), options)
 
     # Streams and terminals
 

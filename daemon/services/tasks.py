@@ -1,11 +1,16 @@
 """Tasks: containers made to run."""
 
 import asyncio
+import contextlib
 import logging
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
-from daemon.kit import context
+from msgspec.structs import replace
+
+from daemon.flows.checkpoint import store_checkpoint
+from daemon.kit import context, tracing
 from daemon.kit.threads import Pool, hop
 from daemon.metadata.store import Store
 from daemon.metadata.tables import CONTAINERS
@@ -13,7 +18,7 @@ from spec import errors, filters
 from spec.api import tasks as api
 from spec.base import Empty
 from spec.filterable import TASK
-from spec.ports import Meters, Runtime, Snapshotter, Task
+from spec.ports import ContentStore, Meters, Runtime, Snapshotter, Task
 from spec.records import Container, Exit, Process, RuntimeRef
 from spec.types import Mount
 
@@ -21,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 class Tasks:
-    """`snapshotter` makes a snapshotter, by name, of a namespace."""
+    """`snapshotter` makes a snapshotter, by name, of a namespace, and `content` its content store."""
 
     def __init__(
         self,
@@ -30,21 +35,30 @@ class Tasks:
         snapshotter: Callable[[str, str], Snapshotter],
         meters: Meters,
         pool: Pool,
+        content: Callable[[str], ContentStore],
     ) -> None:
         self._store = store
         self._runtime = runtime
         self._snapshotter = snapshotter
         self._meters = meters
         self._pool = pool
+        self._content = content
 
     async def create(self, request: api.CreateRequest, fds: Sequence[int]) -> api.CreateReply:
+        with tracing.timeline():
+            return await self._create(request, fds)
+
+    async def _create(self, request: api.CreateRequest, fds: Sequence[int]) -> api.CreateReply:
         namespace = context.namespace()
         with self._store.view() as view:
             container = CONTAINERS.get(view, namespace, request.container_id)
         runtime = container.runtime
         if request.runtime_path:
             runtime = RuntimeRef(name=request.runtime_path, options=runtime.options)
-        rootfs = request.rootfs or await asyncio.to_thread(self._mounts, namespace, container)
+        rootfs = request.rootfs
+        if not rootfs:
+            with tracing.span("mounts", snapshotter=container.snapshotter):
+                rootfs = await asyncio.to_thread(self._mounts, namespace, container)
         task = await self._runtime.create(
             namespace, container.id, container.spec, rootfs, request.stdio, runtime, fds
         )
@@ -66,7 +80,9 @@ class Tasks:
         )
 
     def get(self, request: api.GetRequest) -> Process:
-        return self._task(request.container_id).process(request.exec_id)
+        task = self._task(request.container_id)
+        process = task.process(request.exec_id)
+        return process if request.exec_id else replace(process, timing=task.timing())
 
     def list(self, request: api.ListRequest) -> api.ListReply:
         return api.ListReply(tasks=[task.process() for task in self._runtime.tasks(context.namespace())])
@@ -106,6 +122,20 @@ class Tasks:
         await self._task(request.container_id).update(request.resources)
         return Empty()
 
+    async def checkpoint(self, request: api.CheckpointRequest) -> api.CheckpointReply:
+        task, options = self._task(request.container_id), request.options
+        if options.image_path:
+            await task.checkpoint(options)
+            return api.CheckpointReply()
+        namespace = context.namespace()
+        with self._store.view() as view:
+            container = CONTAINERS.get(view, namespace, task.id)
+        with tempfile.TemporaryDirectory(prefix="holdd-checkpoint-") as directory:
+            await task.checkpoint(replace(options, image_path=directory))
+            content = self._content(namespace)
+            made = await hop(self._pool, store_checkpoint, content, task.id, container.spec, directory)
+        return api.CheckpointReply(descriptors=made)
+
     async def list_pids(self, request: api.ListPidsRequest) -> api.ListPidsReply:
         pids = await self._task(request.container_id).pids()
         return api.ListPidsReply(processes=[api.ProcessInfo(pid=pid, exec_id=id) for pid, id in pids.items()])
@@ -122,8 +152,18 @@ class Tasks:
 
     async def metrics(self, request: api.MetricsRequest) -> api.MetricsReply:
         matches = filters.matcher(request.filters, TASK)
-        tasks = [task for task in self._runtime.tasks(context.namespace()) if matches(task)]
+        tasks = [task for task in self._among(filters.exact(request.filters, "id")) if matches(task)]
         return api.MetricsReply(metrics=await hop(self._pool, self._measured, tasks))
+
+    def _among(self, ids: frozenset[str] | None) -> Iterator[Task]:
+        """The namespace's tasks of these ids; all without any."""
+        namespace = context.namespace()
+        if ids is None:
+            yield from self._runtime.tasks(namespace)
+            return
+        for id in ids:
+            with contextlib.suppress(errors.NotFound):
+                yield self._runtime.get(namespace, id)
 
     def _measured(self, tasks: Sequence[Task]) -> Sequence[api.Metric]:
         metrics = []
@@ -134,8 +174,16 @@ class Tasks:
                 log.debug("task %s is not measured: %s", task.id, exc)
                 continue
             metrics.append(api.Metric(id=task.id, timestamp_ns=time.time_ns(), data=figures))
-        self._forget_deleted()
+        if not all(map(self._is_current, tasks)):
+            self._forget_deleted()
         return metrics
+
+    def _is_current(self, task: Task) -> bool:
+        """Whether it has not been deleted meanwhile."""
+        try:
+            return self._runtime.get(task.namespace, task.id) is task
+        except errors.NotFound:
+            return False
 
     def _forget_deleted(self) -> None:
         self._meters.keep((task.namespace, task.id) for task in self._runtime.tasks())

@@ -28,6 +28,8 @@ from spec.ports import Applier, Cancel, ContentStore, ImageArchive, ProgressSink
 from spec.records import Image, Labels
 from spec.types import Progress
 
+KINDS = ("pull", "import", "unpack", "tag")
+
 
 class House(Protocol):
     """What a journey needs of the assembly."""
@@ -66,6 +68,10 @@ class Transfer:
         self._transfers = Counter("holdd_transfers_total", "Transfers that have ended.", ("kind", "status"))
         self._seconds = Histogram("holdd_transfer_seconds", "How long transfers took.", ("kind",))
         self._bytes = Counter("holdd_transfer_bytes_total", "Bytes of blobs that came.", ("kind",))
+        for kind in KINDS:  # from the start, so that the first one is a change
+            self._bytes.add(kind, count=0)
+            for status in ("success", "fail"):
+                self._transfers.add(kind, status, count=0)
 
     def families(self) -> Sequence[Family]:
         """What the metrics tell of it."""

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from daemon.kit.tracing import Span
 from spec import errors, wire
 from spec.api.service import Method, Service
 from spec.base import Request
@@ -27,7 +28,7 @@ class Observed:
         self.began_ns = time.monotonic_ns()
         self.received = 0 if route.duplex else 1
         self.sent = 0
-        self.span: object = None
+        self.span: Span | None = None
 
 
 class Observer(Protocol):

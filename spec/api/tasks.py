@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from spec.api.service import Service, giving, unary
 from spec.base import Empty, Reply, Request
 from spec.metrics import Figures
-from spec.records import Process
+from spec.oci.image import Descriptor
+from spec.records import CheckpointOptions, Process
 from spec.types import Mount, Stdio
 
 
@@ -136,6 +137,20 @@ class ListPidsReply(Reply, frozen=True):
     processes: Sequence[ProcessInfo] = ()
 
 
+class CheckpointRequest(Request, frozen=True):
+    """With an `image_path` the checkpoint stays there; else it goes into the content store."""
+
+    container_id: str
+    options: CheckpointOptions = CheckpointOptions()
+
+
+class CheckpointReply(Reply, frozen=True):
+    """A tar of CRIU's images, and the container's spec; nothing with an `image_path`. Only a lease of the call keeps
+    them."""
+
+    descriptors: Sequence[Descriptor] = ()
+
+
 class MetricsRequest(Request, frozen=True):
     """Filter fields: id, and namespace, which is the call's."""
 
@@ -186,6 +201,7 @@ class Tasks(Service):
     pause = unary(PauseRequest, Empty)
     resume = unary(ResumeRequest, Empty)
     update = unary(UpdateRequest, Empty)
+    checkpoint = unary(CheckpointRequest, CheckpointReply)
     list_pids = unary(ListPidsRequest, ListPidsReply)
     wait = unary(WaitRequest, WaitReply)
     metrics = unary(MetricsRequest, MetricsReply)

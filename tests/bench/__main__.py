@@ -5,7 +5,20 @@ import time
 from pathlib import Path
 
 from spec.api.version import VersionRequest
-from tests.bench import cgroups, containerd, diff, events, garbage, layers, lists, records, snapshots, tasks
+from tests.bench import (
+    cgroups,
+    containerd,
+    diff,
+    endpoint,
+    events,
+    garbage,
+    layers,
+    lists,
+    records,
+    registry,
+    snapshots,
+    tasks,
+)  # fmt: skip
 from tests.bench.figures import Row, at_once, journaled, memory_kb, show
 from tests.daemon import Daemon
 
@@ -44,6 +57,7 @@ def measure_idle(daemon, peer):
 
 def main():
     show(layers.measure())
+    show(registry.measure())
     with journaled() as where:
         for name, measure in (("lists", lists.measure), ("garbage", garbage.measure), ("events", events.measure)):
             Path(where, name).mkdir()
@@ -61,6 +75,7 @@ def main():
                     diff.measure(daemon, peer, where),
                     tasks.measure_life(daemon, where / "life"),
                     tasks.measure_many(daemon, where / "life"),
+                    endpoint.measure(where),
                 )
             )
 

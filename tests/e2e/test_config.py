@@ -8,6 +8,7 @@ import pytest
 
 from spec import errors
 from spec.api import snapshots
+from spec.api.events import SubscribeRequest
 from spec.api.introspection import PluginsRequest, ServerRequest
 from tests.daemon import Daemon
 
@@ -65,3 +66,11 @@ def test_defaults_by_label_of_the_namespace(tmp_path):
         listed = json.loads(daemon.ctr("deprecations", "ls", "--json").stdout)
         assert listed == info["deprecations"]
         assert bool(listed) != os.path.exists("/sys/fs/cgroup/cgroup.controllers")
+
+
+def test_events_without_a_ring_are_kept_in_memory(tmp_path):
+    with Daemon(tmp_path, 'disabled_plugins = ["io.holdd.ring.v1.local"]\n') as daemon:
+        daemon.ctr("namespaces", "create", "a")
+        with daemon.client() as client, client.events.subscribe(SubscribeRequest(since=0)) as stream:
+            assert next(stream).sequence == 1
+        assert not any((daemon.root / "events").iterdir())

@@ -1,5 +1,6 @@
 """The metrics endpoint of a real daemon: containers under known loads, its own doings, and scrapes beside deletes."""
 
+import json
 import os
 import signal
 import socket
@@ -8,11 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from daemon.metrics.catalog import GROUPS, Containers
+from daemon.metrics.cgroups import Cgroups
 from spec import errors
 from spec.api import containers, tasks, version
 from tests import exposed
-from tests.containers import busybox, ended, started
+from tests.containers import busybox, container, ended, started
 from tests.daemon import Daemon
+from tests.promql import Query
+from tests.readings import FILES, task
 from tests.scraper import Scraper
 
 NAMESPACE = f"scraped-{os.getpid()}"
@@ -130,6 +135,59 @@ def test_scrapes_beside_deletes(client, scraper, address, tmp_path):
         thread.join()
     assert not failures
     assert not exposed.values(scraper.scrape(), "container_pids_current")
+
+
+QUERIES = [
+    (panel["title"], target["expr"])
+    for panel in json.loads(Path(__file__).parents[2].joinpath("packaging/grafana.json").read_text())["panels"]
+    for target in panel["targets"]
+]
+
+
+@pytest.fixture(scope="module")
+def scrapes(daemon, address, tmp_path_factory):
+    """What the dashboard is for, told twice: by the daemon, and by containers of either version."""
+    told = []
+    with daemon.client(NAMESPACE) as client, Scraper(address) as scraper:
+        container(client, "c", "/bin/true", namespace=NAMESPACE)
+        rootfs = busybox(tmp_path_factory.mktemp("rootfs"))
+        client.tasks.create(tasks.CreateRequest(container_id="c", rootfs=(rootfs,)))
+        for _ in range(2):
+            with pytest.raises(errors.NotFound):
+                client.containers.get(containers.GetRequest(id="nobody"))
+            text = scraper.scrape()
+            told.append("".join(line for line in text.splitlines(True) if "container_" not in line))
+        end(client, "c")
+    found = {}
+    for version_, files in FILES.items():
+        cgroups = Cgroups()
+        tasks_ = [task(tmp_path_factory.mktemp(version_), "c", files)]
+        text = Containers(cgroups, lambda tasks_=tasks_: tasks_, GROUPS).text()
+        cgroups.close()
+        found[version_] = [internal + text for internal in told]
+    return found
+
+
+@pytest.mark.parametrize("version_", FILES)
+@pytest.mark.parametrize(("title", "query"), QUERIES)
+def test_the_dashboard_finds_something(scrapes, version_, title, query):
+    asked = Query(query.replace("$__rate_interval", "5m").replace("$namespace", ".*"))
+    found = asked.evaluate(*scrapes[version_], seconds=60)
+    assert found, title
+    assert all(value >= 0 for _, value in found)
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["nosuch", 'holdd_tasks{nosuch="x"}', "sum by (nosuch) (holdd_tasks)", "rate(holdd_tasks)", "holdd_tasks)",
+     "rate(nosuch[5m])"],
+)  # fmt: skip
+def test_a_query_that_finds_nothing(scrapes, query):
+    try:
+        found = Query(query).evaluate(*scrapes["v1"], seconds=60)
+    except (AssertionError, KeyError):
+        return  # it says so
+    assert not found
 
 
 def test_off_by_default(tmp_path):

@@ -1,5 +1,6 @@
 """Figures of containers under loads that are known, by the API and by ctr; on cgroups of either version."""
 
+import json
 import os
 import signal
 import time
@@ -220,3 +221,19 @@ def test_ctr(daemon, begin):
     refused = daemon.ctr("tasks", "metrics", "nobody", namespace=NAMESPACE, check=False)
     assert refused.returncode == 1
     assert refused.stderr == "ctr: measuring nobody: no task of that id has a cgroup of its own\n"
+
+
+def test_top(daemon, begin):
+    """One look, at all and at one; the one that works is the first."""
+    begin("exec busybox sleep 1000", "idle")
+    begin("while :; do :; done", "busy", change=lambda spec: build.with_memory_limit(spec, 64 * MIB))
+    lines = daemon.ctr("tasks", "top", "--once", "--interval", "0.5", namespace=NAMESPACE).stdout.splitlines()
+    assert lines[0].split()[0] == "TASK"
+    assert [line.split()[0] for line in lines[1:]] == ["busy", "idle"]
+    assert "64.0 MiB" in lines[1]
+    shown = daemon.ctr("tasks", "top", "--once", "--interval", "0.5", "--json", "busy", namespace=NAMESPACE).stdout
+    (used,) = json.loads(shown)
+    assert used["id"] == "busy"
+    assert used["cpu_percent"] > 0
+    refused = daemon.ctr("tasks", "top", "--interval", "0", check=False)
+    assert refused.returncode == 2

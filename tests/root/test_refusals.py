@@ -9,7 +9,7 @@ from daemon.runtime import cgroups
 from spec import errors
 from spec.records import Status
 from spec.types import Stdio
-from tests.root.tasks_rig import json_process, lived, text
+from tests.root.tasks_rig import json_process, lived, text, until
 
 pytestmark = pytest.mark.root
 
@@ -64,6 +64,29 @@ TABLE = {
 STATES = (Status.CREATED, Status.RUNNING, Status.PAUSED, Status.STOPPED)
 
 
+def frozen(task):
+    found = task.cgroups()
+    if "freezer" in found:
+        return text(f"{found['freezer']}/freezer.state") == "FROZEN\n"
+    return "frozen 1\n" in text(f"{found['unified']}/cgroup.events")
+
+
+def test_a_signal_to_all_of_a_paused_task_waits_for_it():
+    async def story(rig):
+        task = await rig.run("one", "sh", "-c", "sleep 1000 & exec sleep 1000")
+        await until(lambda: len(cgroups.processes(task.process().pid)) == 2)
+        await task.pause()
+        await task.kill(15, all_processes=True)
+        assert frozen(task)
+        assert len(await task.pids()) == 2
+        await task.resume()
+        await task.kill(9)
+        await task.wait()
+        await rig.delete("one")
+
+    lived(story)
+
+
 @pytest.mark.parametrize("column", range(len(STATES)), ids=[state.name.lower() for state in STATES])
 def test_what_each_call_comes_to(column):
     async def story(rig):
@@ -84,6 +107,8 @@ def test_what_each_call_comes_to(column):
             with expected:
                 await asyncio.wait_for(CALLS[call](rig, task), 10)
             assert task.process().status is STATES[column], call
+        if STATES[column] is Status.PAUSED:
+            assert frozen(task)
         await (rig.end("one") if STATES[column] in (Status.RUNNING, Status.PAUSED) else rig.delete("one"))
 
     lived(story)

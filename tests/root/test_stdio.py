@@ -54,6 +54,34 @@ def test_nothing_of_a_brief_process_is_lost():
     lived(story)
 
 
+@pytest.mark.parametrize("restart", [False, True])
+def test_writers_come_and_go_until_stdin_is_closed(restart):
+    async def story(rig):
+        task = await rig.run("one", "sleep", "1000")
+        fifo = f"{rig.root}/tmp/in"
+        os.mkfifo(fifo)
+        read, write = os.pipe()
+        await task.exec("two", json_process("cat"), Stdio(stdin=fifo, stdout="fd://0"), (write,))
+        await task.start("two")
+        for line in (b"one\n", b"two\n"):
+            writer = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+            os.write(writer, line)
+            os.close(writer)
+        if restart:
+            await rig.restarted()
+            task = rig.tasks.get("test", "one")
+        await task.close_io("two")
+        assert (await asyncio.wait_for(task.wait("two"), 10)).status == 0
+        assert read_all(read) == b"one\ntwo\n"
+        await task.close_io("two")
+        await task.delete_process("two")
+        with pytest.raises(errors.NotFound):
+            await task.close_io("two")
+        await rig.end("one")
+
+    lived(story)
+
+
 @pytest.mark.parametrize(("scheme", "ready"), [("binary", READY), ("binary-v2", SAID)])
 def test_a_logger_reads_to_the_end(scheme, ready):
     async def story(rig):

@@ -23,7 +23,13 @@ from tests.vm.kernel import closure
 REPOSITORY = Path(__file__).parents[2]
 VENV = Path(sys.prefix)
 # Those that are here. Where the tests want GNU's, busybox's give way.
-PROGRAMS = ("busybox", "runc", "crun", "mkfs.ext4", "mkfs.btrfs", "btrfs", "mkfs.xfs", "find", "nsenter")
+PROGRAMS = (
+    "busybox", "runc", "crun", "mkfs.ext4", "mkfs.btrfs", "btrfs", "mkfs.xfs", "find", "nsenter", "apparmor_parser",
+)  # fmt: skip
+APPARMOR = (  # what its parser reads
+    "/etc/apparmor/parser.conf", "/etc/apparmor.d/abi", "/etc/apparmor.d/abstractions", "/etc/apparmor.d/tunables",
+    "/usr/share/apparmor-features",
+)  # fmt: skip
 PACKAGES = ("pytest", "hypothesis", "uvloop")  # besides requirements.txt
 OWN = ("ctr", "daemon", "pyx", "spec", "tests", "pyproject.toml")
 NOT_OF_PYTHON = {
@@ -147,6 +153,8 @@ def base_tree():
         tree.add(path)
     for pth in Path(sysconfig.get_path("purelib")).glob("__editable__*"):
         tree.add(pth)
+    for path in filter(os.path.exists, APPARMOR):
+        tree.walk(path)
     for program in PROGRAMS:
         if path := where_is(program):
             tree.add(path)

@@ -47,7 +47,10 @@ class Answer(NamedTuple):
 
 
 class Lab:
-    def __init__(self, kernel=None, cache=CACHE):
+    """`options` come last on the kernel's command line."""
+
+    def __init__(self, kernel=None, cache=CACHE, options=""):
+        self._options = options
         self._cache = Path(cache)
         self._cache.mkdir(exist_ok=True)
         self._kernel = kernel or debian(self._cache)
@@ -62,7 +65,7 @@ class Lab:
                 archive.data("order", order(args).encode())
                 archive.close()
             make_disk(where / "disk")
-            timed_out = boot(self._kernel.image, where, seconds)
+            timed_out = boot(self._kernel.image, where, seconds, self._options)
             console = (where / "console").read_text(errors="replace")
             if timed_out:
                 console += f"\nthe guest had not ended after {seconds} s"
@@ -86,14 +89,14 @@ def make_disk(path):
     subprocess.run(["mkfs.ext4", "-q", "-F", path], check=True)
 
 
-def boot(image, where, seconds):
+def boot(image, where, seconds, options):
     """Run the machine until it turns itself off; whether it had to be stopped."""
     argv = [
         "qemu-system-x86_64",
         *("-accel", os.environ.get(ACCELERATOR, "tcg,thread=multi")),
         *("-machine", "q35", "-smp", "2", "-m", str(MEMORY_MB)),
         *("-nodefaults", "-no-user-config", "-display", "none", "-nic", "none", "-no-reboot"),
-        *("-kernel", image, "-initrd", where / "initramfs", "-append", COMMAND_LINE),
+        *("-kernel", image, "-initrd", where / "initramfs", "-append", f"{COMMAND_LINE} {options}"),
         *("-serial", f"file:{where / 'console'}", "-serial", f"file:{where / 'results'}"),
         *("-drive", f"file={where / 'disk'},if=virtio,format=raw,cache=unsafe"),
     ]

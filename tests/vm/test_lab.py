@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.vm.initramfs import where_is
 from tests.vm.kernel import AUFS, of_environment
 from tests.vm.lab import CACHE, Lab
 
@@ -19,6 +20,7 @@ GUEST = (
 )
 # Software emulation is some ten times slower: what only takes long, and has nothing to do with either, runs outside.
 CHOICE = "(not test_snapshotter or overlay) and not (lmdb or killed or many or found_again or 128_layers)"
+OF_APPARMOR = "tests/vm/guest/test_apparmor.py"
 OF_AUFS = "tests/contract/test_snapshotter.py"
 
 
@@ -42,6 +44,15 @@ def test_aufs(subtests):
     if kernel is None:
         pytest.skip(f"{AUFS} names no kernel with aufs")
     tell(Lab(kernel, CACHE).run([OF_AUFS, "-k", "aufs"]), OF_AUFS, subtests)
+
+
+def test_apparmor(subtests):
+    """The default profile, on a kernel that confines by it."""
+    if where_is("apparmor_parser") is None:
+        pytest.skip("no apparmor_parser")
+    answer = Lab(options="apparmor=1 security=apparmor").run([OF_APPARMOR])
+    tell(answer, OF_APPARMOR, subtests)
+    assert not [result.id for result in answer.results if result.outcome == "skipped"]
 
 
 def tell(answer, path, subtests):

@@ -8,11 +8,14 @@ from ctr.phases import Phases
 
 
 class Watched(io.StringIO):
-    """A stream that knows when it was written to."""
+    """A terminal that knows when it was written to."""
 
     def __init__(self):
         super().__init__()
         self.told = threading.Event()
+
+    def isatty(self):
+        return True
 
     def write(self, text):
         count = super().write(text)
@@ -34,6 +37,13 @@ def test_what_is_quick_is_not_told():
     stream = Watched()
     with Phases(stream, slow_s=1000).phase("working"):
         pass
+    assert stream.getvalue() == ""
+
+
+def test_nobody_watches():
+    stream = io.StringIO()
+    with Phases(stream, slow_s=0).phase("working"):
+        assert threading.active_count() == 1
     assert stream.getvalue() == ""
 
 

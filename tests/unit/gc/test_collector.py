@@ -1,10 +1,14 @@
 """A collection: what it removes, what is spared while it works, and what a failure costs."""
 
+import contextlib
+import gc
+import sys
 import threading
 
 import pytest
 
-from daemon.gc.collector import BATCH, Collector
+from daemon.gc.collector import BATCH, SWITCH_S, Collector
+from daemon.gc.mark import Graph
 from spec import errors
 from spec.edges import Resource
 
@@ -130,3 +134,27 @@ def test_whoever_schedules_is_told():
 def test_holders_of_what_is_not_there():
     with pytest.raises(errors.NotFound, match="content x not found in namespace ns"):
         Collector([Shelf()]).holders(node("x"))
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_python_is_left_as_it_was(fails):
+    seen = []
+
+    class Watching(Shelf):
+        def resources(self):
+            seen.append((gc.isenabled(), sys.getswitchinterval()))
+            if fails:
+                raise errors.DataLoss("reading")
+            return super().resources()
+
+    before = gc.isenabled(), sys.getswitchinterval()
+    with contextlib.suppress(errors.DataLoss):
+        Collector([Watching(resources=[Resource(node("a"))])]).collect()
+    assert (gc.isenabled(), sys.getswitchinterval()) == before
+    assert seen == [(False, pytest.approx(SWITCH_S))]
+
+
+def test_a_graph_is_given_up():
+    graph = Graph([Resource(node("a"), root=True), Resource(node("b"), owners=[node("a")])], 0)
+    graph.clear()
+    assert (len(graph), list(graph.resources()), graph.live()) == (0, [], set())

@@ -3,9 +3,9 @@
 import msgspec
 import pytest
 
-from daemon.runtime.oci import Commands, Launch, RuntimeConfig, complaint, settle
+from daemon.runtime.oci import Commands, Launch, RuntimeConfig, complaint, criu_complaint, settle
 from spec import errors
-from spec.records import RuntimeOptions, RuntimeRef
+from spec.records import CheckpointOptions, RuntimeOptions, RuntimeRef
 
 PLAIN = Launch(name="runc", path="/usr/sbin/runc", root="/run/r/ns")
 GLOBAL = ["/usr/sbin/runc", "--root", "/run/r/ns", "--log", "/l", "--log-format", "json"]
@@ -23,6 +23,7 @@ def test_argv_of_each_call():
     assert commands.kill("/l", 9, all_processes=True) == [*GLOBAL, "kill", "--all", "c1", "9"]
     assert commands.pause("/l") == [*GLOBAL, "pause", "c1"]
     assert commands.resume("/l") == [*GLOBAL, "resume", "c1"]
+    assert commands.update("/l", "/r") == [*GLOBAL, "update", "--resources", "/r", "c1"]
     assert commands.delete("/l") == [*GLOBAL, "delete", "c1"]
     assert commands.delete("/l", force=True) == [*GLOBAL, "delete", "--force", "c1"]
     assert commands.state("/l") == [*GLOBAL, "state", "c1"]
@@ -93,3 +94,28 @@ def test_options_that_are_none(raw, program):
 )
 def test_what_a_runtime_complains_of(log, output, expected):
     assert complaint(log, output, 3) == expected
+
+
+def test_a_checkpoint_with_all_options():
+    flags = {"open_tcp": True, "external_unix_sockets": True, "terminal": True, "file_locks": True}
+    options = CheckpointOptions(
+        image_path="/i", empty_namespaces=("network", "uts"), cgroups_mode="soft", parent_path="/p", **flags
+    )
+    expected = (
+        "checkpoint --image-path /i --work-path /w --leave-running --tcp-established --ext-unix-sk --shell-job "
+        "--file-locks --empty-ns network --empty-ns uts --manage-cgroups-mode soft --parent-path /p c1"
+    )
+    assert Commands(PLAIN, "c1").checkpoint("/l", "/w", options) == [*GLOBAL, *expected.split()]
+
+
+@pytest.mark.parametrize(
+    ("log", "said"),
+    [
+        (b"", ""),
+        (b"(00.1) fine\n", ""),
+        (b"(00.2) Error (a.c:1): one\n(00.3) Error (b.c:2): two\n", "Error (a.c:1): one"),
+        (b"\xff Error (a.c:1): \xff", "Error (a.c:1): \ufffd"),
+    ],
+)
+def test_what_criu_says(log, said):
+    assert criu_complaint(log) == said

@@ -343,3 +343,51 @@ def test_each_kind_of_record_keeps_a_namespace(store, image_service, container_s
         done(service.delete(namespaces.DeleteRequest(name="ns")))
     assert service.get(namespaces.GetRequest(name="ns")).name == "ns"
     done(service.delete(namespaces.DeleteRequest(name="ns1")))
+
+
+@pytest.mark.parametrize(
+    ("fields", "fits"),
+    [
+        ({"id": "c" * 76}, True),
+        ({"id": "c" * 77}, False),
+        ({"labels": {"k": "v" * 4095}}, True),
+        ({"labels": {"k": "v" * 4096}}, False),
+        ({"labels": {"k" * 4096: ""}}, True),
+        ({"labels": {"k" * 4097: ""}}, False),
+        ({"labels": {"k": "é" * 2047}}, True),
+        ({"labels": {"k": "é" * 2048}}, False),
+        ({"labels": {f"k{number}": "v" * 4000 for number in range(500)}}, True),
+    ],
+)
+def test_names_and_labels_at_their_limits(container_service, fields, fits):
+    if fits:
+        record = made_container(container_service, **fields)
+        assert container_service.get(containers.GetRequest(id=record.id)) == record
+        assert container_service.list(containers.ListRequest()).containers == [record]
+        done(container_service.delete(containers.DeleteRequest(id=record.id)))
+    else:
+        with pytest.raises(errors.InvalidArgument) as caught:
+            made_container(container_service, **fields)
+        assert len(caught.value.message) < 300
+    assert not container_service.list(containers.ListRequest()).containers
+
+
+@pytest.mark.parametrize("name", ["n", "n" * 5000, "a/b:c@d", "é" * 400, " ", "a\nb"])
+def test_images_of_any_name(image_service, name):
+    others = [name + tail for tail in ("", "1", "2")]
+    for other in others:
+        done(image_service.create(images.CreateRequest(image=Image(name=other, target=TARGET))))
+
+    async def streamed():
+        blocks = [block async for block in image_service.list_stream(images.ListRequest())]
+        return [image.name for block in blocks for image in block.images]
+
+    assert sorted(done(streamed())) == sorted(others)
+    done(image_service.delete(images.DeleteRequest(name=name)))
+    assert sorted(done(streamed())) == sorted(others[1:])
+
+
+@pytest.mark.parametrize("name", ["", "a\0b"])
+def test_images_of_no_name(image_service, name):
+    with pytest.raises(errors.InvalidArgument):
+        done(image_service.create(images.CreateRequest(image=Image(name=name, target=TARGET))))

@@ -178,3 +178,23 @@ def test_fields_by_dotted_name_come_before_maps():
     assert get(None, ("a", "c")) == "other"
     assert get(None, ("a",)) is None
     assert get(None, ("x",)) is None
+
+
+@pytest.mark.parametrize(
+    ("texts", "values"),
+    [
+        ([], None),
+        ([""], None),
+        (["id==a"], {"a"}),
+        (['id=="a b"', '"id"==c,labels.x'], {"a b", "c"}),
+        (["id==a", "labels.x==y"], None),
+        (["id==a", ""], None),
+        (["id!=a"], None),
+        (["id~=a"], None),
+        (["id"], None),
+        (["id.x==a"], None),
+        (["namespace==n,id==a,id==b"], {"a", "b"}),
+    ],
+)
+def test_exact_values(texts, values):
+    assert filters.exact(texts, "id") == (None if values is None else frozenset(values))

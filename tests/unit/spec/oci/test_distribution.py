@@ -116,3 +116,53 @@ def test_paths_and_scope():
     assert distribution.manifest_path("a/b", "1") == "a/b/manifests/1"
     assert distribution.blob_path("a/b", "sha256:0") == "a/b/blobs/sha256:0"
     assert distribution.pull_scope("a/b") == "repository:a/b:pull"
+
+
+@pytest.mark.parametrize(
+    ("scopes", "merged"),
+    [
+        ((), ""),
+        (("repository:a:pull",), "repository:a:pull"),
+        (("repository:a:push,pull", "repository:a:pull,delete"), "repository:a:delete,pull,push"),
+        (("repository:b:pull repository:a:pull", ""), "repository:a:pull repository:b:pull"),
+        (("repository:host:5000/a:pull",), "repository:host:5000/a:pull"),
+        (("odd",), "odd"),
+    ],
+)
+def test_scopes_are_merged(scopes, merged):
+    assert distribution.merged(*scopes) == merged
+
+
+def test_scopes_of_a_push():
+    assert distribution.push_scope("a") == "repository:a:pull,push"
+    assert distribution.push_scope("b", "a") == "repository:a:pull repository:b:pull,push"
+
+
+@pytest.mark.parametrize(
+    ("label", "repository", "sources"),
+    [("", "a", "a"), ("a", "a", "a"), ("b", "a", "a,b"), ("b,,a", "c", "a,b,c"), ("b,b", "b", "b")],
+)
+def test_sources(label, repository, sources):
+    assert distribution.sources(label, repository) == sources
+
+
+@pytest.mark.parametrize(
+    ("label", "candidate"),
+    [
+        ("", ""),
+        ("team/app/one", ""),
+        ("other,team/x,team/app/two", "team/app/two"),
+        ("team/x,team/y", "team/y"),
+        ("a,b", "b"),
+        ("team/app/one,a", "a"),
+    ],
+)
+def test_mount_candidates(label, candidate):
+    assert distribution.mount_candidate(label, "team/app/one") == candidate
+
+
+@pytest.mark.parametrize(
+    ("header", "size"), [("0-0", 0), ("", 0), ("0-99", 100), ("bytes=0-99", 100), ("5-9", 0), ("0-" + "9" * 30, 0)]
+)
+def test_what_an_upload_received(header, size):
+    assert distribution.received(header) == size

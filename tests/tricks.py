@@ -1,0 +1,107 @@
+"""What a hostile registry does instead of answering: each is a function of a request's handler, the bytes that were
+wanted, and the offset they were wanted from. `tests.fake.Fake.tricks` plays them."""
+
+import contextlib
+import gzip
+import socket
+import struct
+
+
+def _head(handler, data, start, **changes):
+    headers = {"Content-Length": str(len(data) - start)}
+    if start:
+        headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
+    headers |= changes
+    handler.send_response(206 if start else 200)
+    for name, value in headers.items():
+        handler.send_header(name.replace("_", "-"), value)
+    handler.end_headers()
+
+
+def resets(after):
+    def trick(handler, data, start):
+        _head(handler, data, start)
+        handler.wfile.write(data[start : start + after])
+        handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        handler.close_connection = True
+
+    return trick
+
+
+def ends_early(after):
+    def trick(handler, data, start):
+        _head(handler, data, start)
+        handler.wfile.write(data[start : start + after])
+        handler.close_connection = True
+
+    return trick
+
+
+def trickles(handler, data, start):
+    """A byte now and then, until nobody listens."""
+    _head(handler, data, start)
+    with contextlib.suppress(OSError):
+        for at in range(start, len(data)):
+            handler.wfile.write(data[at : at + 1])
+            handler.registry.stopped.wait(0.02)
+    handler.close_connection = True
+
+
+def says_nothing(handler, data, start):
+    handler.registry.stopped.wait(60)
+    handler.close_connection = True
+
+
+def stalls(after):
+    def trick(handler, data, start):
+        _head(handler, data, start)
+        handler.wfile.write(data[start : start + after])
+        says_nothing(handler, data, start)
+
+    return trick
+
+
+def ignores_ranges(handler, data, start):
+    _head(handler, data, 0)
+    handler.wfile.write(data)
+
+
+def another_range(handler, data, start):
+    _head(handler, data, max(start - 1, 1))
+    handler.wfile.write(data[max(start - 1, 1) :])
+
+
+def other_bytes(handler, data, start):
+    _head(handler, data, start)
+    handler.wfile.write(bytes(len(data) - start))
+
+
+def another_length(extra):
+    def trick(handler, data, start):
+        body = data[start:] + bytes(extra) if extra > 0 else data[start:extra]
+        _head(handler, data, start, Content_Length=str(len(body)))
+        handler.wfile.write(body)
+
+    return trick
+
+
+def encoded(handler, data, start):
+    """64 MiB of nothing, called the encoded form of what was wanted."""
+    body = gzip.compress(bytes(64 << 20))
+    _head(handler, data, start, Content_Length=str(len(body)), Content_Encoding="gzip")
+    handler.wfile.write(body)
+
+
+def page(handler, data, start):
+    handler._send(200, b"<html>please log in</html>", {"Content-Type": "text/html"})
+
+
+def status(code, **headers):
+    def trick(handler, data, start):
+        handler._send(code, b"{}", {name.replace("_", "-"): value for name, value in headers.items()})
+
+    return trick
+
+
+def redirects(handler, data, start):
+    handler._send(307, b"", {"Location": handler.path})
