@@ -107,7 +107,8 @@ def test_on_a_full_disk_images_are_removed_and_their_room_is_used_at_once(fake, 
         daemon = Daemon(tmp_path, EAGER)
         daemon.root = place / "root"
         with daemon:
-            name = pull(daemon, fake)
+            fake.image("2", {"bin/b": os.urandom(4_000_000)})
+            name, other = pull(daemon, fake), pull(daemon, fake, "2")
             filler = fill(place)
             with daemon.client() as client, client.content.write() as stream:
                 stream.send(content.WriteRequest(action="commit", ref="r", data=os.urandom(2_000_000)))
@@ -116,6 +117,7 @@ def test_on_a_full_disk_images_are_removed_and_their_room_is_used_at_once(fake, 
             daemon.kill()
             daemon.start()
             with daemon.client() as client:
+                client.images.delete(images.DeleteRequest(name=other))
                 client.images.delete(images.DeleteRequest(name=name, sync=True))
                 assert not list(client.content.list(content.ListRequest()))
             assert not list((daemon.root / "content/blobs/sha256").iterdir())
