@@ -52,7 +52,7 @@ class Exchange:
         self._waiting: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
         self._subscribed = 0
         self._counts = Counter("holdd_events_published_total", "Events that were published.", ("topic",))
-        self._losses = Counter("holdd_event_subscribers_lagged_total", "Times that a subscriber was too slow and missed some.")
+        self._losses = Counter("holdd_event_subscribers_lagged_total", "Times that a subscriber missed some.")
         self._decoder = msgspec.msgpack.Decoder(Envelope)
 
     def publish(self, namespace: str, topic: str, event: Event) -> None:
