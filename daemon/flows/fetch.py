@@ -47,9 +47,17 @@ class Fetch:
         return self.pool.submit(copy_context().run, self.blob, arrival.descriptor, arrival)
 
     def blob(self, descriptor: Descriptor, arrival: Arrival | None = None) -> None:
-        """Have it in the store, verified; whoever else fetches it is waited for."""
+        """Have it in the store, verified; whoever else fetches it is waited for. What another fetched is his lease's:
+        it is asked for once more, to be ours too."""
         flight = f"{self.scope}/{descriptor.digest}"
-        self.once.do(flight, lambda: self._blob(descriptor, arrival), self.cancel)
+        mine: list[bool] = []
+
+        def work() -> None:
+            mine.append(True)
+            self._blob(descriptor, arrival)
+
+        while not mine:
+            self.once.do(flight, work, self.cancel)
 
     def has(self, descriptor: Descriptor) -> bool:
         try:

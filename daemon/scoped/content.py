@@ -88,7 +88,8 @@ class ScopedContent:
             raise errors.InvalidArgument("opening a writer: the ref is empty")
         if expected and self._has(expected):
             self._keep(edges.CONTENT, expected)
-            raise errors.AlreadyExists(f"content {expected} already exists in namespace {self._namespace}")
+            if self._has(expected):  # no collection took it before it was kept
+                raise errors.AlreadyExists(f"content {expected} already exists in namespace {self._namespace}")
         shared = self._shared(expected, total)
         if shared is not None:
             return _SharedWriter(self, ref, shared, partial(self._raw.reader, shared.digest))
