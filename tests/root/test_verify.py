@@ -275,9 +275,17 @@ OVERLAYS = {
         {"hidden/h": {"extra"}},
     ),
     "a file that shows what is below": ("etc/a", os.remove, {"etc/a": {"content", "time"}}),
-    "a directory said again": ("lower/sub", lambda path: shutil.copytree(path.replace("/2/", "/1/"), path), {}),
+    "a directory said again": ("lower/sub", lambda path: shutil.copytree(below(path), path), {}),
     "marks of overlay": ("one", lambda path: os.setxattr(path, "trusted.overlay.impure", b"y"), {}),
 }
+
+
+def below(path):
+    """The same path in the tree of the other layer: which of the two has which number is up to their race."""
+    trees, _, inside = path.rpartition("/snapshots/")
+    own, rest = inside.split("/", 1)
+    (other,) = set(os.listdir(f"{trees}/snapshots")) - {own}
+    return f"{trees}/snapshots/{other}/{rest}"
 
 
 def damaged(world, name, damage):
