@@ -147,6 +147,8 @@ class Transfer:
 
     async def _pull(self, source: api.Registry, destination: api.ImageStore) -> AsyncIterator[Progress]:
         namespace = context.namespace()
+        if destination.unpacks and destination.metadata_only:
+            raise errors.InvalidArgument(f"pulling {source.reference}: without its layers nothing can be unpacked")
         resolver = await hop(self._journeys, self._house.resolver, source)
 
         def work(sink: ProgressSink, token: Token) -> None:
@@ -251,6 +253,8 @@ class Transfer:
             scope=namespace,
             sink=sink,
             cancel=token,
+            all_metadata=destination.all_metadata,
+            metadata_only=destination.metadata_only,
             labels=destination.labels,
             origin=origin,
         )

@@ -49,8 +49,10 @@ class Unpack(Record, frozen=True):
 
 
 class ImageStore(Record, frozen=True, tag="image_store"):
-    """A name among the images. `platforms` chooses what is kept of an index; none means the host's. From an archive
-    `name` may be empty for all of its images, or names the only one.
+    """A name among the images. `platforms` chooses what is kept of an index; none means the host's. With
+    `all_metadata` an index keeps the manifests and configs of its other platforms too, without their layers, so that it
+    can be pushed again to the registry it is from; with `metadata_only` no layers come at all, and nothing is unpacked.
+    From an archive `name` may be empty for all of its images, or names the only one.
 
     From one image store to another, a name that is taken is AlreadyExists, unless `force` points it elsewhere; to the
     same name, with `unpacks`, nothing but snapshots are made.
@@ -67,6 +69,8 @@ class ImageStore(Record, frozen=True, tag="image_store"):
     force: bool = False
     target: Descriptor | None = None
     non_distributable: bool = False
+    all_metadata: bool = False
+    metadata_only: bool = False
 
 
 class Raw(Record, frozen=True, tag="raw"):
