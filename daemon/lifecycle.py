@@ -43,16 +43,20 @@ async def serve(config: Config, nursery: Nursery, again: Callable[[], Config]) -
             server.listen(config.address)
             log.info("serving at %s", config.address)
             tidying = asyncio.create_task(asyncio.to_thread(system.tidy))
-            collecting = asyncio.create_task(system.scheduler.run())
-            rereading = asyncio.create_task(_reload(system, reloading, again))
+            tasks = [
+                asyncio.create_task(system.scheduler.run()),
+                asyncio.create_task(_reload(system, reloading, again)),
+            ]
+            if system.restarting is not None:
+                tasks.append(asyncio.create_task(system.restarting.run()))
             try:
                 await stopping.wait()
             finally:
                 log.info("stopping")
                 await server.close()
-                collecting.cancel()
-                rereading.cancel()
-                await asyncio.wait([tidying, collecting, rereading])
+                for task in tasks:
+                    task.cancel()
+                await asyncio.wait([tidying, *tasks])
     finally:
         await system.runtime.close()
         system.close()
