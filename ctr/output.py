@@ -10,6 +10,7 @@ import msgspec
 
 from spec import errors
 from spec.base import to_json
+from spec.records import Timing
 
 GAP = 4
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -51,6 +52,16 @@ class Out:
 
     def line(self, text: str) -> None:
         sys.stdout.write(f"{text}\n")
+
+
+def timing(phases: Sequence[Timing], out: Out) -> None:
+    """In milliseconds, from when the first began. What runs beside another overlaps it."""
+    first = min((phase.began_at_ns for phase in phases), default=0)
+    rows = [
+        (phase.name, f"{(phase.began_at_ns - first) / 1e6:.1f}", f"{phase.took_ns / 1e6:.1f}", phase.of)
+        for phase in phases
+    ]
+    out.columns([("PHASE", "AT MS", "TOOK MS", "OF"), *rows])
 
 
 def each(names: Sequence[str], work: Callable[[str], None]) -> int:

@@ -378,8 +378,8 @@ class ImageVerifier(Protocol):
 class ImageStore(Protocol):
     """Records of images in one namespace; what a flow needs of it."""
 
-    def put_image(self, name: str, target: Descriptor, labels: Labels) -> None:
-        """Create it, or point it at `target`."""
+    def put_image(self, name: str, target: Descriptor, labels: Labels, timing: Sequence[Timing] = ()) -> None:
+        """Create it, or point it at `target`. `timing` is how that came here."""
 
 
 ProgressSink = Callable[[Progress], None]

@@ -16,14 +16,26 @@ class Namespace(Record, frozen=True):
     labels: Labels = {}
 
 
+class Timing(Record, frozen=True):
+    """A phase of what was done to an object: on what, when it began, in nanoseconds since the epoch, and how long it
+    took."""
+
+    name: str
+    began_at_ns: int
+    took_ns: int = 0
+    of: str = ""
+
+
 class Image(Record, frozen=True):
-    """A name for a descriptor."""
+    """A name for a descriptor. `timing` is how the daemon brought in what it points at; of one image that is asked for,
+    not in lists."""
 
     name: str
     target: Descriptor
     labels: Labels = {}
     created_at_ns: int = 0
     updated_at_ns: int = 0
+    timing: Sequence[Timing] = ()
 
 
 class RuntimeRef(Record, frozen=True):
@@ -122,14 +134,6 @@ class Status(enum.IntEnum):
     STOPPED = 3
     PAUSED = 4
     PAUSING = 5
-
-
-class Timing(Record, frozen=True):
-    """A phase of what was done to an object: when it began, in nanoseconds since the epoch, and how long it took."""
-
-    name: str
-    began_at_ns: int
-    took_ns: int = 0
 
 
 class Process(Record, frozen=True):

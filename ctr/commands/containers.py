@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import sys
-from collections.abc import Sequence
 
 import msgspec
 
@@ -14,7 +13,7 @@ from daemon.client.client import Client
 from spec import errors
 from spec.api import containers as api
 from spec.api import tasks
-from spec.records import Container, Status, Timing
+from spec.records import Container, Status
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -68,19 +67,10 @@ def _ls(args: argparse.Namespace, client: Client, out: Out) -> None:
 
 def _info(args: argparse.Namespace, client: Client, out: Out) -> None:
     if args.timing:
-        _timing(client.tasks.get(tasks.GetRequest(container_id=args.id)).timing, out)
+        output.timing(client.tasks.get(tasks.GetRequest(container_id=args.id)).timing, out)
         return
     record = client.containers.get(api.GetRequest(id=args.id))
     out.json(msgspec.json.decode(record.spec) if args.spec else _shown(record))
-
-
-def _timing(phases: Sequence[Timing], out: Out) -> None:
-    """In milliseconds, from when the first began. What runs beside another overlaps it."""
-    first = min((phase.began_at_ns for phase in phases), default=0)
-    rows = [
-        (phase.name, f"{(phase.began_at_ns - first) / 1e6:.1f}", f"{phase.took_ns / 1e6:.1f}") for phase in phases
-    ]
-    out.columns([("PHASE", "AT MS", "TOOK MS"), *rows])
 
 
 def _shown(record: Container) -> dict[str, object]:

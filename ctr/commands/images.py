@@ -43,6 +43,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     label.set_defaults(do=_label)
     inspect = verbs.add_parser("inspect", aliases=["i"], help="show what an image consists of")
     inspect.add_argument("--content", action="store_true", help="with the documents themselves")
+    inspect.add_argument("--timing", action="store_true", help="how long each phase of its pull or import took")
     inspect.add_argument("name", metavar="ref")
     inspect.set_defaults(do=_inspect)
     _register_snapshots(verbs)
@@ -216,7 +217,11 @@ def _label(args: argparse.Namespace, client: Client, out: Out) -> None:
 
 
 def _inspect(args: argparse.Namespace, client: Client, out: Out) -> None:
-    target = client.images.get(api.GetRequest(name=args.name)).target
+    record = client.images.get(api.GetRequest(name=args.name))
+    if args.timing:
+        output.timing(record.timing, out)
+        return
+    target = record.target
     out.line(args.name)
     _draw(client, out, target, "", args.content)
 

@@ -61,7 +61,8 @@ def _create(args: argparse.Namespace, client: Client, out: Out) -> None:
 
 
 def _ls(args: argparse.Namespace, client: Client, out: Out) -> None:
-    found = client.leases.list(api.ListRequest(filters=args.filters)).leases
+    blocks = client.leases.list_stream(api.ListRequest(filters=args.filters))
+    found = [lease for block in blocks for lease in block.leases]
     rows = [(lease.id, output.moment(lease.created_at_ns), output.labels(lease.labels)) for lease in found]
     out.table(("ID", "CREATED AT", "LABELS"), rows, found, [lease.id for lease in found])
 

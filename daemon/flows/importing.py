@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 
 from daemon.flows.progress import Report
 from daemon.flows.pull import Pull
+from daemon.kit import tracing
 from spec import errors
 from spec.oci.image import Descriptor
 from spec.ports import ProgressSink
@@ -29,7 +30,8 @@ def run(
         chosen = name or _whole(called, base_name, target)
         report = Report(sink, chosen)
         report.tell("Importing", target.digest)
-        pull(target.digest, chosen).bring(target, report)
+        with tracing.timeline():
+            pull(target.digest, chosen).bring(target, report)
         report.tell("Completed import", target.digest)
 
 

@@ -60,7 +60,7 @@ class Pull:
 
     def run(self) -> Descriptor:
         """What the image now points at."""
-        with tracing.span("pull", reference=self.reference):
+        with tracing.timeline(), tracing.span("pull", reference=self.reference):
             return self._run(Report(self.sink, self.name))
 
     def _run(self, report: Report) -> Descriptor:
@@ -83,7 +83,7 @@ class Pull:
             self._take(manifest, fetch)
         _label_index(target, fetch)
         self.cancel.check()
-        self.images.put_image(self.name, target, self.labels)
+        self.images.put_image(self.name, target, self.labels, tracing.phases())
         report.tell("saved", target.digest)
 
     def _fetch(self, report: Report) -> Fetch:

@@ -80,7 +80,8 @@ def begin(name: str, kind: int, trace: str, attributes: Mapping[str, Attribute])
 
 @contextlib.contextmanager
 def span(name: str, kind: int = INTERNAL, /, **attributes: Attribute) -> Iterator[None]:
-    """The block as a span, below the call's, and as a phase of the timeline that is kept."""
+    """The block as a span, below the call's, and, unless it is a call of another host, as a phase of the timeline that
+    is kept: that of what its first attribute names."""
     timeline = _TIMELINE.get()
     if _tracer is None and timeline is None:
         yield
@@ -98,8 +99,10 @@ def span(name: str, kind: int = INTERNAL, /, **attributes: Attribute) -> Iterato
     else:
         made.end()
     finally:
-        if timeline is not None:
-            timeline.append(Timing(name=name, began_at_ns=made.began_ns, took_ns=made.ended_ns - made.began_ns))
+        if timeline is not None and kind == INTERNAL:
+            took_ns = made.ended_ns - made.began_ns
+            of = str(next(iter(attributes.values()), ""))
+            timeline.append(Timing(name=name, began_at_ns=made.began_ns, took_ns=took_ns, of=of))
 
 
 @contextlib.contextmanager

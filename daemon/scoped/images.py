@@ -18,9 +18,10 @@ from spec.filters import fields_of, matcher
 from spec.names import check_labels
 from spec.oci.image import Descriptor
 from spec.ports import Publisher, Tracker, Untracked
-from spec.records import Image, Labels
+from spec.records import Image, Labels, Timing
 
 MUTABLE = ("labels", "target", "target.annotations")
+MAX_TIMING = 512  # phases kept with an image: four a layer of the deepest overlay takes
 
 
 class ScopedImages:
@@ -40,12 +41,15 @@ class ScopedImages:
 
     def list(self, filters: Sequence[str] = ()) -> Iterator[Image]:
         matches = matcher(filters, _FIELDS)
-        return filter(matches, IMAGES.each(self._store, self._namespace))
+        found = filter(matches, IMAGES.each(self._store, self._namespace))
+        return (replace(image, timing=()) if image.timing else image for image in found)
 
     def create(self, image: Image, epoch_ns: int = 0) -> Commit[Image]:
-        _check(image)
         now = epoch_ns or time.time_ns()
-        image = replace(image, created_at_ns=now, updated_at_ns=now)
+        return self._create(replace(image, created_at_ns=now, updated_at_ns=now, timing=()))
+
+    def _create(self, image: Image) -> Commit[Image]:
+        _check(image)
         lease = context.lease() if names.GC_EXPIRE in image.labels else ""
 
         def change(txn: Txn) -> Image:
@@ -57,11 +61,14 @@ class ScopedImages:
         return self._commit(change, "create", lambda made: ImageCreate(name=made.name, labels=made.labels))
 
     def update(self, image: Image, fields: Sequence[str] = (), epoch_ns: int = 0) -> Commit[Image]:
+        return self._update(image, fields, MUTABLE, epoch_ns)
+
+    def _update(self, image: Image, fields: Sequence[str], mutable: Sequence[str], epoch_ns: int = 0) -> Commit[Image]:
         fields = [_on_target(field) for field in fields]
         check_labels(image.labels)
 
         def change(txn: Txn) -> Image:
-            merged = masks.merge(IMAGES.get(txn, self._namespace, image.name), image, fields, MUTABLE)
+            merged = masks.merge(IMAGES.get(txn, self._namespace, image.name), image, fields, mutable)
             _check(merged)
             self._touch(merged)
             return IMAGES.put(
@@ -81,13 +88,17 @@ class ScopedImages:
         commit.add_done_callback(lambda done: self._tracker.removed())
         return commit
 
-    def put_image(self, name: str, target: Descriptor, labels: Labels) -> None:
+    def put_image(self, name: str, target: Descriptor, labels: Labels, timing: Sequence[Timing] = ()) -> None:
         """Create the image, or point the one there is at `target`; its other labels stay."""
-        image = Image(name=name, target=target, labels=labels)
+        now = time.time_ns()
+        image = Image(
+            name=name, target=target, labels=labels, created_at_ns=now, updated_at_ns=now, timing=timing[:MAX_TIMING]
+        )
         try:
-            self.create(image).result()
+            self._create(image).result()
         except errors.AlreadyExists:
-            self.update(image, ["target", *(f"labels.{key}" for key in labels)]).result()
+            fields = ["target", "timing", *(f"labels.{key}" for key in labels)]
+            self._update(image, fields, (*MUTABLE, "timing")).result()
 
     def _touch(self, image: Image) -> None:
         self._tracker.touch(edges.touched(edges.of_image(self._namespace, image, 0)))

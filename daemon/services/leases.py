@@ -43,6 +43,12 @@ class Leases:
     def list(self, request: api.ListRequest) -> api.ListReply:
         return api.ListReply(leases=list(self._leases().list(request.filters)))
 
+    async def list_stream(self, request: api.ListRequest) -> AsyncIterator[api.ListReply]:
+        rows = iter(self._leases().list(request.filters))
+        while block := tuple(islice(rows, BLOCK)):
+            yield api.ListReply(leases=block)
+            await asyncio.sleep(0)
+
     async def add_resource(self, request: api.AddResourceRequest) -> Empty:
         await self._leases().add(request.id, request.resource)
         return Empty()

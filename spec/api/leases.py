@@ -29,6 +29,8 @@ class ListRequest(Request, frozen=True):
 
 
 class ListReply(Reply, frozen=True):
+    """All, or in a stream a block of up to 100."""
+
     leases: Sequence[Lease] = ()
 
 
@@ -79,6 +81,7 @@ class Leases(Service):
     create = unary(CreateRequest, Lease)
     delete = unary(DeleteRequest, Empty)
     list = unary(ListRequest, ListReply)
+    list_stream = server_stream(ListRequest, ListReply)
     add_resource = unary(AddResourceRequest, Empty)
     delete_resource = unary(DeleteResourceRequest, Empty)
     list_resources = server_stream(ListResourcesRequest, ListResourcesReply)

@@ -1,9 +1,11 @@
-"""A pull and a run as a collector sees them, and the timeline that a container keeps."""
+"""A pull and a run as a collector sees them, and the timelines that containers and images keep."""
 
 import os
+import re
 
 import pytest
 
+from spec.api import images
 from tests.collector import Collector, attributes
 from tests.daemon import Daemon
 from tests.registry import Registry, make_image
@@ -81,16 +83,43 @@ def test_a_timeline_without_a_collector(tmp_path, registry):
         daemon.ctr("images", "pull", reference, namespace=NAMESPACE)
         daemon.ctr("run", "-d", reference, "c", "sleep", "1000", namespace=NAMESPACE)
         shown = daemon.ctr("containers", "info", "--timing", "c", namespace=NAMESPACE).stdout
-        assert shown.splitlines()[0].split() == ["PHASE", "AT", "MS", "TOOK", "MS"]
-        rows = [line.rsplit(maxsplit=2) for line in shown.splitlines()[1:]]
-        assert [name for name, _, _ in rows][-1] == "start"
-        assert {"bundle", "root filesystem", "shim", "runtime", "start"} <= {name for name, _, _ in rows}
-        assert all(float(took) >= 0 for _, _, took in rows)
+        rows = phases(shown)
+        assert rows[-1][0] == "start"
+        assert {"bundle", "root filesystem", "shim", "start"} <= {name for name, *_ in rows}
+        assert ("runtime", "runc") in {(name, of) for name, _, _, of in rows}
         daemon.kill()
         daemon.start()
         assert daemon.ctr("containers", "info", "--timing", "c", namespace=NAMESPACE).stdout == shown
         refused = daemon.ctr("containers", "info", "--timing", "none", namespace=NAMESPACE, check=False)
         assert (refused.returncode, refused.stderr) == (1, "ctr: task none not found\n")
+
+
+def test_the_timeline_of_an_image(tmp_path, registry):
+    with Daemon(tmp_path / "daemon-files") as daemon:
+        reference = f"{registry.host}/team/app:1"
+        daemon.ctr("images", "pull", reference, namespace=NAMESPACE)
+        daemon.ctr("images", "tag", reference, "example.org/other:1", namespace=NAMESPACE)
+        rows = phases(daemon.ctr("images", "inspect", "--timing", reference, namespace=NAMESPACE).stdout)
+        assert (rows[0][0], rows[0][3]) == ("resolve", reference)
+        with daemon.client(NAMESPACE) as client:
+            target = client.images.get(images.GetRequest(name=reference)).target
+            (listed, _) = client.images.list(images.ListRequest()).images
+            assert not listed.timing
+        assert target.digest in {of for name, _, _, of in rows if name == "fetch"}
+        layers = {of for name, _, _, of in rows if name == "unpack"}
+        assert layers <= {of for name, _, _, of in rows if name == "fetch"}
+        assert len(layers) == len([name for name, *_ in rows if name == "commit"]) > 0
+        tagged = daemon.ctr("images", "inspect", "--timing", "example.org/other:1", namespace=NAMESPACE)
+        assert phases(tagged.stdout) == []
+
+
+def phases(shown):
+    """The rows of a timeline, their times as numbers that make sense."""
+    header, *rows = (re.split(r"\s{2,}", line) for line in shown.splitlines())
+    assert header == ["PHASE", "AT MS", "TOOK MS", "OF"]
+    assert [float(row[1]) for row in rows] == sorted(float(row[1]) for row in rows)
+    assert all(float(row[1]) >= 0 and float(row[2]) >= 0 for row in rows)
+    return [tuple((*row, "")[:4]) for row in rows]
 
 
 def test_an_environment_that_makes_no_sense(tmp_path, monkeypatch):

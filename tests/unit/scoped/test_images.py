@@ -6,11 +6,11 @@ import pytest
 from msgspec.structs import replace
 
 from daemon.metadata.store import Store
-from daemon.scoped.images import ScopedImages
+from daemon.scoped.images import MAX_TIMING, ScopedImages
 from spec import errors
 from spec.events import ImageCreate, ImageDelete, ImageUpdate
 from spec.oci.image import Descriptor
-from spec.records import Image
+from spec.records import Image, Timing
 
 TARGET = Descriptor(media_type="a/b", digest="sha256:" + "1" * 64, size=1)
 OTHER = Descriptor(media_type="a/b", digest="sha256:" + "2" * 64, size=2)
@@ -55,6 +55,20 @@ def test_putting_makes_and_moves(images):
     assert (after.target, after.labels) == (OTHER, {"a": "1", "b": "3"})
     assert after.created_at_ns == before.created_at_ns
     assert after.updated_at_ns > before.updated_at_ns
+
+
+def test_how_an_image_came_is_the_daemons_to_say(images):
+    phase = Timing(name="fetch", began_at_ns=5, took_ns=7, of="sha256:x")
+    images.put_image("i", TARGET, {}, [phase])
+    assert list(images.get("i").timing) == [phase]
+    assert [image.timing for image in images.list()] == [()]
+    images.update(Image(name="i", target=OTHER, labels={"a": "1"})).result()
+    assert list(images.get("i").timing) == [phase]
+    with pytest.raises(errors.InvalidArgument, match="field 'timing' cannot be updated"):
+        images.update(Image(name="i", target=OTHER), ["timing"]).result()
+    images.put_image("i", TARGET, {}, [phase] * (MAX_TIMING + 1))
+    assert len(images.get("i").timing) == MAX_TIMING
+    assert images.create(Image(name="j", target=TARGET, timing=(phase,))).result().timing == ()
 
 
 def test_events_say_what_was_committed(images, recorder):

@@ -132,6 +132,20 @@ def test_memory_that_is_enough(begin, client):
         assert client.tasks.get(tasks.GetRequest(container_id="c")).status is Status.RUNNING
 
 
+def test_memory_that_is_too_much_above(begin, client):
+    """The verdict tells whose limit it was."""
+    above = MOUNTED / "default/above"
+    try:
+        with begin("/bin/sleep", "1000", change=lambda spec: build.with_cgroup(spec, "/default/above/c")):
+            (above / "memory.max").write_text(str(32 * MIB))
+            assert run(client, "/bin/sh", "-c", "tail /dev/zero") == 137
+            client.tasks.kill(tasks.KillRequest(container_id="c", signal=signal.SIGKILL))
+            exit = client.tasks.wait(tasks.WaitRequest(container_id="c"))
+            assert (exit.oom_killed, exit.oom_kills, exit.oom_ancestor) == (True, 1, True)
+    finally:
+        above.rmdir()
+
+
 def test_a_limit_of_processes(begin, client):
     script = "for n in $(seq 40); do sleep 1000 & done; exit 0"
     with begin("/bin/sleep", "1000", change=lambda spec: build.with_pids_limit(spec, 30)):  # runc's exec has 10 threads
