@@ -156,7 +156,7 @@ class Exchange:
         with self._lock:
             if number > self._last:
                 return [], place
-            recent = self._recent[0].sequence
+            recent = self._recent[0].sequence if self._recent else self._last + 1
             if number >= recent:
                 start = number - recent
                 found = list(islice(self._recent, start, start + BATCH))
