@@ -117,6 +117,7 @@ class System:
                 self._events,
                 default_runtime=config.default_runtime,
                 cgroup_parent=config.cgroup_parent,
+                recent=self._events.recent,
             ),
         )
 
