@@ -6,6 +6,7 @@ import os
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from msgspec.structs import asdict, replace
@@ -44,6 +45,7 @@ from spec import errors, names, otel
 from spec.api.introspection import Deprecation
 from spec.api.service import Service
 from spec.api.transfer import Registry
+from spec.oci.image import OCI_LAYER_GZIP
 from spec.ports import Applier, Cancel, ContentStore, Differ, ImageArchive, Registries, Snapshotter
 from spec.protocol import SERVICES
 from spec.records import LeaseResource
@@ -321,8 +323,13 @@ class System:
         ways = await hop(self._gc_pool, self._collector.holders, (type, namespace, id))
         return [[LeaseResource(id=id, type=kind) for kind, _, id in way] for way in ways]
 
-    def archive(self, fd: int, cancel: Cancel) -> ImageArchive:
-        made: ImageArchive = self._archive()(fd, self.config.root, cancel)
+    def archive(self, fd: int, cancel: Cancel, compress: bool) -> ImageArchive:
+        """With `compress` docker's layers are stored as gzip."""
+        from daemon.diff import compression, processors
+
+        opened = partial(processors.opened, media_type=OCI_LAYER_GZIP, bounds=self._bounds)
+        compressor = partial(compression.compressor, OCI_LAYER_GZIP) if compress else None
+        made: ImageArchive = self._archive()(fd, self.config.root, cancel, opened, compressor)
         return made
 
     def default_snapshotter(self, namespace: str) -> str:
