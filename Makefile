@@ -1,6 +1,6 @@
 # holdd: every command of the checkout. `make demo` and `make test` set up a bare Debian 12 by themselves (as root).
 # `make test-vm` is the part of the tests that boots a virtual machine.
-.PHONY: demo build test test-vm bench lint protocol clean system
+.PHONY: demo build test test-vm bench lint protocol clean system install uninstall dist
 
 PYTHON ?= /usr/bin/python3
 VENV := .venv
@@ -31,6 +31,20 @@ lint: $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	PATH=$(CURDIR)/$(BIN):$$PATH cython-lint pyx
+
+# The two programs, their units, manual pages and completions below $(DESTDIR)$(PREFIX), and away again.
+PREFIX ?= /usr/local
+
+install: freeze
+	$(BIN)/python packaging/dist.py install "$(DESTDIR)" "$(PREFIX)"
+
+uninstall:
+	sh "$(DESTDIR)$(PREFIX)/lib/holdd/uninstall"
+
+# The same as an archive and as a Debian package, in dist/.
+dist: freeze
+	$(BIN)/python packaging/dist.py archive dist
+	$(BIN)/python packaging/dist.py deb dist
 
 # Renders spec/PROTOCOL.md and the JSON Schema from the method tables.
 protocol: $(VENV)/ready
