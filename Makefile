@@ -6,7 +6,8 @@ PYTHON ?= /usr/bin/python3
 VENV := .venv
 BIN := $(VENV)/bin
 SYSTEM := gcc libc6-dev python3 python3-dev python3-venv runc docker-registry skopeo umoci busybox-static \
-  ca-certificates openssl btrfs-progs crun e2fsprogs qemu-system-x86 xfsprogs apparmor
+  ca-certificates openssl btrfs-progs crun e2fsprogs qemu-system-x86 xfsprogs apparmor \
+  systemd mandoc groff-base zsh fish debootstrap
 PEERS := containerd
 SOURCES := $(wildcard pyx/*.pyx pyx/*.pxd) setup.py
 
