@@ -10,7 +10,7 @@ import stat
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -36,6 +36,25 @@ class Named(NamedTuple):
     target: Descriptor
 
 
+class Plain(Protocol):
+    """What is left when compression is undone."""
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        """How many of its next bytes are in `buffer` now; 0 at the end."""
+
+
+class AsItIs:
+    """A source that is not compressed."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        data = self._source.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+
 class Archive:
     """A ports.ImageArchive over `fd`, which stays the caller's, and its own Fetcher. A `ref` is a digest.
 
@@ -49,7 +68,7 @@ class Archive:
         fd: int,
         directory: str,
         cancel: Cancel,
-        opened: Callable[[Source], Source] = lambda source: source,
+        opened: Callable[[Source], Plain] = AsItIs,
         compressor: Callable[[], Compressor] | None = None,
     ) -> None:
         self._closed = threading.Event()
@@ -196,7 +215,7 @@ class _Piped:
 
 
 def _folder(
-    fd: int, directory: str, cancel: Cancel, opened: Callable[[Source], Source], held: ExitStack
+    fd: int, directory: str, cancel: Cancel, opened: Callable[[Source], Plain], held: ExitStack
 ) -> Folder:
     about = os.fstat(fd)
     if stat.S_ISDIR(about.st_mode):
@@ -208,11 +227,12 @@ def _folder(
     return Tar(fd, cancel.check)
 
 
-def _spooled(source: Source, directory: str, cancel: Cancel, held: ExitStack) -> int:
+def _spooled(plain: Plain, directory: str, cancel: Cancel, held: ExitStack) -> int:
     """A descriptor of all that comes of it."""
     spool = saved.unnamed(directory)
     held.callback(os.close, spool)
-    while data := source.read(CHUNK):
+    buffer = memoryview(bytearray(CHUNK))
+    while got := plain.readinto(buffer):
         cancel.check()
-        saved.append(spool, data)
+        saved.append(spool, buffer[:got])
     return spool
