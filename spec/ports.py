@@ -336,6 +336,10 @@ class Resolver(Protocol):
 class ImageArchive(Resolver, Protocol):
     """Images in one file or directory, by digest. A context manager."""
 
+    @property
+    def index(self) -> Descriptor:
+        """All of them as one."""
+
     def images(self) -> Sequence[tuple[str, Descriptor]]:
         """What the archive calls each (a whole name, a tag, or nothing), and its target."""
 
