@@ -12,8 +12,8 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t, uintptr_t
 from pyx.lean cimport PAGE, decimal, drop_interpreter, join, reset_signals, retitle, set_oom_score, settle
 from pyx.shimwire cimport (
     Answer, EXIT_OOM, EXIT_OOM_ANCESTOR, ExitRecord, ForkAnswer, ForkRequest, Header, OP_ATTACH, OP_CONSOLE,
-    OP_DROP, OP_EXIT, OP_FETCH, OP_FOLLOW, OP_KEEP, OP_KILL, OP_MOUNT, OP_RESIZE, OP_RUN, OP_SHUTDOWN,
-    OP_WATCH_OOM, ResizeBody, RUN_EXPIRED, RunBody, RunResult, STAGE_CWD, STAGE_DESCRIPTORS, STAGE_EXEC, STAGE_FORK, STAGE_NAME,
+    OP_DROP, OP_EXIT, OP_FETCH, OP_FOLLOW, OP_KEEP, OP_KILL, OP_MOUNT, OP_RESIZE, OP_RUN, OP_SHUTDOWN, OP_WATCH_OOM,
+    ResizeBody, RUN_EXPIRED, RunBody, RunResult, STAGE_CWD, STAGE_DESCRIPTORS, STAGE_EXEC, STAGE_FORK, STAGE_NAME,
     VERSION,
 )
 from pyx.sys cimport (
