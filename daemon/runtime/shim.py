@@ -32,6 +32,7 @@ STAGES = {2: "change to its directory", 3: "find a named descriptor", 4: "set up
 
 REQUEST_MAX = 131072  # bytes
 KEEP_MAX = 65536  # bytes of output an answer carries
+WORDS_MAX = 1024  # characters of it that an error quotes
 FDS_MAX = 16
 ANSWER_SECONDS = 30.0  # every request but a run; a mount may wait for a slow device
 GRACE_SECONDS = 10.0  # for a killed program to be reaped
@@ -401,7 +402,7 @@ def _program(argv: Sequence[str], env: Sequence[str]) -> str:
 
 
 def _quoted(output: bytes) -> str:
-    text = output.decode(errors="replace").strip()
+    text = output.decode(errors="replace").strip()[-WORDS_MAX:]
     return f": {text}" if text else ""
 
 

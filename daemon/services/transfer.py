@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import ExitStack, aclosing
+from functools import partial
 from typing import Protocol
 
 from daemon.flows.converting import Convert
@@ -23,7 +24,7 @@ from daemon.kit.threads import Pool, hop
 from daemon.scoped.images import ScopedImages
 from daemon.scoped.leases import ScopedLeases
 from daemon.services.journey import journey
-from spec import errors, names, platforms, reference
+from spec import edges, errors, names, platforms, reference
 from spec.api import transfer as api
 from spec.exposition import Family
 from spec.oci.image import Descriptor
@@ -343,7 +344,8 @@ class Transfer:
         name = unpack.snapshotter or self._house.default_snapshotter(namespace)
         applier = self._house.applier(self._house.content(namespace))
         snapshotter = self._house.snapshotter(namespace, name)
-        unpacker = Unpacker(name, snapshotter, applier, self._once, namespace, self._crew, self._sync)
+        keep = partial(self._house.leases(namespace).keep, edges.snapshot_kind(name))
+        unpacker = Unpacker(name, snapshotter, applier, self._once, namespace, self._crew, self._sync, keep)
         platform = platforms.parse(unpack.platform) if unpack.platform else platforms.default()
         return Target(unpacker=unpacker, matcher=platforms.only(platform))
 
