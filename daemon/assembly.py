@@ -46,7 +46,7 @@ from spec.api.introspection import Deprecation
 from spec.api.service import Service
 from spec.api.transfer import Registry
 from spec.oci.image import OCI_LAYER_GZIP
-from spec.ports import Applier, Cancel, ContentStore, Differ, ImageArchive, Registries, Snapshotter
+from spec.ports import Applier, Cancel, ContentStore, Differ, ImageArchive, LayerConverter, Registries, Snapshotter
 from spec.protocol import SERVICES
 from spec.records import LeaseResource
 from spec.restart import Delays
@@ -296,6 +296,11 @@ class System:
 
     def _differ(self, content: ContentStore, programs: Sequence[Program]) -> Differ:
         return Chain([differ()(content, programs, self._bounds) for differ in self._differs])
+
+    def converter(self, content: ContentStore) -> LayerConverter:
+        from daemon.diff.converter import Converter
+
+        return Converter(content, self._bounds)
 
     def resolver(self, source: Registry) -> Registries:
         """For one image, with the caller's credentials."""

@@ -7,6 +7,7 @@ from contextlib import ExitStack, aclosing
 from functools import partial
 from typing import Protocol
 
+from daemon.flows.converting import Convert
 from daemon.flows.crew import Crew
 from daemon.flows.exporting import Export
 from daemon.flows.importing import Import
@@ -27,7 +28,17 @@ from spec import edges, errors, names, platforms, reference
 from spec.api import transfer as api
 from spec.exposition import Family
 from spec.oci.image import Descriptor
-from spec.ports import Applier, Cancel, ContentStore, ImageArchive, ProgressSink, Registries, Resolver, Snapshotter
+from spec.ports import (
+    Applier,
+    Cancel,
+    ContentStore,
+    ImageArchive,
+    LayerConverter,
+    ProgressSink,
+    Registries,
+    Resolver,
+    Snapshotter,
+)
 from spec.records import Image, Labels
 from spec.types import Progress
 
@@ -54,6 +65,8 @@ class House(Protocol):
     def snapshotter(self, namespace: str, name: str) -> Snapshotter: ...
 
     def applier(self, content: ContentStore) -> Applier: ...
+
+    def converter(self, content: ContentStore) -> LayerConverter: ...
 
     def resolver(self, source: api.Registry) -> Registries: ...
 
@@ -140,7 +153,7 @@ class Transfer:
         namespace = context.namespace()
         images = self._house.images(namespace)
         target = images.get(source.name).target
-        named = destination.name != source.name or not destination.unpacks
+        named = destination.name != source.name or destination.conversion is not None or not destination.unpacks
 
         def work(sink: ProgressSink, token: Token) -> None:
             if destination.conversion is None and not destination.unpacks:
@@ -148,6 +161,8 @@ class Transfer:
                 return
             with self._house.leases(namespace).passing():
                 found = target
+                if destination.conversion is not None:
+                    found = self._converted(namespace, source.name, target, destination, sink, token)
                 if named:
                     _tag(images, found, destination, sink)
                 if destination.unpacks:
@@ -156,6 +171,32 @@ class Transfer:
                     Unpacking(destination.name, found, content, targets, sink, token).run()
 
         return journey(self._journeys, work)
+
+    def _converted(
+        self,
+        namespace: str,
+        name: str,
+        target: Descriptor,
+        destination: api.ImageStore,
+        sink: ProgressSink,
+        token: Token,
+    ) -> Descriptor:
+        assert destination.conversion is not None
+        content = self._house.content(namespace)
+        with Pool("convert", len(os.sched_getaffinity(0))) as pool:
+            return Convert(
+                name=name,
+                target=target,
+                content=content,
+                converter=self._house.converter(content),
+                matchers=_matchers(destination),
+                wanted=" or ".join(_platforms(destination)),
+                compression=destination.conversion.compression,
+                oci=destination.conversion.oci,
+                pool=pool.executor,
+                sink=sink,
+                cancel=token,
+            ).run()
 
     async def _pull(self, source: api.Registry, destination: api.ImageStore) -> AsyncGenerator[Progress, None]:
         namespace = context.namespace()
