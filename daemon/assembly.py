@@ -46,7 +46,17 @@ from spec.api.introspection import Deprecation
 from spec.api.service import Service
 from spec.api.transfer import Registry
 from spec.oci.image import OCI_LAYER_GZIP
-from spec.ports import Applier, Cancel, ContentStore, Differ, ImageArchive, LayerConverter, Registries, Snapshotter
+from spec.ports import (
+    Applier,
+    Cancel,
+    ContentStore,
+    Differ,
+    ImageArchive,
+    ImageVerifier,
+    LayerConverter,
+    Registries,
+    Snapshotter,
+)
 from spec.protocol import SERVICES
 from spec.records import LeaseResource
 from spec.restart import Delays
@@ -106,6 +116,9 @@ class System:
         self._differs = [self._plugins.later(builtin.DIFFER, id) for id in config.diff.differs]
         self._resolver = self._plugins.later(builtin.RESOLVER, "registry")
         self._breakers = Breakers()
+        self._verifiers = self._plugins.every(
+            builtin.VERIFIER, lambda row, cls: cls(**asdict(config.image_verifier))
+        )
         self._archive = self._plugins.later(builtin.RESOLVER, "archive")
 
         # Running processes.
@@ -317,6 +330,9 @@ class System:
             breakers=self._breakers,
         )
         return made
+
+    def verifiers(self) -> Sequence[ImageVerifier]:
+        return list(self._verifiers.values())
 
     async def collected(self) -> Collected:
         """What a garbage collection did, begun now."""

@@ -19,7 +19,7 @@ from daemon.kit.keylock import Once
 from spec import errors, names, platforms
 from spec.oci import graph
 from spec.oci.image import Descriptor, ImageConfig, Manifest
-from spec.ports import ContentStore, ImageStore, ProgressSink, Resolver
+from spec.ports import ContentStore, ImageStore, ImageVerifier, ProgressSink, Resolver
 from spec.records import Labels
 
 MAX_INDEXES = 64  # of one image, below one another and side by side
@@ -40,8 +40,9 @@ class Pull:
     `pool` runs downloads, as many at once as it has threads; `once` is shared by all pulls, so that a blob wanted twice
     comes once; `scope` is the namespace. Each of `matchers` chooses one of an index's manifests (none: all are wanted);
     `wanted` names the platforms in errors. With `all_metadata` manifests and configs of an index's other platforms come
-    too, without their layers; with `metadata_only` no layers come at all. `labels` are the image's, `origin` those of
-    blobs that come. A pull that fails closes its `resolver`, so that nothing it began runs on.
+    too, without their layers; with `metadata_only` no layers come at all. `verifiers` are asked before anything comes.
+    `labels` are the image's, `origin` those of blobs that come. A pull that fails closes its `resolver`, so that
+    nothing it began runs on.
     """
 
     reference: str
@@ -59,6 +60,7 @@ class Pull:
     cancel: Token
     all_metadata: bool = False
     metadata_only: bool = False
+    verifiers: Sequence[ImageVerifier] = ()
     labels: Labels = field(default_factory=dict)
     origin: Labels = field(default_factory=dict)
 
@@ -73,6 +75,9 @@ class Pull:
         with tracing.span("resolve", reference=self.reference):
             target = self.resolver.resolve(self.reference)
         report.tell(f"Pulling from {self.reference}", target.digest)
+        for verifier in self.verifiers:
+            with tracing.span("verify", reference=self.reference):
+                verifier.verify(self.reference, target, self.cancel)
         self.bring(target, report)
         report.tell(f"Completed pull from {self.reference}", target.digest)
         return target

@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import ExitStack, aclosing
+from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
@@ -33,6 +34,7 @@ from spec.ports import (
     Cancel,
     ContentStore,
     ImageArchive,
+    ImageVerifier,
     LayerConverter,
     ProgressSink,
     Registries,
@@ -71,6 +73,8 @@ class House(Protocol):
     def resolver(self, source: api.Registry) -> Registries: ...
 
     def leases(self, namespace: str) -> ScopedLeases: ...
+
+    def verifiers(self) -> Sequence[ImageVerifier]: ...
 
     def archive(self, fd: int, cancel: Cancel, compress: bool) -> ImageArchive: ...
 
@@ -210,7 +214,8 @@ class Transfer:
                 origin = {f"{names.DISTRIBUTION_SOURCE}.{parsed.host}": parsed.repository}
                 name = destination.name or source.reference
                 with self._house.leases(namespace).passing():
-                    self._one(namespace, str(parsed), name, destination, resolver, sink, token, origin).run()
+                    pull = self._one(namespace, str(parsed), name, destination, resolver, sink, token, origin)
+                    replace(pull, verifiers=self._house.verifiers()).run()
             finally:
                 resolver.close()
 
