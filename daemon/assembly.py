@@ -13,6 +13,7 @@ from msgspec.structs import asdict, replace
 
 from daemon import builtin
 from daemon.config import Config, changed, reloadable
+from daemon.content.room import Room
 from daemon.diff import programs
 from daemon.diff.bounds import Bounds
 from daemon.diff.chain import Chain
@@ -45,7 +46,7 @@ from spec import errors, names, otel
 from spec.api.introspection import Deprecation
 from spec.api.service import Service
 from spec.api.transfer import Registry
-from spec.oci.image import OCI_LAYER_GZIP
+from spec.oci.image import OCI_LAYER_GZIP, Descriptor
 from spec.ports import (
     Applier,
     Cancel,
@@ -330,6 +331,11 @@ class System:
             breakers=self._breakers,
         )
         return made
+
+    def room(self, blobs: Sequence[Descriptor], doing: str) -> None:
+        """Whether they fit in here; a content store in another process knows that itself."""
+        if not any(row.type == builtin.CONTENT for row in self._proxied):
+            Room(self._content, self._root("content")).check(blobs, doing)
 
     def verifiers(self) -> Sequence[ImageVerifier]:
         return list(self._verifiers.values())

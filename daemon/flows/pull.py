@@ -5,7 +5,7 @@ together; name the image last. What an interrupted pull has fetched is found aga
 an archive.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
@@ -40,7 +40,8 @@ class Pull:
     `pool` runs downloads, as many at once as it has threads; `once` is shared by all pulls, so that a blob wanted twice
     comes once; `scope` is the namespace. Each of `matchers` chooses one of an index's manifests (none: all are wanted);
     `wanted` names the platforms in errors. With `all_metadata` manifests and configs of an index's other platforms come
-    too, without their layers; with `metadata_only` no layers come at all. `verifiers` are asked before anything comes.
+    too, without their layers; with `metadata_only` no layers come at all. `verifiers` are asked before anything comes,
+    and `room` whether there is room for the layers.
     `labels` are the image's, `origin` those of blobs that come. A pull that fails closes its `resolver`, so that
     nothing it began runs on.
     """
@@ -61,6 +62,7 @@ class Pull:
     all_metadata: bool = False
     metadata_only: bool = False
     verifiers: Sequence[ImageVerifier] = ()
+    room: Callable[[Sequence[Descriptor], str], None] = lambda blobs, doing: None
     labels: Labels = field(default_factory=dict)
     origin: Labels = field(default_factory=dict)
 
@@ -148,6 +150,7 @@ class Pull:
     def _layers(
         self, document: Manifest, config: ImageConfig | None, unpackers: Sequence[Unpacker], fetch: Fetch
     ) -> None:
+        self.room(document.layers, f"pulling {self.reference}")
         with Downloads(fetch, self.resolver, document.layers) as downloads:
             for unpacker in unpackers:
                 assert config is not None

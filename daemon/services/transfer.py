@@ -74,6 +74,8 @@ class House(Protocol):
 
     def leases(self, namespace: str) -> ScopedLeases: ...
 
+    def room(self, blobs: Sequence[Descriptor], doing: str) -> None: ...
+
     def verifiers(self) -> Sequence[ImageVerifier]: ...
 
     def archive(self, fd: int, cancel: Cancel, compress: bool) -> ImageArchive: ...
@@ -345,6 +347,7 @@ class Transfer:
             cancel=token,
             all_metadata=destination.all_metadata,
             metadata_only=destination.metadata_only,
+            room=self._house.room,
             labels=destination.labels,
             origin=origin,
         )

@@ -158,6 +158,19 @@ def test_an_image_verifier(tmp_path, fake):
             assert [image.name for image in client.images.list(images.ListRequest()).images] == [f"{fake.host}/a:1"]
 
 
+def test_an_image_that_does_not_fit(daemon, fake):
+    """It is said before any of it comes."""
+    fake.image("1", FILES)
+    document = json.loads(fake.manifests["1"][1])
+    layer = document["layers"][0]
+    layer["size"] = 1 << 49
+    fake.manifest("2", document)
+    with pytest.raises(errors.ResourceExhausted, match=rf"{fake.host}/a:2: it needs 562,949,953.4 MB.*MB free"):
+        pull(daemon, f"{fake.host}/a:2")
+    assert layer["digest"] not in " ".join(path for _, path, _ in fake.requests)
+    nothing_made(daemon)
+
+
 def test_an_image_that_is_not_there(daemon, fake):
     with pytest.raises(errors.NotFound, match=f"{fake.host}/a:nosuch"):
         pull(daemon, f"{fake.host}/a:nosuch")
