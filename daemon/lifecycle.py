@@ -44,6 +44,7 @@ async def serve(config: Config, nursery: Nursery, again: Callable[[], Config]) -
             log.info("serving at %s", config.address)
             tidying = asyncio.create_task(asyncio.to_thread(system.tidy))
             collecting = asyncio.create_task(system.scheduler.run())
+            looking = asyncio.create_task(system.runtime.look())
             rereading = asyncio.create_task(_reload(system, reloading, again))
             try:
                 await stopping.wait()
@@ -51,8 +52,9 @@ async def serve(config: Config, nursery: Nursery, again: Callable[[], Config]) -
                 log.info("stopping")
                 await server.close()
                 collecting.cancel()
+                looking.cancel()
                 rereading.cancel()
-                await asyncio.wait([tidying, collecting, rereading])
+                await asyncio.wait([tidying, collecting, looking, rereading])
     finally:
         await system.runtime.close()
         system.close()
