@@ -64,6 +64,17 @@ class GC(Section, frozen=True):
     startup_delay_s: Seconds = 0.1
 
 
+class Restart(Section, frozen=True):
+    """When containers with a restart policy are started again: after `delay_s`, each time twice as long up to
+    `max_delay_s`, and after `delay_s` again once they ran for `reset_s`. One without a task is given one after
+    `grace_s`, unless somebody else does."""
+
+    delay_s: Seconds = 0.1
+    max_delay_s: Seconds = 60.0
+    reset_s: Seconds = 10.0
+    grace_s: Seconds = 5.0
+
+
 class Metrics(Section, frozen=True):
     """The endpoint of Prometheus, at `address`: HOST:PORT or unix:///PATH, empty for none. `groups` are those of the
     containers' figures that it tells, `histogram` whether it tells how long calls took; within `max_age_s` it
@@ -186,6 +197,7 @@ class Config(Section, frozen=True):
     content: Content = Content()
     events: Events = Events()
     gc: GC = GC()
+    restart: Restart = Restart()
     metrics: Metrics = Metrics()
     registry: Registry = Registry()
     transfer: Transfer = Transfer()
@@ -202,6 +214,7 @@ RELOADABLE = (
     ("log_format",),
     ("default_snapshotter",),
     ("gc",),
+    ("restart",),
     ("registry", "hosts_dir"),
     ("diff", "layers"),
     ("stream_processors",),
