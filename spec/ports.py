@@ -25,6 +25,7 @@ from spec.records import (
     IngestStatus,
     Labels,
     Process,
+    RuntimeInfo,
     RuntimeRef,
     SnapshotInfo,
     Timing,
@@ -496,6 +497,9 @@ class Runtime(Protocol):
 
     async def delete(self, namespace: str, id: str) -> Exit:
         """End a task that is not running: FailedPrecondition when it is. NotFound."""
+
+    async def info(self, namespace: str, runtime: RuntimeRef) -> RuntimeInfo:
+        """What the runtime tells of itself, and what is known against it. NotFound; why it does not tell."""
 
 
 class Meters(Protocol):
