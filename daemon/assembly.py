@@ -6,6 +6,7 @@ import os
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from msgspec.structs import asdict, replace
@@ -44,7 +45,8 @@ from spec import errors, names, otel
 from spec.api.introspection import Deprecation
 from spec.api.service import Service
 from spec.api.transfer import Registry
-from spec.ports import Applier, Cancel, ContentStore, Differ, ImageArchive, Registries, Snapshotter
+from spec.oci.image import OCI_LAYER_GZIP
+from spec.ports import Applier, Cancel, ContentStore, Differ, ImageArchive, LayerConverter, Registries, Snapshotter
 from spec.protocol import SERVICES
 from spec.records import LeaseResource
 from spec.restart import Delays
@@ -117,6 +119,7 @@ class System:
                 self._events,
                 default_runtime=config.default_runtime,
                 cgroup_parent=config.cgroup_parent,
+                recent=self._events.recent,
             ),
         )
 
@@ -294,6 +297,11 @@ class System:
     def _differ(self, content: ContentStore, programs: Sequence[Program]) -> Differ:
         return Chain([differ()(content, programs, self._bounds) for differ in self._differs])
 
+    def converter(self, content: ContentStore) -> LayerConverter:
+        from daemon.diff.converter import Converter
+
+        return Converter(content, self._bounds)
+
     def resolver(self, source: Registry) -> Registries:
         """For one image, with the caller's credentials."""
         made: Registries = self._resolver()(
@@ -320,8 +328,13 @@ class System:
         ways = await hop(self._gc_pool, self._collector.holders, (type, namespace, id))
         return [[LeaseResource(id=id, type=kind) for kind, _, id in way] for way in ways]
 
-    def archive(self, fd: int, cancel: Cancel) -> ImageArchive:
-        made: ImageArchive = self._archive()(fd, self.config.root, cancel)
+    def archive(self, fd: int, cancel: Cancel, compress: bool) -> ImageArchive:
+        """With `compress` docker's layers are stored as gzip."""
+        from daemon.diff import compression, processors
+
+        opened = partial(processors.opened, media_type=OCI_LAYER_GZIP, bounds=self._bounds)
+        compressor = partial(compression.compressor, OCI_LAYER_GZIP) if compress else None
+        made: ImageArchive = self._archive()(fd, self.config.root, cancel, opened, compressor)
         return made
 
     def default_snapshotter(self, namespace: str) -> str:

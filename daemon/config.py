@@ -48,7 +48,7 @@ class RuntimeEntry(Section, frozen=True):
     systemd_cgroup: bool = False
     no_pivot: bool = False
     no_new_keyring: bool = False
-    timeout_s: Seconds = 30.0
+    timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 30.0
 
 
 class GC(Section, frozen=True):
