@@ -129,7 +129,7 @@ class Endings:
         except errors.Unavailable:
             return False
         self.adopt(shim)
-        for record in Shim.records(self._state.home.path):
+        for record in shim.catch_up():
             self.reaped(record)
         return True
 

@@ -68,14 +68,11 @@ async def _recover(workshop: Workshop, bundle: Bundle, told: Callable[[], Told])
         await workshop.undo(bundle, record, shim)
         return None
     task = ContainerTask(workshop.host, bundle, record, workshop.calls(record, bundle))
-    if any(process.record.exit is None for process in task.state.processes.values()) and (
-        shim is None or Shim.records(bundle.path)
-    ):
-        task.endings.earlier = told().of(task.namespace, task.id)
     if shim is None:
+        task.endings.earlier = told().of(task.namespace, task.id)
         _bury(task, bundle, workshop)
     else:
-        await _adopt(task, bundle, shim)
+        await _adopt(task, bundle, shim, told)
     return task
 
 
@@ -88,7 +85,7 @@ async def _connected(bundle: Bundle, record: TaskRecord, workshop: Workshop) -> 
         return None
 
 
-async def _adopt(task: ContainerTask, bundle: Bundle, shim: Shim) -> None:
+async def _adopt(task: ContainerTask, bundle: Bundle, shim: Shim, told: Callable[[], Told]) -> None:
     starting = any(process.record.phase is Phase.STARTING for process in task.state.processes.values())
     if starting or task.state.record.unsettled:
         await _finish_calls(task, shim)
@@ -96,7 +93,10 @@ async def _adopt(task: ContainerTask, bundle: Bundle, shim: Shim) -> None:
         _find_started(process, bundle)
         if process.record.pid and process.record.exit is None:
             task.endings.expect(process)
-    for record in Shim.records(bundle.path):
+    records = shim.catch_up()
+    if records and any(process.record.exit is None for process in task.state.processes.values()):
+        task.endings.earlier = told().of(task.namespace, task.id)
+    for record in records:
         task.endings.reaped(record)
     task.endings.adopt(shim)
     if task.state.record.unsettled or task.state.init.record.phase is Phase.STARTING:

@@ -139,7 +139,7 @@ class Worker(threading.Thread):
 
     def shimless(self, id):
         pid = self.started(id, "/bin/sleep", "1000")
-        os.kill(_parent(pid), signal.SIGKILL)
+        os.kill(parent(pid), signal.SIGKILL)
         self.shims += 1
         self.ended(id, KILLED)
 
@@ -222,7 +222,7 @@ def _kill(client, id):
         client.tasks.kill(tasks.KillRequest(container_id=id, signal=signal.SIGKILL))
 
 
-def _parent(pid):
+def parent(pid):
     """proc_pid_stat(5), field 4."""
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
@@ -246,7 +246,7 @@ def chaos(directory, count, seed, workers=4, pause_s=(2.0, 5.0), say=lambda line
     with Daemon(directory) as daemon:
         with daemon.client() as client:
             pid = making.started(client, STOPPED, rootfs, "/bin/sleep", "100000")
-        stopper = Stopper(_parent(pid), random.Random(chance.random()))
+        stopper = Stopper(parent(pid), random.Random(chance.random()))
         listener = Listener(daemon)
         crew = [Worker(n, daemon, random.Random(chance.random()), numbers, rootfs) for n in range(workers)]
         for thread in (listener, stopper, *crew):
