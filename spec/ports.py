@@ -383,7 +383,11 @@ class Pusher(Protocol):
 
 
 class Registries(Resolver, Protocol):
-    """A Resolver that can be pushed to."""
+    """A Resolver that can be pushed to, and asked what refers to what."""
+
+    def referrers(self, ref: str, digest: str, artifact_types: Sequence[str] = ()) -> Sequence[Descriptor]:
+        """Manifests in the repository of `ref` whose subject is `digest`, of these types (none: all). None at all is no
+        error, nor whether there is such a manifest."""
 
     def pusher(self, ref: str) -> Pusher: ...
 

@@ -6,7 +6,7 @@ import os
 import msgspec
 from msgspec.structs import replace
 
-from ctr import archives, check, convert, defaults, garbage, image, mount, output, progress, registry
+from ctr import archives, check, convert, defaults, garbage, image, mount, output, progress, referrers, registry
 from ctr.output import Out
 from daemon.client.client import Client
 from spec import errors, platforms, reference
@@ -23,6 +23,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     _register_push(verbs.add_parser("push", help="send an image to a registry"))
     archives.register(verbs)
     convert.register(verbs)
+    referrers.register(verbs)
     ls = verbs.add_parser("ls", aliases=["list"], help="list images")
     output.register_list(ls)
     ls.add_argument("filters", nargs="*")
