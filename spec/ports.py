@@ -377,6 +377,9 @@ class Pusher(Protocol):
         between commas) or "complete". `told` hears how many bytes were sent. FailedPrecondition when `reader` has
         another size."""
 
+    def borrow(self, descriptor: Descriptor, neighbours: str = "") -> str:
+        """Have a blob there that is not here: "already exists" or "mounted" as `blob` says, "" when neither can be."""
+
     def manifest(self, descriptor: Descriptor, body: bytes, tag: str = "") -> bool:
         """Have a manifest or an index there, by its digest or as `tag`: whether it was not so yet. All that it names
         must be there."""
