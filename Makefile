@@ -1,12 +1,13 @@
 # holdd: every command of the checkout. `make demo` and `make test` set up a bare Debian 12 by themselves (as root).
 # `make test-vm` is the part of the tests that boots a virtual machine.
-.PHONY: demo build freeze test test-vm bench lint protocol clean system
+.PHONY: demo build freeze test test-vm bench lint protocol clean system install uninstall dist
 
 PYTHON ?= /usr/bin/python3
 VENV := .venv
 BIN := $(VENV)/bin
 SYSTEM := gcc libc6-dev python3 python3-dev python3-venv runc docker-registry skopeo umoci busybox-static \
-  ca-certificates openssl btrfs-progs crun e2fsprogs qemu-system-x86 xfsprogs apparmor
+  ca-certificates openssl btrfs-progs crun e2fsprogs qemu-system-x86 xfsprogs apparmor \
+  systemd mandoc groff-base zsh fish debootstrap
 FREEZING := binutils dpkg-dev libbluetooth-dev libssl-dev make nasm xz-utils zlib1g-dev
 PEERS := containerd
 SOURCES := $(wildcard pyx/*.pyx pyx/*.pxd) setup.py
@@ -43,6 +44,20 @@ lint: $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	PATH=$(CURDIR)/$(BIN):$$PATH cython-lint pyx
+
+# The two programs, their units, manual pages and completions below $(DESTDIR)$(PREFIX), and away again.
+PREFIX ?= /usr/local
+
+install: freeze
+	$(BIN)/python packaging/dist.py install "$(DESTDIR)" "$(PREFIX)"
+
+uninstall:
+	sh "$(DESTDIR)$(PREFIX)/lib/holdd/uninstall"
+
+# The same as an archive and as a Debian package, in dist/.
+dist: freeze
+	$(BIN)/python packaging/dist.py archive dist
+	$(BIN)/python packaging/dist.py deb dist
 
 # Renders spec/PROTOCOL.md and the JSON Schema from the method tables.
 protocol: $(VENV)/ready

@@ -25,6 +25,7 @@ class Noun(NamedTuple):
 
 
 NOUNS = (
+    Noun("completion", (), "print what completes ctr's command lines in a shell"),
     Noun("containers", ("container", "c"), "manage containers"),
     Noun("content", (), "manage content"),
     Noun("deprecations", ("deprecation",), "show what is used here and will not be for ever"),
@@ -58,7 +59,9 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     env = os.environ
-    parser.add_argument("--address", "-a", default=env.get("HOLDD_ADDRESS") or ADDRESS, help="the daemon's socket")
+    parser.add_argument(
+        "--address", "-a", default=env.get("HOLDD_ADDRESS") or ADDRESS, metavar="SOCKET", help="the daemon's socket"
+    )
     parser.add_argument(
         "--namespace", "-n", default=env.get("HOLDD_NAMESPACE") or "default", help="the namespace to work in"
     )
@@ -68,6 +71,14 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("command", nargs="?", metavar="COMMAND")
     parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     return parser
+
+
+def command(noun: Noun) -> tuple[Any, Parser]:
+    """Its module, and the parser of what follows it."""
+    module = importlib.import_module(f"ctr.commands.{noun.name}")
+    parser = Parser(prog=f"ctr {noun.name}", description=noun.help)
+    module.register(parser)
+    return module, parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -83,9 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     noun = next((noun for noun in NOUNS if args.command in (noun.name, *noun.aliases)), None)
     if noun is None:
         front.error(f"unknown command {args.command!r}")
-    module = importlib.import_module(f"ctr.commands.{noun.name}")
-    own = Parser(prog=f"ctr {noun.name}", description=noun.help)
-    module.register(own)
+    module, own = command(noun)
     given = own.parse_args(args.rest)
     try:
         trace = os.environ.get("TRACEPARENT", "")

@@ -6,6 +6,7 @@ import os
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from msgspec.structs import asdict, replace
@@ -29,6 +30,8 @@ from daemon.metadata.migrate import migrate
 from daemon.metadata.tables import GLOBAL, NAMESPACES
 from daemon.metrics import process
 from daemon.plugins import Plugins
+from daemon.restart.api import API
+from daemon.restart.monitor import Monitor
 from daemon.runtime.nursery import Nursery
 from daemon.runtime.oci import RuntimeConfig
 from daemon.runtime.tasks import Tasks
@@ -42,9 +45,11 @@ from spec import errors, names, otel
 from spec.api.introspection import Deprecation
 from spec.api.service import Service
 from spec.api.transfer import Registry
-from spec.ports import Applier, Cancel, ContentStore, Differ, ImageArchive, Registries, Snapshotter
+from spec.oci.image import OCI_LAYER_GZIP
+from spec.ports import Applier, Cancel, ContentStore, Differ, ImageArchive, LayerConverter, Registries, Snapshotter
 from spec.protocol import SERVICES
 from spec.records import LeaseResource
+from spec.restart import Delays
 from spec.version import REVISION, VERSION
 
 log = logging.getLogger(__name__)
@@ -114,6 +119,7 @@ class System:
                 self._events,
                 default_runtime=config.default_runtime,
                 cgroup_parent=config.cgroup_parent,
+                recent=self._events.recent,
             ),
         )
 
@@ -134,8 +140,9 @@ class System:
         self.scheduler = self._plugins.one(builtin.GC, "scheduler", self._make_scheduler)
         self._collector.mutated = self.scheduler.notify
 
-        # The API over all of them, and what there is to tell about it all.
+        # The API over all of them, what keeps containers running by it, and what there is to tell about it all.
         self.services = self._services()
+        self.restarting = self._restarting()
         self.metrics = self._telling() if config.metrics.address else None
         self._plugins.check()
 
@@ -145,6 +152,21 @@ class System:
         exporter = self._plugins.one(builtin.METRICS, "otlp", lambda cls: cls(asked))
         tracing.install(tracing.Tracer(export=exporter.export, samples=exporter.samples))
         return True
+
+    def _restarting(self) -> Monitor | None:
+        """The restart monitor, unless it is disabled, or a service that it needs."""
+
+        def make(row: builtin.Row, cls: type[Monitor]) -> Monitor:
+            made = {table.__name__.lower(): service for table, service in self.services}
+            if missing := {"namespaces", "containers", "tasks"} - made.keys():
+                raise errors.Unimplemented(f"it needs service {', '.join(sorted(missing))}")
+            api = API(made["namespaces"], made["containers"], made["tasks"], self._events.subscribe)  # type: ignore[arg-type]
+            return cls(api, _delays(self.config))
+
+        monitor: Monitor | None = self._plugins.every(builtin.RESTART, make).get("monitor")
+        if monitor is not None:
+            self._counted.append(monitor)
+        return monitor
 
     def _telling(self) -> Telling:
         """What the metrics endpoint tells; made where there is one."""
@@ -167,12 +189,15 @@ class System:
             log_format=config.log_format,
             default_snapshotter=config.default_snapshotter,
             gc=config.gc,
+            restart=config.restart,
             registry=replace(kept.registry, hosts_dir=config.registry.hosts_dir),
             diff=replace(kept.diff, layers=config.diff.layers),
             stream_processors=config.stream_processors,
         )
         self._take_up()
         self.scheduler.thresholds = _thresholds(config)
+        if self.restarting is not None:
+            self.restarting.delays = _delays(config)
         return [dotted(path) for path in new if not reloadable(path)]
 
     def _take_up(self) -> None:
@@ -272,6 +297,11 @@ class System:
     def _differ(self, content: ContentStore, programs: Sequence[Program]) -> Differ:
         return Chain([differ()(content, programs, self._bounds) for differ in self._differs])
 
+    def converter(self, content: ContentStore) -> LayerConverter:
+        from daemon.diff.converter import Converter
+
+        return Converter(content, self._bounds)
+
     def resolver(self, source: Registry) -> Registries:
         """For one image, with the caller's credentials."""
         made: Registries = self._resolver()(
@@ -298,8 +328,13 @@ class System:
         ways = await hop(self._gc_pool, self._collector.holders, (type, namespace, id))
         return [[LeaseResource(id=id, type=kind) for kind, _, id in way] for way in ways]
 
-    def archive(self, fd: int, cancel: Cancel) -> ImageArchive:
-        made: ImageArchive = self._archive()(fd, self.config.root, cancel)
+    def archive(self, fd: int, cancel: Cancel, compress: bool) -> ImageArchive:
+        """With `compress` docker's layers are stored as gzip."""
+        from daemon.diff import compression, processors
+
+        opened = partial(processors.opened, media_type=OCI_LAYER_GZIP, bounds=self._bounds)
+        compressor = partial(compression.compressor, OCI_LAYER_GZIP) if compress else None
+        made: ImageArchive = self._archive()(fd, self.config.root, cancel, opened, compressor)
         return made
 
     def default_snapshotter(self, namespace: str) -> str:
@@ -393,6 +428,11 @@ def _thresholds(config: Config) -> Thresholds:
         delay_s=given.schedule_delay_s,
         startup_delay_s=given.startup_delay_s,
     )
+
+
+def _delays(config: Config) -> Delays:
+    given = config.restart
+    return Delays(first=given.delay_s, longest=given.max_delay_s, reset=given.reset_s, grace=given.grace_s)
 
 
 def _runtimes(config: Config) -> Mapping[str, RuntimeConfig]:

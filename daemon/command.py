@@ -3,11 +3,13 @@
 import argparse
 import asyncio
 import logging
+import os
 import resource
 import sys
 
 from daemon import config, configure, lifecycle
 from daemon.kit import log
+from daemon.manager import Manager
 from daemon.runtime.nursery import Nursery
 from spec import errors
 from spec.version import VERSION
@@ -52,7 +54,8 @@ def run(argv: list[str], nursery: Nursery | None) -> int:
         settings = config.load(args.config, overrides)
         log.setup(settings.log_level, settings.log_format)
         _raise_descriptors()
-        asyncio.run(lifecycle.serve(settings, nursery, lambda: config.load(args.config, overrides)))
+        manager = Manager.of(os.environ)
+        asyncio.run(lifecycle.serve(settings, nursery, lambda: config.load(args.config, overrides), manager))
     except errors.Error as exc:
         print("\n".join(f"holdd: {line}" for line in exc.message.splitlines()), file=sys.stderr)
         return DAMAGED if isinstance(exc, errors.DataLoss) else 1

@@ -5,12 +5,13 @@ import contextlib
 import gc
 import logging
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from daemon.assembly import System
 from daemon.config import Config
 from daemon.kit import log as logs
 from daemon.kit import mounting
+from daemon.manager import Manager
 from daemon.runtime.nursery import Nursery
 from daemon.transport.dispatch import Dispatcher, Observer
 from daemon.transport.http import HttpServer, Page
@@ -22,8 +23,9 @@ from spec.exposition import CONTENT_TYPE
 log = logging.getLogger(__name__)
 
 
-async def serve(config: Config, nursery: Nursery, again: Callable[[], Config]) -> None:
-    """Run the daemon until SIGTERM or SIGINT. On SIGHUP it takes up what `again` reads."""
+async def serve(config: Config, nursery: Nursery, again: Callable[[], Config], manager: Manager) -> None:
+    """Run the daemon until SIGTERM or SIGINT. On SIGHUP it takes up what `again` reads. Sockets that `manager` handed
+    over take the place of the configured one."""
     stopping, reloading = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGHUP, reloading.set)
@@ -40,24 +42,38 @@ async def serve(config: Config, nursery: Nursery, again: Callable[[], Config]) -
             observers.append(system.metrics.calls)
         server = UnixServer(Dispatcher(system.services, observers))
         async with _metrics(config, system):
-            server.listen(config.address)
-            log.info("serving at %s", config.address)
+            for address in _listen(server, config, manager):
+                log.info("serving at %s", address)
+            manager.ready()
             tidying = asyncio.create_task(asyncio.to_thread(system.tidy))
-            collecting = asyncio.create_task(system.scheduler.run())
-            rereading = asyncio.create_task(_reload(system, reloading, again))
+            tasks = [
+                asyncio.create_task(manager.beat()),
+                asyncio.create_task(system.scheduler.run()),
+                asyncio.create_task(_reload(system, reloading, again, manager)),
+            ]
+            if system.restarting is not None:
+                tasks.append(asyncio.create_task(system.restarting.run()))
             try:
                 await stopping.wait()
             finally:
                 log.info("stopping")
+                manager.stopping()
                 await server.close()
-                collecting.cancel()
-                rereading.cancel()
-                await asyncio.wait([tidying, collecting, rereading])
+                for task in tasks:
+                    task.cancel()
+                await asyncio.wait([tidying, *tasks])
     finally:
         await system.runtime.close()
         system.close()
         if not system.runtime.tasks():
             mounting.detach(config.state)
+
+
+def _listen(server: UnixServer, config: Config, manager: Manager) -> Sequence[str]:
+    if not manager.sockets:
+        server.listen(config.address)
+        return [config.address]
+    return [server.listen_on(sock) for sock in manager.sockets]
 
 
 @contextlib.asynccontextmanager
@@ -74,18 +90,19 @@ async def _metrics(config: Config, system: System) -> AsyncIterator[None]:
         await endpoint.close()
 
 
-async def _reload(system: System, reloading: asyncio.Event, again: Callable[[], Config]) -> None:
+async def _reload(system: System, reloading: asyncio.Event, again: Callable[[], Config], manager: Manager) -> None:
     """Each time it is told to; a configuration with a mistake changes nothing."""
     while True:
         await reloading.wait()
         reloading.clear()
-        try:
-            config = await asyncio.to_thread(again)
-        except errors.Error as exc:
-            log.error("the configuration stays as it was: %s", exc.message)
-            continue
-        waiting = system.reload(config)
-        logs.setup(system.config.log_level, system.config.log_format)
+        with manager.reloading():
+            try:
+                config = await asyncio.to_thread(again)
+            except errors.Error as exc:
+                log.error("the configuration stays as it was: %s", exc.message)
+                continue
+            waiting = system.reload(config)
+            logs.setup(system.config.log_level, system.config.log_format)
         log.info("read the configuration again")
         if waiting:
             log.warning("a restart is needed for %s", ", ".join(waiting))

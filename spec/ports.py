@@ -299,6 +299,19 @@ class Comparer(Protocol):
         """
 
 
+class LayerConverter(Protocol):
+    """Layers in other compressions: gzip, zstd, "" for none."""
+
+    def compression(self, layer: Descriptor) -> str:
+        """By its first bytes: for one whose media type does not say."""
+
+    def convert(self, layer: Descriptor, wanted: str, diff_id: str, cancel: Cancel) -> Descriptor:
+        """Digest and size of the blob that it becomes, which is labelled with its diff id; it may be there already.
+
+        FailedPrecondition when it is not `diff_id`; NotFound when it is not here.
+        """
+
+
 class Differ(Applier, Comparer, Protocol):
     """Both directions."""
 
@@ -335,6 +348,10 @@ class Resolver(Protocol):
 
 class ImageArchive(Resolver, Protocol):
     """Images in one file or directory, by digest. A context manager."""
+
+    @property
+    def index(self) -> Descriptor:
+        """All of them as one."""
 
     def images(self) -> Sequence[tuple[str, Descriptor]]:
         """What the archive calls each (a whole name, a tag, or nothing), and its target."""

@@ -31,11 +31,11 @@ class Daemon:
         self.config.write_text(config)
         self.process = None
 
-    def start(self):
-        """Start it and wait for its first answer."""
-        argv = [BIN / "holdd", "--config", self.config, "--root", self.root, "--state", self.state]
+    def start(self, under=(), **options):
+        """Start it and wait for its first answer. `under` is a command that executes what follows it."""
+        argv = [*under, BIN / "holdd", "--config", self.config, "--root", self.root, "--state", self.state]
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **options)
         deadline = time.monotonic() + START_S
         while not self.answers():
             if self.process.poll() is not None or time.monotonic() > deadline:

@@ -9,7 +9,7 @@ import sys
 
 from msgspec.structs import replace
 
-from ctr import figures, output, process, top
+from ctr import figures, output, process, restart, top
 from ctr.output import Out
 from ctr.phases import Phases
 from daemon.client.client import Client
@@ -91,6 +91,7 @@ def _start(args: argparse.Namespace, client: Client, out: Out) -> int:
     record = client.containers.get(containers.GetRequest(id=args.id))
     terminal = process.has_terminal(record)
     stdio, fds = process.streams(args, terminal)
+    restart.resume(client, record)
     with Phases(sys.stderr).phase(f"creating task {args.id}"):
         pid = client.tasks.create(api.CreateRequest(container_id=args.id, stdio=stdio), fds=fds).pid
     with contextlib.suppress(process.Left):
@@ -149,7 +150,9 @@ def _forget(client: Client, id: str, exec_id: str) -> None:
 def _kill(args: argparse.Namespace, client: Client, out: Out) -> None:
     number = _signal(args.signal or _stop_signal(client, args.id))
     request = api.KillRequest(container_id=args.id, exec_id=args.exec_id, signal=number, all=args.all)
-    client.tasks.kill(request)
+    stops = not args.exec_id and (not args.signal or number in restart.ENDING)
+    with restart.stopping(client, args.id) if stops else contextlib.nullcontext():
+        client.tasks.kill(request)
 
 
 def _stop_signal(client: Client, id: str) -> str:
@@ -177,6 +180,11 @@ def _rm(args: argparse.Namespace, client: Client, out: Out) -> int:
 
 
 def _delete(client: Client, id: str, exec_id: str, force: bool) -> int:
+    with contextlib.nullcontext() if exec_id else restart.stopping(client, id):
+        return _deleted(client, id, exec_id, force)
+
+
+def _deleted(client: Client, id: str, exec_id: str, force: bool) -> int:
     if force:
         with contextlib.suppress(errors.NotFound, errors.FailedPrecondition):  # ended, or never started
             client.tasks.kill(api.KillRequest(container_id=id, exec_id=exec_id, signal=9, all=not exec_id))

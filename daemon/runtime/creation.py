@@ -10,7 +10,7 @@ from contextlib import ExitStack
 import msgspec
 
 from daemon.kit import steps, threads, tracing
-from daemon.runtime import cgroups, config, held, living, loggers, roots, users
+from daemon.runtime import cgroups, config, held, leftovers, living, loggers, roots, users
 from daemon.runtime.attempts import Order
 from daemon.runtime.bundle import Bundle, ProcessRecord, TaskRecord
 from daemon.runtime.calls import Calls
@@ -23,7 +23,7 @@ from daemon.runtime.task import ContainerTask
 from spec import errors, events
 from spec.types import Mount
 
-UNDO_SECONDS = 10.0  # for processes that are killed to end
+UNDO_SECONDS = 10.0  # for processes that are killed to end, and for the runtime to forget a container
 
 log = logging.getLogger(__name__)
 
@@ -176,12 +176,9 @@ class Workshop:
         calls = self.calls(record, bundle)
         with tracing.span("runtime", runtime=record.launch.name):
             if order.stdio.terminal:
-                await calls.create(shim, {}, held.pty(""))
+                pid = await calls.create(shim, {}, held.pty(""))
             else:
-                await calls.create(shim, {**dict.fromkeys(range(3), self.host.null), **streams})
-        pid = bundle.pid("init.pid")
-        if not pid:
-            raise errors.Unknown(f"{order.doing}: runtime {record.launch.name!r} wrote no pid")
+                pid = await calls.create(shim, {**dict.fromkeys(range(3), self.host.null), **streams})
         with tracing.span("watch memory"):
             await self._watch_memory(shim, pid, order.id)
         task = ContainerTask(self.host, bundle, _created(record, pid), calls)
@@ -239,13 +236,13 @@ class Workshop:
         finally:
             await shim.shutdown()
         log.debug("creation of task %s undone%s", record.id, ", its shim was dead" if buried else "")
-        cgroups.remove(record.cgroups_path)
+        leftovers.remove(record)
         bundle.remove()
 
     async def _forget(self, bundle: Bundle, record: TaskRecord, shim: Shim) -> None:
         """Have the runtime forget the container, if it knows it."""
         try:
-            await self.calls(record, bundle).delete(shim, force=True)
+            await self.calls(record, bundle).delete(shim, force=True, at_most=UNDO_SECONDS)
         except errors.Error as exc:
             log.info("undo the creation of task %s: %s", record.id, exc.message)
 

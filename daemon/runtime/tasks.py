@@ -19,6 +19,7 @@ from daemon.runtime.recovery import recover
 from daemon.runtime.shim import Shim
 from daemon.runtime.task import ContainerTask
 from spec import errors, names
+from spec.events import Envelope
 from spec.ports import Publisher, Task
 from spec.records import Exit, RuntimeRef
 from spec.types import Mount, Stdio
@@ -36,6 +37,7 @@ class Tasks:
     `runtimes` are the configured OCI runtimes by name; `runc` is one unless they say otherwise; `default_runtime` is
     that of a container which names none. Cgroups that specs name by an absolute path are made below `cgroup_parent`,
     where two daemons with the same names keep apart. `detached` makes mounts a descriptor (`daemon.kit.mounting`).
+    `recent` are the last events that were published, by earlier daemons too, oldest first.
     Shims and containers outlive this object; `recover` finds them again.
     """
 
@@ -48,7 +50,9 @@ class Tasks:
         detached: Callable[[Sequence[Mount]], int] = mounting.detached,
         default_runtime: str = DEFAULT,
         cgroup_parent: str = "",
+        recent: Callable[[], Sequence[Envelope]] = tuple,
     ) -> None:
+        self._recent = recent
         self.publisher = publisher
         self._default_runtime = default_runtime
         self.pool = threads.Pool("runtime", THREADS)
@@ -62,7 +66,7 @@ class Tasks:
 
     async def recover(self) -> None:
         """Find the tasks that an earlier daemon has left. To be called once, before anything else."""
-        for task in await recover(self._workshop):
+        for task in await recover(self._workshop, self._recent):
             self._tasks[task.namespace, task.id] = task
 
     async def create(

@@ -232,7 +232,7 @@ class UnixServer:
         self._dispatcher = dispatcher
         self._loop = asyncio.get_running_loop()
         self._connections: set[Connection] = set()
-        self._listening: dict[str, tuple[socket.socket, int]] = {}
+        self._listening: dict[str, tuple[socket.socket, int | None]] = {}
         self._pauses: dict[socket.socket, asyncio.TimerHandle] = {}
 
     def listen(self, path: str) -> None:
@@ -253,6 +253,14 @@ class UnixServer:
             raise errors.from_os(exc, f"listening on {path}") from exc
         self._listening[path] = (sock, inode)
         self._loop.add_reader(sock.fileno(), self._acceptable, sock)
+
+    def listen_on(self, sock: socket.socket) -> str:
+        """Serve on a unix socket that listens already, and steal it; its path, which stays when we close."""
+        name = sock.getsockname()
+        path = name if isinstance(name, str) else os.fsdecode(name.replace(b"\0", b"@", 1))
+        self._listening[path] = (sock, None)
+        self._loop.add_reader(sock.fileno(), self._acceptable, sock)
+        return path
 
     def adopt(self, sock: socket.socket) -> Connection:
         """Serve one connected socket. PermissionDenied for a peer of another user, and the socket is closed."""
@@ -275,7 +283,8 @@ class UnixServer:
         for path, (sock, inode) in self._listening.items():
             self._loop.remove_reader(sock.fileno())
             sock.close()
-            _unlink_if(path, inode)
+            if inode is not None:
+                _unlink_if(path, inode)
         self._listening.clear()
         for pause in self._pauses.values():
             pause.cancel()
