@@ -12,10 +12,9 @@ from msgspec.structs import asdict, replace
 
 from daemon import builtin
 from daemon.config import Config, changed, reloadable
-from daemon.diff import programs
+from daemon.config import StreamProcessor as Processor
 from daemon.diff.bounds import Bounds
 from daemon.diff.chain import Chain
-from daemon.diff.programs import Program
 from daemon.figures import Internals, Telling
 from daemon.flows.crew import Crew
 from daemon.gc.collector import Collected, Collector
@@ -46,7 +45,17 @@ from spec import errors, names, otel
 from spec.api.service import Service
 from spec.api.transfer import Registry
 from spec.oci.image import OCI_LAYER_GZIP
-from spec.ports import Applier, Cancel, ContentStore, Differ, ImageArchive, LayerConverter, Registries, Snapshotter
+from spec.ports import (
+    Applier,
+    Cancel,
+    ContentStore,
+    Differ,
+    ImageArchive,
+    LayerConverter,
+    Registries,
+    Snapshotter,
+    StreamProcessor,
+)
 from spec.protocol import SERVICES
 from spec.records import LeaseResource
 from spec.restart import Delays
@@ -202,7 +211,7 @@ class System:
 
     def _take_up(self) -> None:
         config = self.config
-        self._programs = [Program(id, **asdict(entry)) for id, entry in config.stream_processors.items()]
+        self._programs = _programs(config.stream_processors)
         self._bounds = Bounds(**asdict(config.diff.layers))
 
     def _content_store(self) -> ContentStore:
@@ -298,9 +307,11 @@ class System:
 
     def differ(self, namespace: str, payloads: Mapping[str, bytes]) -> Differ:
         """With what is for stream processors, by their ids."""
-        return self._differ(self.content(namespace), programs.paid(self._programs, payloads))
+        from daemon.diff.programs import paid
 
-    def _differ(self, content: ContentStore, programs: Sequence[Program]) -> Differ:
+        return self._differ(self.content(namespace), paid(self._programs, payloads))
+
+    def _differ(self, content: ContentStore, programs: Sequence[StreamProcessor]) -> Differ:
         return Chain([differ()(content, programs, self._bounds) for differ in self._differs])
 
     def converter(self, content: ContentStore) -> LayerConverter:
@@ -415,6 +426,15 @@ def make_directories(config: Config) -> None:
             os.chmod(path, mode)
         except OSError as exc:
             raise errors.from_os(exc, f"making {path}") from exc
+
+
+def _programs(entries: Mapping[str, Processor]) -> Sequence[StreamProcessor]:
+    """Few have any: what runs them is imported with the first."""
+    if not entries:
+        return ()
+    from daemon.diff.programs import Program
+
+    return [Program(id, **asdict(entry)) for id, entry in entries.items()]
 
 
 def _thresholds(config: Config) -> Thresholds:

@@ -377,13 +377,20 @@ class Pusher(Protocol):
         between commas) or "complete". `told` hears how many bytes were sent. FailedPrecondition when `reader` has
         another size."""
 
+    def borrow(self, descriptor: Descriptor, neighbours: str = "") -> str:
+        """Have a blob there that is not here: "already exists" or "mounted" as `blob` says, "" when neither can be."""
+
     def manifest(self, descriptor: Descriptor, body: bytes, tag: str = "") -> bool:
         """Have a manifest or an index there, by its digest or as `tag`: whether it was not so yet. All that it names
         must be there."""
 
 
 class Registries(Resolver, Protocol):
-    """A Resolver that can be pushed to."""
+    """A Resolver that can be pushed to, and asked what refers to what."""
+
+    def referrers(self, ref: str, digest: str, artifact_types: Sequence[str] = ()) -> Sequence[Descriptor]:
+        """Manifests in the repository of `ref` whose subject is `digest`, of these types (none: all). None at all is no
+        error, nor whether there is such a manifest."""
 
     def pusher(self, ref: str) -> Pusher: ...
 
