@@ -11,12 +11,17 @@ from spec.types import Mount, Stdio
 
 
 class CreateRequest(Request, frozen=True):
-    """Descriptors that come with it are what `fd://N` in `stdio` means. `runtime_path` overrides the container's."""
+    """Descriptors that come with it are what `fd://N` in `stdio` means. `runtime_path` overrides the container's.
+
+    With a `checkpoint`, the tar that `Checkpoint` makes, the start restores what was running then; there is no pid
+    before.
+    """
 
     container_id: str
     rootfs: Sequence[Mount] = ()
     stdio: Stdio = Stdio()
     runtime_path: str = ""
+    checkpoint: Descriptor | None = None
 
 
 class CreateReply(Reply, frozen=True):
