@@ -1,6 +1,7 @@
 """Images that the content store has: their documents, and the journey from there to snapshots. Over ports only."""
 
 import contextlib
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -41,7 +42,8 @@ def has(content: ContentStore, descriptor: Descriptor) -> bool:
 def keep(content: ContentStore, descriptor: Descriptor, body: bytes, labels: Labels) -> None:
     """Have a small blob there, with these labels besides those it may have."""
     with contextlib.suppress(errors.AlreadyExists):
-        with content.writer(f"document-{descriptor.digest}", len(body), descriptor.digest) as writer:
+        ref = f"document-{descriptor.digest}-{secrets.token_hex(4)}"
+        with content.writer(ref, len(body), descriptor.digest) as writer:
             writer.write(body[writer.status().offset :])
             writer.commit(len(body), descriptor.digest, labels)
         return

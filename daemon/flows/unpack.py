@@ -21,7 +21,7 @@ from spec import errors
 from spec.oci.image import Descriptor
 from spec.ports import Applier, Snapshotter
 
-WRITE_BACK_S = 1.0  # how often what is being unpacked is sent to the disk: what a slow link brings in so long is little
+WRITE_BACK_S = 0.5  # how often what is being unpacked is sent to the disk: what a slow link brings in so long is little
 
 
 class Unpacker:

@@ -10,7 +10,7 @@ import stat
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -36,6 +36,13 @@ class Named(NamedTuple):
     target: Descriptor
 
 
+class Plain(Protocol):
+    """Bytes that are not compressed."""
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        """How many of the next are in `buffer` now; 0 at the end."""
+
+
 class Archive:
     """A ports.ImageArchive over `fd`, which stays the caller's, and its own Fetcher. A `ref` is a digest.
 
@@ -49,7 +56,7 @@ class Archive:
         fd: int,
         directory: str,
         cancel: Cancel,
-        opened: Callable[[Source], Source] = lambda source: source,
+        opened: Callable[[Source], Plain],
         compressor: Callable[[], Compressor] | None = None,
     ) -> None:
         self._closed = threading.Event()
@@ -196,7 +203,7 @@ class _Piped:
 
 
 def _folder(
-    fd: int, directory: str, cancel: Cancel, opened: Callable[[Source], Source], held: ExitStack
+    fd: int, directory: str, cancel: Cancel, opened: Callable[[Source], Plain], held: ExitStack
 ) -> Folder:
     about = os.fstat(fd)
     if stat.S_ISDIR(about.st_mode):
@@ -208,11 +215,12 @@ def _folder(
     return Tar(fd, cancel.check)
 
 
-def _spooled(source: Source, directory: str, cancel: Cancel, held: ExitStack) -> int:
+def _spooled(plain: Plain, directory: str, cancel: Cancel, held: ExitStack) -> int:
     """A descriptor of all that comes of it."""
     spool = saved.unnamed(directory)
     held.callback(os.close, spool)
-    while data := source.read(CHUNK):
+    buffer = memoryview(bytearray(CHUNK))
+    while size := plain.readinto(buffer):
         cancel.check()
-        saved.append(spool, data)
+        saved.append(spool, buffer[:size])
     return spool

@@ -2,11 +2,13 @@
 
 import os
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import ExitStack, aclosing
 from functools import partial
+from itertools import islice
 from typing import Protocol
 
+from daemon.flows.converting import Convert
 from daemon.flows.crew import Crew
 from daemon.flows.exporting import Export
 from daemon.flows.importing import Import
@@ -27,7 +29,17 @@ from spec import edges, errors, names, platforms, reference
 from spec.api import transfer as api
 from spec.exposition import Family
 from spec.oci.image import Descriptor
-from spec.ports import Applier, Cancel, ContentStore, ImageArchive, ProgressSink, Registries, Resolver, Snapshotter
+from spec.ports import (
+    Applier,
+    Cancel,
+    ContentStore,
+    ImageArchive,
+    LayerConverter,
+    ProgressSink,
+    Registries,
+    Resolver,
+    Snapshotter,
+)
 from spec.records import Image, Labels
 from spec.types import Progress
 
@@ -39,6 +51,7 @@ KINDS = {
     (api.ImageStore, api.Archive): "export",
 }
 WITHIN = ("unpack", "tag", "convert")
+BLOCK = 100  # rows of a list message
 DESCRIPTORS = frozenset({"fetch", "import", "export"})  # those that a descriptor comes with
 
 
@@ -54,6 +67,8 @@ class House(Protocol):
     def snapshotter(self, namespace: str, name: str) -> Snapshotter: ...
 
     def applier(self, content: ContentStore) -> Applier: ...
+
+    def converter(self, content: ContentStore) -> LayerConverter: ...
 
     def resolver(self, source: api.Registry) -> Registries: ...
 
@@ -96,6 +111,23 @@ class Transfer:
             async with aclosing(self._counted(_kind(request), request, fds)) as told:
                 async for progress in told:
                     yield progress
+
+    async def referrers(self, request: api.ReferrersRequest) -> AsyncIterator[api.ReferrersReply]:
+        ref = str(reference.parse(request.source.reference))
+        registry = await hop(self._journeys, self._house.resolver, request.source)
+
+        def work(sink: Callable[[api.ReferrersReply], None], _: Token) -> None:
+            try:
+                digest = request.digest or registry.resolve(ref).digest
+                found = iter(registry.referrers(ref, digest, request.artifact_types))
+                while block := tuple(islice(found, BLOCK)):
+                    sink(api.ReferrersReply(referrers=block))
+            finally:
+                registry.close()
+
+        async with aclosing(journey(self._journeys, work, registry.close)) as told:
+            async for reply in told:
+                yield reply
 
     async def _counted(
         self, kind: str, request: api.TransferRequest, fds: Sequence[int]
@@ -140,7 +172,7 @@ class Transfer:
         namespace = context.namespace()
         images = self._house.images(namespace)
         target = images.get(source.name).target
-        named = destination.name != source.name or not destination.unpacks
+        named = destination.name != source.name or destination.conversion is not None or not destination.unpacks
 
         def work(sink: ProgressSink, token: Token) -> None:
             if destination.conversion is None and not destination.unpacks:
@@ -148,6 +180,8 @@ class Transfer:
                 return
             with self._house.leases(namespace).passing():
                 found = target
+                if destination.conversion is not None:
+                    found = self._converted(namespace, source.name, target, destination, sink, token)
                 if named:
                     _tag(images, found, destination, sink)
                 if destination.unpacks:
@@ -157,8 +191,36 @@ class Transfer:
 
         return journey(self._journeys, work)
 
+    def _converted(
+        self,
+        namespace: str,
+        name: str,
+        target: Descriptor,
+        destination: api.ImageStore,
+        sink: ProgressSink,
+        token: Token,
+    ) -> Descriptor:
+        assert destination.conversion is not None
+        content = self._house.content(namespace)
+        with Pool("convert", len(os.sched_getaffinity(0))) as pool:
+            return Convert(
+                name=name,
+                target=target,
+                content=content,
+                converter=self._house.converter(content),
+                matchers=_matchers(destination),
+                wanted=" or ".join(_platforms(destination)),
+                compression=destination.conversion.compression,
+                oci=destination.conversion.oci,
+                pool=pool.executor,
+                sink=sink,
+                cancel=token,
+            ).run()
+
     async def _pull(self, source: api.Registry, destination: api.ImageStore) -> AsyncGenerator[Progress, None]:
         namespace = context.namespace()
+        if destination.unpacks and destination.metadata_only:
+            raise errors.InvalidArgument(f"pulling {source.reference}: without its layers nothing can be unpacked")
         resolver = await hop(self._journeys, self._house.resolver, source)
 
         def work(sink: ProgressSink, token: Token) -> None:
@@ -295,6 +357,8 @@ class Transfer:
             scope=namespace,
             sink=sink,
             cancel=token,
+            all_metadata=destination.all_metadata,
+            metadata_only=destination.metadata_only,
             labels=destination.labels,
             origin=origin,
         )
