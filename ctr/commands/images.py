@@ -77,6 +77,7 @@ def _register_pull(pull: argparse.ArgumentParser) -> None:
     registry.register(pull)
     pull.add_argument("--platform", action="append", default=[], help="instead of the host's; may be repeated")
     pull.add_argument("--all-platforms", action="store_true", help="content of every platform")
+    registry.register_metadata(pull)
     pull.add_argument("--snapshotter", default=os.environ.get("HOLDD_SNAPSHOTTER", ""), help="unpack into this one")
     pull.add_argument("--label", action="append", default=[], metavar="KEY=VALUE", help="of the image")
     pull.add_argument("--print-chainid", action="store_true", help="print the name of its uppermost snapshot")
@@ -94,6 +95,7 @@ def _pull(args: argparse.Namespace, client: Client, out: Out) -> None:
         platforms=args.platform,
         all_platforms=args.all_platforms,
         unpacks=unpacks,
+        all_metadata=not args.skip_metadata,
     )
     request = transfer.TransferRequest(source=registry.source(args, args.ref), destination=destination)
     progress.show(client.transfer.transfer(request), args)

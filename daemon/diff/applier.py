@@ -124,7 +124,7 @@ class ArchiveApplier:
             return applied
 
 
-def _run(plain: processors.Plain, unpacker: Unpacker, cancel: Cancel | None) -> AppliedLayer:
+def _run(plain: processors.Filling, unpacker: Unpacker, cancel: Cancel | None) -> AppliedLayer:
     running = digests.hasher()
     size = 0
     with Feeder(unpacker) as feeder:

@@ -219,6 +219,8 @@ class Transfer:
 
     async def _pull(self, source: api.Registry, destination: api.ImageStore) -> AsyncGenerator[Progress, None]:
         namespace = context.namespace()
+        if destination.unpacks and destination.metadata_only:
+            raise errors.InvalidArgument(f"pulling {source.reference}: without its layers nothing can be unpacked")
         resolver = await hop(self._journeys, self._house.resolver, source)
 
         def work(sink: ProgressSink, token: Token) -> None:
@@ -355,6 +357,8 @@ class Transfer:
             scope=namespace,
             sink=sink,
             cancel=token,
+            all_metadata=destination.all_metadata,
+            metadata_only=destination.metadata_only,
             labels=destination.labels,
             origin=origin,
         )
