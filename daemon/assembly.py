@@ -3,7 +3,6 @@ everyone."""
 
 import logging
 import os
-import time
 import uuid
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -28,6 +27,7 @@ from daemon.metadata.kv import BucketKV
 from daemon.metadata.migrate import migrate
 from daemon.metadata.tables import GLOBAL, NAMESPACES
 from daemon.metrics import process
+from daemon.notices import Notices
 from daemon.plugins import Plugins
 from daemon.restart.api import API
 from daemon.restart.monitor import Monitor
@@ -39,9 +39,9 @@ from daemon.scoped.garbage import IngestGarbage, RecordGarbage, SnapshotGarbage
 from daemon.scoped.images import ScopedImages
 from daemon.scoped.leases import Holds, ScopedLeases
 from daemon.scoped.snapshots import ScopedSnapshots
+from daemon.services.introspection import about_runtimes
 from daemon.settings import dotted
 from spec import errors, names, otel
-from spec.api.introspection import Deprecation
 from spec.api.service import Service
 from spec.api.transfer import Registry
 from spec.oci.image import OCI_LAYER_GZIP
@@ -255,7 +255,13 @@ class System:
             "tasks": (self._store, self.runtime, self.snapshotter, self._meters, measuring, self.content),
             "diff": (self.differ, self._pool("diff", 4), self.config.diff.sync_fs),
             "events": (self._events,),
-            "introspection": (self._uuid(), self._plugins.infos, self, _deprecations()),
+            "introspection": (
+                self._uuid(),
+                self._plugins.infos,
+                self,
+                Notices(lambda: self.runtime.warnings).all,
+                {(builtin.RUNTIME, "tasks"): about_runtimes(self.runtime, self)},
+            ),
             "transfer": (
                 self,
                 journeys,
@@ -420,14 +426,6 @@ def make_directories(config: Config) -> None:
             os.chmod(path, mode)
         except OSError as exc:
             raise errors.from_os(exc, f"making {path}") from exc
-
-
-def _deprecations() -> Sequence[Deprecation]:
-    """What this host has that will not be supported for ever."""
-    if os.path.exists("/sys/fs/cgroup/cgroup.controllers"):
-        return ()
-    message = "cgroup version 1 is in use: support for it will end; boot with systemd.unified_cgroup_hierarchy=1"
-    return (Deprecation(id="io.holdd.deprecation/cgroup-v1", message=message, last_occurrence_ns=time.time_ns()),)
 
 
 def _programs(entries: Mapping[str, Processor]) -> Sequence[StreamProcessor]:

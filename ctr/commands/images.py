@@ -6,7 +6,7 @@ import os
 import msgspec
 from msgspec.structs import replace
 
-from ctr import archives, check, convert, defaults, garbage, image, mount, output, progress, registry
+from ctr import archives, check, convert, defaults, garbage, image, mount, output, progress, referrers, registry
 from ctr.output import Out
 from daemon.client.client import Client
 from spec import errors, platforms, reference
@@ -23,6 +23,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     _register_push(verbs.add_parser("push", help="send an image to a registry"))
     archives.register(verbs)
     convert.register(verbs)
+    referrers.register(verbs)
     ls = verbs.add_parser("ls", aliases=["list"], help="list images")
     output.register_list(ls)
     ls.add_argument("filters", nargs="*")
@@ -75,6 +76,7 @@ def _register_pull(pull: argparse.ArgumentParser) -> None:
     registry.register(pull)
     pull.add_argument("--platform", action="append", default=[], help="instead of the host's; may be repeated")
     pull.add_argument("--all-platforms", action="store_true", help="content of every platform")
+    registry.register_metadata(pull)
     pull.add_argument("--snapshotter", default=os.environ.get("HOLDD_SNAPSHOTTER", ""), help="unpack into this one")
     pull.add_argument("--label", action="append", default=[], metavar="KEY=VALUE", help="of the image")
     progress.register(pull)
@@ -90,6 +92,7 @@ def _pull(args: argparse.Namespace, client: Client, out: Out) -> None:
         platforms=args.platform,
         all_platforms=args.all_platforms,
         unpacks=unpacks,
+        all_metadata=not args.skip_metadata,
     )
     request = transfer.TransferRequest(source=registry.source(args, args.ref), destination=destination)
     progress.show(client.transfer.transfer(request), args)

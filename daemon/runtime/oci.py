@@ -68,6 +68,8 @@ def settle(ref: RuntimeRef, runtimes: Mapping[str, RuntimeConfig], root: str, na
     config = _configured(name, runtimes)
     if options.config_path:
         config = _overlaid(config, options.config_path, f"read the options of runtime {name!r}: {options.config_path}")
+    if options.root and not os.path.isabs(options.root):
+        raise errors.InvalidArgument(f"read the options of runtime {name!r}: root {options.root!r} is not absolute")
     return Launch(
         name=name,
         path=_executable(name, options.binary_name or config.path),
@@ -115,6 +117,8 @@ def _overlaid(config: RuntimeConfig, path: str, doing: str) -> RuntimeConfig:
 
 
 def _executable(name: str, path: str) -> str:
+    if "/" in path and not os.path.isabs(path):
+        raise errors.InvalidArgument(f"runtime {name!r}: {path!r} is neither a name nor an absolute path")
     found = shutil.which(path)
     if found is None:
         raise errors.NotFound(f"runtime {name!r} not found: no executable {path!r}")
