@@ -86,7 +86,10 @@ def _verified(args: argparse.Namespace, client: Client, record: Image) -> list[F
             elif reply.progress is not None:
                 yield reply.progress
 
-    progress.show(told(), quiet=not sys.stdout.isatty())
+    if sys.stdout.isatty():
+        progress.draw(told(), sys.stdout)
+    else:
+        progress.finish(told())
     return found
 
 

@@ -34,7 +34,7 @@ def _mount(args: argparse.Namespace, client: Client, out: Out) -> None:
 
     resolved = image.resolve(client, args.ref, args.platform)
     if not image.is_unpacked(client, args.snapshotter, resolved.chain_id):
-        progress.show(image.unpack(client, args.ref, args.snapshotter, [args.platform]), quiet=True)
+        progress.finish(image.unpack(client, args.ref, args.snapshotter, [args.platform]))
     labels = {names.GC_ROOT: output.timestamp(), **output.parse_labels(args.snapshotter_label)}
     with contextlib.ExitStack() as undo:
         if args.target:

@@ -5,12 +5,15 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from spec import errors
 from spec.base import to_json
-from spec.records import Timing
+
+if TYPE_CHECKING:
+    from spec.records import Timing
 
 GAP = 4
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -54,7 +57,7 @@ class Out:
         sys.stdout.write(f"{text}\n")
 
 
-def timing(phases: Sequence[Timing], out: Out) -> None:
+def timing(phases: "Sequence[Timing]", out: Out) -> None:
     """In milliseconds, from when the first began. What runs beside another overlaps it."""
     first = min((phase.began_at_ns for phase in phases), default=0)
     rows = [

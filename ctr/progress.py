@@ -1,26 +1,51 @@
-"""Progress of a transfer: bars on a terminal, sparse plain lines elsewhere."""
+"""Progress of a transfer: bars on a terminal, sparse plain lines elsewhere, or each event as a line of JSON."""
 
+import argparse
 import contextlib
 import sys
 from collections.abc import Iterable
+from typing import TextIO
 
+from spec.base import to_json
 from spec.types import Progress
 
 PLAIN_STEP = 4  # a plain line for every quarter of an object
 
 
-def show(events: Iterable[Progress], quiet: bool) -> None:
-    """Consume `events` to their end, and show them unless quiet."""
-    if quiet:
-        for _ in events:
-            pass
-    elif sys.stdout.isatty():
-        _bars(events)
+def register(parser: argparse.ArgumentParser) -> None:
+    """The flags of every command that shows progress."""
+    parser.add_argument("--quiet", "-q", action="store_true", help="show no progress")
+    parser.add_argument("--json", action="store_true", help="show progress as JSON, an event a line")
+
+
+def show(events: Iterable[Progress], args: argparse.Namespace, where: TextIO | None = None) -> None:
+    """Consume `events` to their end, and show them as the flags say: on standard output, or `where`."""
+    where = where or sys.stdout
+    if args.quiet:
+        finish(events)
+    elif args.json:
+        for event in events:
+            where.write(f"{to_json(event).decode()}\n")
+            where.flush()
     else:
-        _lines(events)
+        draw(events, where)
 
 
-def _lines(events: Iterable[Progress]) -> None:
+def finish(events: Iterable[Progress]) -> None:
+    """Consume `events` to their end."""
+    for _ in events:
+        pass
+
+
+def draw(events: Iterable[Progress], where: TextIO) -> None:
+    """For people."""
+    if where.isatty():
+        _bars(events, where)
+    else:
+        _lines(events, where)
+
+
+def _lines(events: Iterable[Progress], where: TextIO) -> None:
     """One line a phase of an object, and one for each quarter of a download."""
     told: dict[str, tuple[str, int]] = {}
     for event in events:
@@ -30,17 +55,18 @@ def _lines(events: Iterable[Progress]) -> None:
         told[event.name] = (event.event, quarter)
         amount = f" {event.progress}/{event.total}" if event.total else ""
         name = "" if event.name in event.event else f" {event.name}"
-        sys.stdout.write(f"{event.event}{name}{amount}\n")
-        sys.stdout.flush()
+        where.write(f"{event.event}{name}{amount}\n")
+        where.flush()
 
 
-def _bars(events: Iterable[Progress]) -> None:
+def _bars(events: Iterable[Progress], where: TextIO) -> None:
+    from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, TextColumn, TransferSpeedColumn
     from rich.progress import Progress as Bars
 
     columns = (TextColumn("{task.description:48}"), TextColumn("{task.fields[phase]:14}"), BarColumn())
     with contextlib.ExitStack() as stack:
-        bars = stack.enter_context(Bars(*columns, DownloadColumn(), TransferSpeedColumn()))
+        bars = stack.enter_context(Bars(*columns, DownloadColumn(), TransferSpeedColumn(), console=Console(file=where)))
         known = {}
         for event in events:
             if event.name not in known:

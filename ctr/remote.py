@@ -15,7 +15,10 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     fetch.add_argument("--label", action="append", default=[], metavar="KEY=VALUE", help="of the image")
     fetch.add_argument("--platform", action="append", default=[], help="instead of the host's; may be repeated")
     fetch.add_argument("--all-platforms", action="store_true", help="content of every platform")
-    fetch.add_argument("--quiet", "-q", action="store_true", help="show no progress")
+    how = fetch.add_mutually_exclusive_group()
+    registry.register_metadata(how)
+    how.add_argument("--metadata-only", action="store_true", help="no layers at all")
+    progress.register(fetch)
     fetch.set_defaults(do=_fetch)
     whole = verbs.add_parser("fetch-object", help="write what a reference names to standard output")
     whole.set_defaults(do=_fetch_object)
@@ -23,6 +26,7 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     blob.add_argument("--media-type", default="", metavar="TYPE", help="of what is fetched; of a manifest, say so")
     blob.set_defaults(do=_fetch_blob)
     push = verbs.add_parser("push-object", help="send one blob or manifest to a registry")
+    progress.register(push)
     push.set_defaults(do=_push)
     for verb in (fetch, whole, blob, push):
         registry.register(verb)
@@ -39,9 +43,11 @@ def _fetch(args: argparse.Namespace, client: Client, out: Out) -> None:
         labels=output.parse_labels(args.label),
         platforms=args.platform,
         all_platforms=args.all_platforms,
+        all_metadata=not (args.skip_metadata or args.metadata_only),
+        metadata_only=args.metadata_only,
     )
     request = transfer.TransferRequest(source=registry.source(args, args.ref), destination=destination)
-    progress.show(client.transfer.transfer(request), args.quiet)
+    progress.show(client.transfer.transfer(request), args)
 
 
 def _fetch_object(args: argparse.Namespace, client: Client, out: Out) -> None:
@@ -68,4 +74,4 @@ def _push(args: argparse.Namespace, client: Client, out: Out) -> None:
     request = transfer.TransferRequest(
         source=transfer.ImageStore(target=target), destination=registry.source(args, args.ref)
     )
-    progress.show(client.transfer.transfer(request), False)
+    progress.show(client.transfer.transfer(request), args)

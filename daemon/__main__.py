@@ -20,9 +20,14 @@ def main(argv: list[str] | None = None) -> int:
         from daemon import upkeep
 
         return upkeep.run(argv)
+    if argv[:1] == ["--selftest"]:
+        from daemon import selftest
+
+        return selftest.run()
     nursery = None if {"-h", "--help", "-v", "--version"} & set(argv) else Nursery.fork()
     if nursery is not None:
-        nursery.respawn_argv = [sys.executable, "-m", "daemon", "--nursery"]
+        program = [sys.executable] if hasattr(sys, "frozen") else [sys.executable, "-m", "daemon"]
+        nursery.respawn_argv = [*program, "--nursery"]
     from daemon.command import run
 
     return run(argv, nursery)

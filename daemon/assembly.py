@@ -3,19 +3,18 @@ everyone."""
 
 import logging
 import os
-import time
 import uuid
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from msgspec.structs import asdict, replace
 
 from daemon import builtin
 from daemon.config import Config, changed, reloadable
-from daemon.diff import programs
+from daemon.config import StreamProcessor as Processor
 from daemon.diff.bounds import Bounds
 from daemon.diff.chain import Chain
-from daemon.diff.programs import Program
 from daemon.figures import Internals, Telling
 from daemon.flows.crew import Crew
 from daemon.gc.collector import Collected, Collector
@@ -28,7 +27,10 @@ from daemon.metadata.kv import BucketKV
 from daemon.metadata.migrate import migrate
 from daemon.metadata.tables import GLOBAL, NAMESPACES
 from daemon.metrics import process
+from daemon.notices import Notices
 from daemon.plugins import Plugins
+from daemon.restart.api import API
+from daemon.restart.monitor import Monitor
 from daemon.runtime.nursery import Nursery
 from daemon.runtime.oci import RuntimeConfig
 from daemon.runtime.tasks import Tasks
@@ -37,14 +39,26 @@ from daemon.scoped.garbage import IngestGarbage, RecordGarbage, SnapshotGarbage
 from daemon.scoped.images import ScopedImages
 from daemon.scoped.leases import Holds, ScopedLeases
 from daemon.scoped.snapshots import ScopedSnapshots
+from daemon.services.introspection import about_runtimes
 from daemon.settings import dotted
 from spec import errors, names, otel
-from spec.api.introspection import Deprecation
 from spec.api.service import Service
 from spec.api.transfer import Registry
-from spec.ports import Applier, Cancel, ContentStore, Differ, ImageArchive, Registries, Snapshotter
+from spec.oci.image import OCI_LAYER_GZIP
+from spec.ports import (
+    Applier,
+    Cancel,
+    ContentStore,
+    Differ,
+    ImageArchive,
+    LayerConverter,
+    Registries,
+    Snapshotter,
+    StreamProcessor,
+)
 from spec.protocol import SERVICES
 from spec.records import LeaseResource
+from spec.restart import Delays
 from spec.version import REVISION, VERSION
 
 log = logging.getLogger(__name__)
@@ -114,6 +128,7 @@ class System:
                 self._events,
                 default_runtime=config.default_runtime,
                 cgroup_parent=config.cgroup_parent,
+                recent=self._events.recent,
             ),
         )
 
@@ -134,8 +149,9 @@ class System:
         self.scheduler = self._plugins.one(builtin.GC, "scheduler", self._make_scheduler)
         self._collector.mutated = self.scheduler.notify
 
-        # The API over all of them, and what there is to tell about it all.
+        # The API over all of them, what keeps containers running by it, and what there is to tell about it all.
         self.services = self._services()
+        self.restarting = self._restarting()
         self.metrics = self._telling() if config.metrics.address else None
         self._plugins.check()
 
@@ -145,6 +161,21 @@ class System:
         exporter = self._plugins.one(builtin.METRICS, "otlp", lambda cls: cls(asked))
         tracing.install(tracing.Tracer(export=exporter.export, samples=exporter.samples))
         return True
+
+    def _restarting(self) -> Monitor | None:
+        """The restart monitor, unless it is disabled, or a service that it needs."""
+
+        def make(row: builtin.Row, cls: type[Monitor]) -> Monitor:
+            made = {table.__name__.lower(): service for table, service in self.services}
+            if missing := {"namespaces", "containers", "tasks"} - made.keys():
+                raise errors.Unimplemented(f"it needs service {', '.join(sorted(missing))}")
+            api = API(made["namespaces"], made["containers"], made["tasks"], self._events.subscribe)  # type: ignore[arg-type]
+            return cls(api, _delays(self.config))
+
+        monitor: Monitor | None = self._plugins.every(builtin.RESTART, make).get("monitor")
+        if monitor is not None:
+            self._counted.append(monitor)
+        return monitor
 
     def _telling(self) -> Telling:
         """What the metrics endpoint tells; made where there is one."""
@@ -167,17 +198,20 @@ class System:
             log_format=config.log_format,
             default_snapshotter=config.default_snapshotter,
             gc=config.gc,
+            restart=config.restart,
             registry=replace(kept.registry, hosts_dir=config.registry.hosts_dir),
             diff=replace(kept.diff, layers=config.diff.layers),
             stream_processors=config.stream_processors,
         )
         self._take_up()
         self.scheduler.thresholds = _thresholds(config)
+        if self.restarting is not None:
+            self.restarting.delays = _delays(config)
         return [dotted(path) for path in new if not reloadable(path)]
 
     def _take_up(self) -> None:
         config = self.config
-        self._programs = [Program(id, **asdict(entry)) for id, entry in config.stream_processors.items()]
+        self._programs = _programs(config.stream_processors)
         self._bounds = Bounds(**asdict(config.diff.layers))
 
     def _content_store(self) -> ContentStore:
@@ -221,7 +255,13 @@ class System:
             "tasks": (self._store, self.runtime, self.snapshotter, self._meters, measuring, self.content),
             "diff": (self.differ, self._pool("diff", 4), self.config.diff.sync_fs),
             "events": (self._events,),
-            "introspection": (self._uuid(), self._plugins.infos, self, _deprecations()),
+            "introspection": (
+                self._uuid(),
+                self._plugins.infos,
+                self,
+                Notices(lambda: self.runtime.warnings).all,
+                {(builtin.RUNTIME, "tasks"): about_runtimes(self.runtime, self)},
+            ),
             "transfer": (
                 self,
                 journeys,
@@ -267,10 +307,17 @@ class System:
 
     def differ(self, namespace: str, payloads: Mapping[str, bytes]) -> Differ:
         """With what is for stream processors, by their ids."""
-        return self._differ(self.content(namespace), programs.paid(self._programs, payloads))
+        from daemon.diff.programs import paid
 
-    def _differ(self, content: ContentStore, programs: Sequence[Program]) -> Differ:
+        return self._differ(self.content(namespace), paid(self._programs, payloads))
+
+    def _differ(self, content: ContentStore, programs: Sequence[StreamProcessor]) -> Differ:
         return Chain([differ()(content, programs, self._bounds) for differ in self._differs])
+
+    def converter(self, content: ContentStore) -> LayerConverter:
+        from daemon.diff.converter import Converter
+
+        return Converter(content, self._bounds)
 
     def resolver(self, source: Registry) -> Registries:
         """For one image, with the caller's credentials."""
@@ -298,8 +345,13 @@ class System:
         ways = await hop(self._gc_pool, self._collector.holders, (type, namespace, id))
         return [[LeaseResource(id=id, type=kind) for kind, _, id in way] for way in ways]
 
-    def archive(self, fd: int, cancel: Cancel) -> ImageArchive:
-        made: ImageArchive = self._archive()(fd, self.config.root, cancel)
+    def archive(self, fd: int, cancel: Cancel, compress: bool) -> ImageArchive:
+        """With `compress` docker's layers are stored as gzip."""
+        from daemon.diff import compression, processors
+
+        opened = partial(processors.opened, media_type=OCI_LAYER_GZIP, bounds=self._bounds)
+        compressor = partial(compression.compressor, OCI_LAYER_GZIP) if compress else None
+        made: ImageArchive = self._archive()(fd, self.config.root, cancel, opened, compressor)
         return made
 
     def default_snapshotter(self, namespace: str) -> str:
@@ -376,12 +428,13 @@ def make_directories(config: Config) -> None:
             raise errors.from_os(exc, f"making {path}") from exc
 
 
-def _deprecations() -> Sequence[Deprecation]:
-    """What this host has that will not be supported for ever."""
-    if os.path.exists("/sys/fs/cgroup/cgroup.controllers"):
+def _programs(entries: Mapping[str, Processor]) -> Sequence[StreamProcessor]:
+    """Few have any: what runs them is imported with the first."""
+    if not entries:
         return ()
-    message = "cgroup version 1 is in use: support for it will end; boot with systemd.unified_cgroup_hierarchy=1"
-    return (Deprecation(id="io.holdd.deprecation/cgroup-v1", message=message, last_occurrence_ns=time.time_ns()),)
+    from daemon.diff.programs import Program
+
+    return [Program(id, **asdict(entry)) for id, entry in entries.items()]
 
 
 def _thresholds(config: Config) -> Thresholds:
@@ -393,6 +446,11 @@ def _thresholds(config: Config) -> Thresholds:
         delay_s=given.schedule_delay_s,
         startup_delay_s=given.startup_delay_s,
     )
+
+
+def _delays(config: Config) -> Delays:
+    given = config.restart
+    return Delays(first=given.delay_s, longest=given.max_delay_s, reset=given.reset_s, grace=given.grace_s)
 
 
 def _runtimes(config: Config) -> Mapping[str, RuntimeConfig]:

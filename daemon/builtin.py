@@ -30,6 +30,7 @@ SNAPSHOTTER = "io.holdd.snapshotter.v1"
 DIFFER = "io.holdd.differ.v1"
 RUNTIME = "io.holdd.runtime.v1"
 GC = "io.holdd.gc.v1"
+RESTART = "io.holdd.restart.v1"
 METRICS = "io.holdd.metrics.v1"
 RESOLVER = "io.holdd.resolver.v1"
 SERVICE = "io.holdd.service.v1"
@@ -64,6 +65,7 @@ ROWS = (
     Row(SERVICE, "events", "daemon.services.events:Events", (EVENT,)),
     Row(SERVICE, "introspection", "daemon.services.introspection:Introspection"),
     Row(SERVICE, "transfer", "daemon.services.transfer:Transfer", (CONTENT, SNAPSHOTTER, DIFFER, RESOLVER)),
+    Row(RESTART, "monitor", "daemon.restart.monitor:Monitor", (SERVICE, EVENT)),
 )
 
 # What a proxy plugin of each type is made of: not imported where there is none.

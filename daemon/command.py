@@ -28,6 +28,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--state", metavar="DIR", help="where what runs is kept; gone after a reboot")
     parser.add_argument("--address", "-a", metavar="SOCKET", help="unix socket to serve on")
     parser.add_argument("--log-level", "-l", choices=list(log.LEVELS), help="how much to log")
+    parser.add_argument("--selftest", action="store_true", help="check what this program is made of, and end")
     commands = parser.add_subparsers(metavar="COMMAND", dest="command")
     configure.register(commands.add_parser("config", help="print, explain or check the configuration"))
     parser.add_argument("--version", "-v", action="version", version=f"holdd {VERSION}")

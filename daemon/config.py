@@ -39,7 +39,8 @@ class Events(Section, frozen=True):
 class RuntimeEntry(Section, frozen=True):
     """An OCI runtime: `path` is absolute or looked up in PATH; `root` is where it keeps its state (empty: below ours).
 
-    `args` are global options of its own; `timeout_s` bounds each of its calls.
+    `args` are global options of its own; `timeout_s` bounds each of its calls. A container's own file of options
+    (`ctr run --runtime-config-path`) has the same keys.
     """
 
     path: str
@@ -48,7 +49,7 @@ class RuntimeEntry(Section, frozen=True):
     systemd_cgroup: bool = False
     no_pivot: bool = False
     no_new_keyring: bool = False
-    timeout_s: Seconds = 30.0
+    timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 30.0
 
 
 class GC(Section, frozen=True):
@@ -61,6 +62,17 @@ class GC(Section, frozen=True):
     mutation_threshold: Annotated[int, msgspec.Meta(ge=0)] = 100
     schedule_delay_s: Seconds = 0.0
     startup_delay_s: Seconds = 0.1
+
+
+class Restart(Section, frozen=True):
+    """When containers with a restart policy are started again: after `delay_s`, each time twice as long up to
+    `max_delay_s`, and after `delay_s` again once they ran for `reset_s`. One without a task is given one after
+    `grace_s`, unless somebody else does."""
+
+    delay_s: Seconds = 0.1
+    max_delay_s: Seconds = 60.0
+    reset_s: Seconds = 10.0
+    grace_s: Seconds = 5.0
 
 
 class Metrics(Section, frozen=True):
@@ -185,6 +197,7 @@ class Config(Section, frozen=True):
     content: Content = Content()
     events: Events = Events()
     gc: GC = GC()
+    restart: Restart = Restart()
     metrics: Metrics = Metrics()
     registry: Registry = Registry()
     transfer: Transfer = Transfer()
@@ -201,6 +214,7 @@ RELOADABLE = (
     ("log_format",),
     ("default_snapshotter",),
     ("gc",),
+    ("restart",),
     ("registry", "hosts_dir"),
     ("diff", "layers"),
     ("stream_processors",),

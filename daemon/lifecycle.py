@@ -45,19 +45,24 @@ async def serve(config: Config, nursery: Nursery, again: Callable[[], Config], m
             for address in _listen(server, config, manager):
                 log.info("serving at %s", address)
             manager.ready()
-            beating = asyncio.create_task(manager.beat())
             tidying = asyncio.create_task(asyncio.to_thread(system.tidy))
-            collecting = asyncio.create_task(system.scheduler.run())
-            rereading = asyncio.create_task(_reload(system, reloading, again, manager))
+            tasks = [
+                asyncio.create_task(manager.beat()),
+                asyncio.create_task(system.scheduler.run()),
+                asyncio.create_task(system.runtime.look()),
+                asyncio.create_task(_reload(system, reloading, again, manager)),
+            ]
+            if system.restarting is not None:
+                tasks.append(asyncio.create_task(system.restarting.run()))
             try:
                 await stopping.wait()
             finally:
                 log.info("stopping")
                 manager.stopping()
                 await server.close()
-                for task in (collecting, rereading, beating):
+                for task in tasks:
                     task.cancel()
-                await asyncio.wait([tidying, collecting, rereading, beating])
+                await asyncio.wait([tidying, *tasks])
     finally:
         await system.runtime.close()
         system.close()

@@ -12,7 +12,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t, uintptr_t
 from pyx.lean cimport PAGE, decimal, drop_interpreter, join, reset_signals, retitle, set_oom_score, settle
 from pyx.shimwire cimport (
     Answer, EXIT_OOM, EXIT_OOM_ANCESTOR, ExitRecord, ForkAnswer, ForkRequest, Header, OP_ATTACH, OP_CONSOLE,
-    OP_DROP, OP_EXIT, OP_FETCH, OP_KEEP, OP_KILL, OP_MOUNT, OP_RESIZE, OP_RUN, OP_SHUTDOWN, OP_WATCH_OOM,
+    OP_DROP, OP_EXIT, OP_FETCH, OP_FOLLOW, OP_KEEP, OP_KILL, OP_MOUNT, OP_RESIZE, OP_RUN, OP_SHUTDOWN, OP_WATCH_OOM,
     ResizeBody, RUN_EXPIRED, RunBody, RunResult, STAGE_CWD, STAGE_DESCRIPTORS, STAGE_EXEC, STAGE_FORK, STAGE_NAME,
     VERSION,
 )
@@ -1097,6 +1097,19 @@ cdef int resize(Cursor* cursor) noexcept nogil:
     return 0
 
 
+cdef int follow(int index, Cursor* cursor) noexcept nogil:
+    """Go back to the record that the peer has not read: one may have been written before the connection was taken."""
+    cdef uint64_t sequence
+    if cursor.end - cursor.at < 8:
+        return -EINVAL
+    sequence = (<uint64_t*>cursor.at)[0]
+    if sequence > exits_count:
+        return -EINVAL
+    connections[index].next = sequence
+    flush(index)
+    return 0
+
+
 cdef int keep_received(const char* name) noexcept nogil:
     cdef int error
     if received_count != 1:
@@ -1163,6 +1176,8 @@ cdef void handle(int index, ssize_t size, int flags) noexcept nogil:
         error = mount_old(&cursor)
     elif header.operation == OP_RESIZE:
         error = resize(&cursor)
+    elif header.operation == OP_FOLLOW:
+        error = follow(index, &cursor)
     elif header.operation == OP_SHUTDOWN:
         ending = True
         error = 0

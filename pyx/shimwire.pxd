@@ -30,6 +30,7 @@ from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t, uint8_t
 #   10 resize     width u16, height u16, 0 u32, name
 #   11 watch oom  directory
 #   12 shutdown
+#   13 follow     sequence u64: exits from that record on are told, of those before it was connected, too
 #
 # Answers, in any order, and notices of exits, which have operation 1 and id 0:
 #
@@ -60,6 +61,7 @@ cdef enum:
     OP_RESIZE = 10
     OP_WATCH_OOM = 11
     OP_SHUTDOWN = 12
+    OP_FOLLOW = 13
 
     STAGE_EXEC = 1
     STAGE_CWD = 2

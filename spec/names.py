@@ -46,6 +46,9 @@ RESTART_POLICY = "containerd.io/restart.policy"
 RESTART_COUNT = "containerd.io/restart.count"
 RESTART_STOPPED = "containerd.io/restart.explicitly-stopped"
 RESTART_LOG_URI = "containerd.io/restart.loguri"
+RESTART_AT = "containerd.io/restart.at"  # this and the next two are ours: see spec.restart
+RESTART_AFTER = "containerd.io/restart.after"
+RESTART_BACKOFF = "containerd.io/restart.backoff"
 
 # Annotations of descriptors in an image archive's index.
 IMAGE_NAME = "io.containerd.image.name"

@@ -25,6 +25,7 @@ from spec.records import (
     IngestStatus,
     Labels,
     Process,
+    RuntimeInfo,
     RuntimeRef,
     SnapshotInfo,
     Timing,
@@ -299,6 +300,19 @@ class Comparer(Protocol):
         """
 
 
+class LayerConverter(Protocol):
+    """Layers in other compressions: gzip, zstd, "" for none."""
+
+    def compression(self, layer: Descriptor) -> str:
+        """By its first bytes: for one whose media type does not say."""
+
+    def convert(self, layer: Descriptor, wanted: str, diff_id: str, cancel: Cancel) -> Descriptor:
+        """Digest and size of the blob that it becomes, which is labelled with its diff id; it may be there already.
+
+        FailedPrecondition when it is not `diff_id`; NotFound when it is not here.
+        """
+
+
 class Differ(Applier, Comparer, Protocol):
     """Both directions."""
 
@@ -336,6 +350,10 @@ class Resolver(Protocol):
 class ImageArchive(Resolver, Protocol):
     """Images in one file or directory, by digest. A context manager."""
 
+    @property
+    def index(self) -> Descriptor:
+        """All of them as one."""
+
     def images(self) -> Sequence[tuple[str, Descriptor]]:
         """What the archive calls each (a whole name, a tag, or nothing), and its target."""
 
@@ -359,13 +377,20 @@ class Pusher(Protocol):
         between commas) or "complete". `told` hears how many bytes were sent. FailedPrecondition when `reader` has
         another size."""
 
+    def borrow(self, descriptor: Descriptor, neighbours: str = "") -> str:
+        """Have a blob there that is not here: "already exists" or "mounted" as `blob` says, "" when neither can be."""
+
     def manifest(self, descriptor: Descriptor, body: bytes, tag: str = "") -> bool:
         """Have a manifest or an index there, by its digest or as `tag`: whether it was not so yet. All that it names
         must be there."""
 
 
 class Registries(Resolver, Protocol):
-    """A Resolver that can be pushed to."""
+    """A Resolver that can be pushed to, and asked what refers to what."""
+
+    def referrers(self, ref: str, digest: str, artifact_types: Sequence[str] = ()) -> Sequence[Descriptor]:
+        """Manifests in the repository of `ref` whose subject is `digest`, of these types (none: all). None at all is no
+        error, nor whether there is such a manifest."""
 
     def pusher(self, ref: str) -> Pusher: ...
 
@@ -479,6 +504,9 @@ class Runtime(Protocol):
 
     async def delete(self, namespace: str, id: str) -> Exit:
         """End a task that is not running: FailedPrecondition when it is. NotFound."""
+
+    async def info(self, namespace: str, runtime: RuntimeRef) -> RuntimeInfo:
+        """What the runtime tells of itself, and what is known against it. NotFound; why it does not tell."""
 
 
 class Meters(Protocol):

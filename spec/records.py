@@ -47,13 +47,44 @@ class RuntimeRef(Record, frozen=True):
 
 class RuntimeOptions(Record, frozen=True):
     """`RuntimeRef.options`, as msgpack (containerd.runc.v1.Options); what is empty or false leaves the configuration's.
-    """
+
+    `criu_work_path` is where CRIU leaves its log when a checkpoint names no other place. `config_path` is a TOML file
+    of the daemon's host with keys of `[runtimes.NAME]`, which go before the configuration's and after these here."""
 
     binary_name: str = ""
     root: str = ""
     systemd_cgroup: bool = False
     no_pivot_root: bool = False
     no_new_keyring: bool = False
+    criu_work_path: str = ""
+    config_path: str = ""
+
+
+class RuntimeRequest(Record, frozen=True):
+    """What PluginInfo is asked of the runtime plugin: about `runtime_path`, a configured name or an absolute path
+    (empty: the namespace's default), with `options`, those of a RuntimeRef."""
+
+    runtime_path: str = ""
+    options: msgspec.Raw = msgspec.Raw(b"\xc0")
+
+
+class RuntimeVersion(Record, frozen=True):
+    version: str = ""
+    revision: str = ""
+
+
+class RuntimeInfo(Record, frozen=True):
+    """What there is to tell about an OCI runtime. `path` is its program, `version` what it says of itself, `features`
+    the JSON of the OCI runtime spec's features document (empty: it has none), `annotations` those in it, `warnings`
+    what should be known to whoever uses it."""
+
+    name: str
+    path: str = ""
+    version: RuntimeVersion = RuntimeVersion()
+    options: msgspec.Raw = msgspec.Raw(b"\xc0")
+    features: bytes = b""
+    annotations: dict[str, str] = {}
+    warnings: Sequence[str] = ()
 
 
 class Container(Record, frozen=True):

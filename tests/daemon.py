@@ -13,7 +13,8 @@ from spec import errors
 from spec.api.version import VersionRequest
 from tests import cgroups
 
-BIN = Path(sys.executable).parent
+# Where holdd and ctr are: the source's, or the frozen ones (`make test-frozen`).
+BIN = Path(os.environ.get("HOLDD_TEST_BIN") or Path(sys.executable).parent).absolute()
 START_S = 30.0
 
 

@@ -6,7 +6,7 @@ import os
 import msgspec
 from msgspec.structs import replace
 
-from ctr import check, defaults, garbage, image, mount, output, progress, registry
+from ctr import archives, check, convert, defaults, garbage, image, mount, output, progress, referrers, registry
 from ctr.output import Out
 from daemon.client.client import Client
 from spec import errors, platforms, reference
@@ -21,7 +21,9 @@ def register(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(metavar="VERB", required=True)
     _register_pull(verbs.add_parser("pull", help="pull an image from a registry and unpack it"))
     _register_push(verbs.add_parser("push", help="send an image to a registry"))
-    _register_import(verbs.add_parser("import", help="bring in the images of an archive, and unpack them"))
+    archives.register(verbs)
+    convert.register(verbs)
+    referrers.register(verbs)
     ls = verbs.add_parser("ls", aliases=["list"], help="list images")
     output.register_list(ls)
     ls.add_argument("filters", nargs="*")
@@ -58,7 +60,7 @@ def _register_snapshots(verbs: "argparse._SubParsersAction[argparse.ArgumentPars
     usage.set_defaults(do=_usage)
     unpack = verbs.add_parser("unpack", help="make an image's snapshots of its content")
     unpack.add_argument("--platform", action="append", default=[], help="instead of the host's; may be repeated")
-    unpack.add_argument("--quiet", "-q", action="store_true", help="show no progress")
+    progress.register(unpack)
     unpack.set_defaults(do=_unpack)
     for verb in (usage, unpack):
         verb.add_argument("--snapshotter", default=os.environ.get("HOLDD_SNAPSHOTTER", ""))
@@ -74,9 +76,10 @@ def _register_pull(pull: argparse.ArgumentParser) -> None:
     registry.register(pull)
     pull.add_argument("--platform", action="append", default=[], help="instead of the host's; may be repeated")
     pull.add_argument("--all-platforms", action="store_true", help="content of every platform")
+    registry.register_metadata(pull)
     pull.add_argument("--snapshotter", default=os.environ.get("HOLDD_SNAPSHOTTER", ""), help="unpack into this one")
     pull.add_argument("--label", action="append", default=[], metavar="KEY=VALUE", help="of the image")
-    pull.add_argument("--quiet", "-q", action="store_true", help="show no progress")
+    progress.register(pull)
     pull.add_argument("ref")
     pull.set_defaults(do=_pull)
 
@@ -89,9 +92,10 @@ def _pull(args: argparse.Namespace, client: Client, out: Out) -> None:
         platforms=args.platform,
         all_platforms=args.all_platforms,
         unpacks=unpacks,
+        all_metadata=not args.skip_metadata,
     )
     request = transfer.TransferRequest(source=registry.source(args, args.ref), destination=destination)
-    progress.show(client.transfer.transfer(request), args.quiet)
+    progress.show(client.transfer.transfer(request), args)
 
 
 def _register_push(push: argparse.ArgumentParser) -> None:
@@ -103,7 +107,7 @@ def _register_push(push: argparse.ArgumentParser) -> None:
     push.add_argument(
         "--allow-non-distributable-blobs", action="store_true", help="layers that may not be redistributed, too"
     )
-    push.add_argument("--quiet", "-q", action="store_true", help="show no progress")
+    progress.register(push)
     push.add_argument("remote")
     push.add_argument("local", nargs="?", default="", help="the image, if its name is another")
     push.set_defaults(do=_push)
@@ -122,46 +126,7 @@ def _push(args: argparse.Namespace, client: Client, out: Out) -> None:
     )
     destination = replace(registry.source(args, args.remote), concurrency=args.max_concurrent_uploaded_layers)
     request = transfer.TransferRequest(source=source, destination=destination)
-    progress.show(client.transfer.transfer(request), args.quiet)
-
-
-def _register_import(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--base-name", default="", metavar="NAME", help="before names that are but a tag")
-    parser.add_argument("--index-name", default="", metavar="NAME", help="of the archive's only image")
-    parser.add_argument("--platform", action="append", default=[], help="instead of the host's; may be repeated")
-    parser.add_argument("--all-platforms", action="store_true", help="content of every platform")
-    parser.add_argument("--no-unpack", action="store_true", help="content only")
-    parser.add_argument("--snapshotter", default=os.environ.get("HOLDD_SNAPSHOTTER", ""), help="unpack into this one")
-    parser.add_argument("--label", action="append", default=[], metavar="KEY=VALUE", help="of the images")
-    parser.add_argument("--quiet", "-q", action="store_true", help="show no progress")
-    parser.add_argument("file", help="a tar of an OCI layout, or its directory; - for stdin")
-    parser.set_defaults(do=_import)
-
-
-def _import(args: argparse.Namespace, client: Client, out: Out) -> None:
-    unpacks = [transfer.Unpack(platform=platform, snapshotter=args.snapshotter) for platform in args.platform or [""]]
-    destination = transfer.ImageStore(
-        name=args.index_name,
-        labels=output.parse_labels(args.label),
-        platforms=args.platform,
-        all_platforms=args.all_platforms,
-        unpacks=() if args.no_unpack else unpacks,
-    )
-    source = transfer.Archive(base_name=args.base_name)
-    fd = 0 if args.file == "-" else _opened(args.file)
-    try:
-        request = transfer.TransferRequest(source=source, destination=destination)
-        progress.show(client.transfer.transfer(request, [fd]), args.quiet)
-    finally:
-        if fd:
-            os.close(fd)
-
-
-def _opened(path: str) -> int:
-    try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as exc:
-        raise errors.from_os(exc, f"opening {path}") from exc
+    progress.show(client.transfer.transfer(request), args)
 
 
 def _ls(args: argparse.Namespace, client: Client, out: Out) -> None:
@@ -252,4 +217,4 @@ def _usage(args: argparse.Namespace, client: Client, out: Out) -> None:
 
 
 def _unpack(args: argparse.Namespace, client: Client, out: Out) -> None:
-    progress.show(image.unpack(client, args.ref, args.snapshotter, args.platform), args.quiet)
+    progress.show(image.unpack(client, args.ref, args.snapshotter, args.platform), args)

@@ -4,7 +4,9 @@ import argparse
 import contextlib
 import sys
 
-from ctr import container, process
+from msgspec.structs import replace
+
+from ctr import container, process, restart
 from ctr.output import Out
 from ctr.phases import Phases
 from daemon.client.client import Client
@@ -16,6 +18,8 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rm", action="store_true", help="remove the container, which never syncs, when it has ended")
     parser.add_argument("--pid-file", default="", metavar="FILE")
     parser.add_argument("--dump-config", action="store_true", help="print the OCI runtime spec and run nothing")
+    policies = "always, unless-stopped, on-failure or on-failure:N, with --detach: when it is started again"
+    parser.add_argument("--restart", default="", metavar="POLICY", help=policies)
     process.register(parser)
     container.register(parser)
 
@@ -23,9 +27,15 @@ def register(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, client: Client, out: Out) -> int:
     if args.rm and args.detach:
         raise errors.InvalidArgument("--rm and --detach exclude one another")
+    if args.restart and not args.detach:
+        raise errors.InvalidArgument("--restart is for a container that nobody waits for: give --detach")
+    if args.restart and args.rootfs and args.uidmap:
+        raise errors.InvalidArgument("--restart knows no directory whose ids are mapped: use an image")
+    marks = restart.asked(args.restart, args.log_uri) if args.restart else {}
     phases = Phases(sys.stderr)
     with phases.phase("reading the image"):
         plan = container.describe(args, client)
+    plan = plan._replace(record=replace(plan.record, labels={**plan.record.labels, **marks}))
     if args.dump_config:
         sys.stdout.buffer.write(plan.record.spec + b"\n")
         return 0
@@ -42,6 +52,8 @@ def run(args: argparse.Namespace, client: Client, out: Out) -> int:
             undo.pop_all()
             return 0
         undo.pop_all()
+    if args.restart:
+        restart.begin(client, args.id)
     if args.rm:
         container.remove(client, args.id)
     return code

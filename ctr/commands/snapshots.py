@@ -147,7 +147,7 @@ def _commit(args: argparse.Namespace, client: Client, out: Out) -> None:
 
 def _unpack(args: argparse.Namespace, client: Client, out: Out) -> None:
     name = _named_by(client, args.digest)
-    progress.show(image.unpack(client, name, args.snapshotter), quiet=True)
+    progress.finish(image.unpack(client, name, args.snapshotter))
     out.line(image.resolve(client, name).chain_id)
 
 

@@ -9,7 +9,7 @@ import sys
 
 from msgspec.structs import replace
 
-from ctr import figures, output, process, top
+from ctr import figures, output, process, restart, runtimes, top
 from ctr.output import Out
 from ctr.phases import Phases
 from daemon.client.client import Client
@@ -19,7 +19,7 @@ from spec.api import tasks as api
 from spec.base import to_json
 from spec.names import STOP_SIGNAL
 from spec.oci import build, runtime
-from spec.records import CheckpointOptions
+from spec.records import CheckpointOptions, RuntimeOptions
 
 CLEAR = "\x1b[H\x1b[J"  # of a terminal (console_codes(4))
 ALIASES = {"metrics": ("metric",)}
@@ -29,6 +29,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(metavar="VERB", required=True)
     start = _verb(verbs, "start", _start, "run a container that exists")
     start.add_argument("--pid-file", default="", metavar="FILE")
+    start.add_argument("--no-pivot", action="store_true", help="do not change roots by pivot_root, this time")
     process.register(start)
     ls = verbs.add_parser("ls", aliases=["list"], help="list tasks")
     output.register_list(ls)
@@ -91,8 +92,10 @@ def _start(args: argparse.Namespace, client: Client, out: Out) -> int:
     record = client.containers.get(containers.GetRequest(id=args.id))
     terminal = process.has_terminal(record)
     stdio, fds = process.streams(args, terminal)
+    restart.resume(client, record)
     with Phases(sys.stderr).phase(f"creating task {args.id}"):
-        pid = client.tasks.create(api.CreateRequest(container_id=args.id, stdio=stdio), fds=fds).pid
+        options = runtimes.packed(RuntimeOptions(no_pivot_root=args.no_pivot))
+        pid = client.tasks.create(api.CreateRequest(container_id=args.id, stdio=stdio, options=options), fds=fds).pid
     with contextlib.suppress(process.Left):
         return process.launch(args, client, pid, terminal)
     return 0
@@ -149,7 +152,9 @@ def _forget(client: Client, id: str, exec_id: str) -> None:
 def _kill(args: argparse.Namespace, client: Client, out: Out) -> None:
     number = _signal(args.signal or _stop_signal(client, args.id))
     request = api.KillRequest(container_id=args.id, exec_id=args.exec_id, signal=number, all=args.all)
-    client.tasks.kill(request)
+    stops = not args.exec_id and (not args.signal or number in restart.ENDING)
+    with restart.stopping(client, args.id) if stops else contextlib.nullcontext():
+        client.tasks.kill(request)
 
 
 def _stop_signal(client: Client, id: str) -> str:
@@ -177,6 +182,11 @@ def _rm(args: argparse.Namespace, client: Client, out: Out) -> int:
 
 
 def _delete(client: Client, id: str, exec_id: str, force: bool) -> int:
+    with contextlib.nullcontext() if exec_id else restart.stopping(client, id):
+        return _deleted(client, id, exec_id, force)
+
+
+def _deleted(client: Client, id: str, exec_id: str, force: bool) -> int:
     if force:
         with contextlib.suppress(errors.NotFound, errors.FailedPrecondition):  # ended, or never started
             client.tasks.kill(api.KillRequest(container_id=id, exec_id=exec_id, signal=9, all=not exec_id))

@@ -19,8 +19,6 @@ from spec.oci.image import OCI_LAYER, Descriptor
 from spec.ports import Applied, BlobReader, Cancel, ContentStore, Source, StreamProcessor
 from spec.types import Mount, Usage
 
-CHUNK = 256 << 10  # bytes of plain tar at once
-
 # What an archive brings about by its entries alone: parents that are files, loops, links to nothing, names, attributes
 # or files too long.
 ITS_OWN_FAULT = frozenset(
@@ -126,16 +124,16 @@ class ArchiveApplier:
             return applied
 
 
-def _run(plain: Source, unpacker: Unpacker, cancel: Cancel | None) -> AppliedLayer:
+def _run(plain: processors.Filling, unpacker: Unpacker, cancel: Cancel | None) -> AppliedLayer:
     running = digests.hasher()
     size = 0
     with Feeder(unpacker) as feeder:
-        while data := plain.read(CHUNK):
+        while got := plain.readinto(room := feeder.room()):
             if cancel is not None:
                 cancel.check()
-            running.update(data)
-            feeder.feed(data)
-            size += len(data)
+            running.update(room[:got])
+            feeder.feed(got)
+            size += got
         made, inodes = feeder.finish()
     return AppliedLayer(
         Descriptor(media_type=OCI_LAYER, digest=f"{digests.CANONICAL}:{running.hexdigest()}", size=size),

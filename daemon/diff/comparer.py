@@ -11,14 +11,12 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
-from msgspec.structs import replace
-
-from daemon.diff import compression, stacks
+from daemon.diff import compression, stacks, storing
 from daemon.kit import mounting
 from pyx.changes import Changes, Unclear
 from pyx.pack import Packer, Reserved, Shrunk
 from spec import digest as digests
-from spec import errors, names
+from spec import errors
 from spec.oci.image import OCI_LAYER_GZIP, Descriptor
 from spec.ports import BlobWriter, Cancel, ContentStore
 from spec.records import Labels
@@ -58,25 +56,12 @@ class WalkingComparer:
                     writer.truncate()
                 with _doing():
                     diff_id = _write(writer, media_type, lower, upper, source_date_epoch_s, cancel)
-                return self._commit(writer, media_type, {**(labels or {}), names.UNCOMPRESSED: diff_id})
+                return storing.commit(self._content, writer, media_type, diff_id, labels or {})
         except BaseException:
             if not ref:
                 with contextlib.suppress(errors.Error):
                     self._content.abort(own)
             raise
-
-    def _commit(self, writer: BlobWriter, media_type: str, labels: Labels) -> Descriptor:
-        """A blob that is there already is as good; it is told its diff id."""
-        digest, size = writer.digest(), writer.status().offset
-        try:
-            writer.commit(size, digest, labels)
-        except errors.AlreadyExists:
-            with contextlib.suppress(errors.Unimplemented):  # a store that keeps no labels
-                info = self._content.info(digest)
-                if names.UNCOMPRESSED not in info.labels:
-                    told = {**info.labels, names.UNCOMPRESSED: labels[names.UNCOMPRESSED]}
-                    self._content.update(replace(info, labels=told), [f"labels.{names.UNCOMPRESSED}"])
-        return Descriptor(media_type=media_type, digest=digest, size=size)
 
 
 def _write(

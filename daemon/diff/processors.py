@@ -1,8 +1,11 @@
 """From a layer's bytes as stored to a plain tar: gzip and zstd, in process and in bounded memory.
 
-A processor is a Source over a Source. Damaged or cut-off input is DataLoss; what inflates beyond the bounds is
+A processor fills buffers from a Source. Damaged or cut-off input is DataLoss; what inflates beyond the bounds is
 ResourceExhausted.
 """
+
+from gzip import BadGzipFile
+from typing import Protocol
 
 from isal import isal_zlib
 
@@ -12,25 +15,30 @@ from spec import errors
 from spec.oci import graph
 from spec.ports import Source
 
-CHUNK = 256 << 10  # bytes asked of the source at once
+CHUNK = 256 << 10  # bytes asked of the source at once; no gzip header is longer
 GZIP_MAGIC = b"\x1f\x8b\x08"
-GZIP_WINDOW = 31  # zlib's wbits for a gzip header
-GULP = 64 << 10  # bytes of gzip at once: what is behind a member's end is copied, and members may be of a few bytes
-EMPTIES = 1000  # members in a row that hold nothing: work without end that no bound on the output ends
+FRUITLESS = 4 << 20  # bytes of gzip in a row that inflate to nothing: work without end that no bound on the output ends
 
 
-def opened(source: Source, media_type: str, bounds: Bounds = Bounds()) -> Source:
+class Filling(Protocol):
+    """What fills buffers, which are used again."""
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        """How many of its next bytes are in `buffer` now; 0 at the end."""
+
+
+def opened(source: Source, media_type: str, bounds: Bounds = Bounds()) -> "Bounded":
     """`source` as a plain tar. Unimplemented for a media type that is no layer's."""
     kind = graph.compression(media_type)
     counted = Counted(source)
-    plain: Source = counted
+    plain: Filling = counted
     if kind:  # which compression the bytes say themselves
         plain = head = Peeked(counted)
         kind = sniffed(head.head)
-    if kind == "gzip":
-        plain = Gunzip(plain)
-    elif kind == "zstd":
-        plain = Unzstd(plain)
+        if kind == "gzip":
+            plain = Gunzip(head)
+        elif kind == "zstd":
+            plain = Unzstd(head)
     return Bounded(plain, counted, bounds)
 
 
@@ -53,14 +61,14 @@ class Counted:
         self.count += len(data)
         return data
 
-    def close(self) -> None:
-        self._source.close()
+    def readinto(self, buffer: memoryview, /) -> int:
+        return filled(buffer, self.read(len(buffer)))
 
 
 class Peeked:
     """A source whose first bytes can be looked at."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Counted) -> None:
         self._source = source
         self.head = b""
         while len(self.head) < 4 and (data := source.read(CHUNK)):
@@ -72,83 +80,70 @@ class Peeked:
         data, self.head = self.head[:size], self.head[size:]
         return data
 
-    def close(self) -> None:
-        self._source.close()
+    def readinto(self, buffer: memoryview, /) -> int:
+        return filled(buffer, self.read(len(buffer)))
+
+
+def filled(buffer: memoryview, data: bytes | memoryview) -> int:
+    """`data`, which is no longer, copied to where `buffer` begins; its length."""
+    buffer[: len(data)] = data
+    return len(data)
 
 
 class Gunzip:
-    """gzip, of any number of members (RFC 1952)."""
+    """gzip, of any number of members (RFC 1952); zeros behind one are padding."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Peeked) -> None:
+        self._fed = _Fed(source)
+        self._reader = isal_zlib._GzipReader(self._fed, CHUNK)  # type: ignore[arg-type]  # it calls `readinto` alone
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        self._fed.fruitless = 0
+        try:
+            return self._reader.readinto(buffer)
+        except (BadGzipFile, EOFError, OverflowError, isal_zlib.IsalError) as exc:  # type: ignore[misc]
+            # (its stubs take the class for an instance)
+            raise errors.DataLoss(f"inflating gzip: {exc}") from exc
+
+
+class _Fed:
+    """The file that is inflated."""
+
+    def __init__(self, source: Peeked) -> None:
+        self.read = source.read
         self._source = source
-        self._inflater = isal_zlib.decompressobj(wbits=GZIP_WINDOW)
-        self._input = memoryview(b"")
-        self._empties = 0
+        self.fruitless = 0
 
-    def read(self, size: int, /) -> bytes:
-        while True:
-            if self._inflater.eof and not self._next_member():
-                return b""
-            self._fill()
-            gulp = self._input[:GULP]
-            try:
-                data: bytes = self._inflater.decompress(gulp, size)
-            except isal_zlib.IsalError as exc:  # type: ignore[misc]  # its stubs take the class for an instance
-                raise errors.DataLoss(f"inflating gzip: {exc}") from exc
-            left = len(self._inflater.unconsumed_tail) + len(self._inflater.unused_data)
-            self._input = self._input[len(gulp) - left :]
-            if data:
-                self._empties = 0
-                return data
-            if not gulp and not self._inflater.eof:
-                raise errors.DataLoss("inflating gzip: it ends too early")
-
-    def close(self) -> None:
-        self._source.close()
-
-    def _fill(self) -> None:
-        if not self._input:
-            self._input = memoryview(self._source.read(CHUNK))
-
-    def _next_member(self) -> bool:
-        """Whether another one follows; zeros behind the last are padding."""
-        self._fill()
-        while self._input and not self._input[0]:
-            gulp = self._input[:GULP]
-            self._input = self._input[len(gulp) - len(bytes(gulp).lstrip(b"\0")) :]
-            self._fill()
-        if not self._input:
-            return False
-        self._empties = _another(self._empties)
-        self._inflater = isal_zlib.decompressobj(wbits=GZIP_WINDOW)
-        return True
-
-
-def _another(empties: int) -> int:
-    """How many members without content there are in a row, with the one that begins."""
-    if empties == EMPTIES:
-        raise errors.ResourceExhausted(f"inflating: more than {EMPTIES} members in a row hold nothing")
-    return empties + 1
+    def readinto(self, buffer: memoryview, /) -> int:
+        if self.fruitless > FRUITLESS:
+            raise errors.ResourceExhausted(f"inflating gzip: more than {FRUITLESS} bytes in a row hold nothing")
+        got = self._source.readinto(buffer)
+        self.fruitless += got
+        return got
 
 
 class Bounded:
-    """Ends what inflates too much."""
+    """A Source, and what fills buffers. Ends what inflates too much."""
 
-    def __init__(self, plain: Source, counted: Counted, bounds: Bounds) -> None:
+    def __init__(self, plain: Filling, counted: Counted, bounds: Bounds) -> None:
         self._plain = plain
         self._counted = counted
         self._bounds = bounds
         self._out = 0
 
     def read(self, size: int, /) -> bytes:
-        data = self._plain.read(size)
-        self._out += len(data)
+        buffer = memoryview(bytearray(size))
+        return bytes(buffer[: self.readinto(buffer)])
+
+    def close(self) -> None:
+        """The source is closed by whoever opened it."""
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        got = self._plain.readinto(buffer)
+        self._out += got
         bounds = self._bounds
         if self._out > bounds.size:
             raise errors.ResourceExhausted(f"inflating: it is longer than {bounds.size} bytes")
         if self._out > bounds.slack and self._out > self._counted.count * bounds.ratio:
             raise errors.ResourceExhausted(f"inflating: it is more than {bounds.ratio} times as long as what was read")
-        return data
-
-    def close(self) -> None:
-        self._plain.close()
+        return got

@@ -1,13 +1,13 @@
 """zstd, of any number of frames, skippable ones too (RFC 8878), a block at a time: a block inflates to 128 KiB at most,
 so no input makes a call return more."""
 
+from typing import Protocol
+
 from zstandard import ZstdDecompressor, ZstdError
 
 from spec import errors
-from spec.ports import Source
 
 CHUNK = 256 << 10  # bytes asked of the source at once
-GATHERED = 256 << 10  # bytes of output that are made before any is returned
 MAGIC = b"\x28\xb5\x2f\xfd"
 SKIPPABLE = b"\x2a\x4d\x18"  # behind a byte from 0x50 to 0x5f (RFC 8878, 3.1.2)
 EMPTIES = 1000  # frames or blocks in a row that hold nothing: work without end that no bound on the output ends
@@ -21,10 +21,14 @@ def _is_skippable(head: bytes | memoryview) -> bool:
     return len(head) >= 4 and head[0] >> 4 == 5 and bytes(head[1:4]) == SKIPPABLE
 
 
-class Unzstd:
-    """A Source of what another inflates to. Damaged or cut-off input is DataLoss."""
+class Readable(Protocol):
+    def read(self, size: int, /) -> bytes: ...
 
-    def __init__(self, source: Source) -> None:
+
+class Unzstd:
+    """What a source inflates to. Damaged or cut-off input is DataLoss."""
+
+    def __init__(self, source: Readable) -> None:
         self._source = source
         self._context = ZstdDecompressor()
         self._decoder = self._context.decompressobj(read_across_frames=False)
@@ -33,21 +37,20 @@ class Unzstd:
         self._output = memoryview(b"")
         self._empties = 0
 
-    def read(self, size: int, /) -> bytes:
-        if not self._output:
-            parts: list[bytes] = []
-            length = 0
-            while length < GATHERED and (part := self._part()) is not None:
-                parts.append(part)
-                length += len(part)
-            if len(parts) == 1 and length <= size:
-                return parts[0]
-            self._output = memoryview(b"".join(parts))
-        data, self._output = bytes(self._output[:size]), self._output[size:]
-        return data
-
-    def close(self) -> None:
-        self._source.close()
+    def readinto(self, buffer: memoryview, /) -> int:
+        """How many bytes are in `buffer` now; 0 at the end."""
+        done = 0
+        while done < len(buffer):
+            if not self._output:
+                part = self._part()
+                if part is None:
+                    break
+                self._output = memoryview(part)
+            data = self._output[: len(buffer) - done]
+            buffer[done : done + len(data)] = data
+            self._output = self._output[len(data) :]
+            done += len(data)
+        return done
 
     def _part(self) -> bytes | None:
         """What the next piece inflates to; None at the end."""

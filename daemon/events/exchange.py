@@ -106,6 +106,14 @@ class Exchange:
         finally:
             self._subscribed -= 1
 
+    def recent(self) -> Sequence[Envelope]:
+        """The last events that are still kept, RECENT at most, oldest first."""
+        with self._lock:
+            if self._ring is None:
+                return list(self._recent)
+            records, _ = self._ring.read(max(0, self._last - RECENT), RECENT)
+        return [self._decoder.decode(payload) for _, payload in records]
+
     def close(self) -> None:
         """Let go of the ring: what is published from now on is kept in memory alone."""
         with self._lock:
@@ -148,7 +156,7 @@ class Exchange:
         with self._lock:
             if number > self._last:
                 return [], place
-            recent = self._recent[0].sequence
+            recent = self._recent[0].sequence if self._recent else self._last + 1
             if number >= recent:
                 start = number - recent
                 found = list(islice(self._recent, start, start + BATCH))

@@ -9,7 +9,7 @@ another layer, a directory that it only implies and that is none below. Such a l
 import contextlib
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from spec import errors, names
@@ -53,22 +53,23 @@ class Made:
 class Layers:
     """Snapshots of layers in one snapshotter. Nothing is left of one that fails. From any thread.
 
-    With `sync` a layer's data is durable before its commit is.
+    With `sync` a layer's data is durable before its commit is. `keep` makes a snapshot that of the call's lease.
     """
 
-    def __init__(self, snapshotter: Snapshotter, applier: Applier, sync: bool) -> None:
+    def __init__(self, snapshotter: Snapshotter, applier: Applier, sync: bool, keep: Callable[[str], None]) -> None:
         self._snapshotter = snapshotter
         self._applier = applier
         self._sync = sync
+        self._keep = keep
         self._written: Sequence[Mount] = ()
         self.rebases = "rebase" in snapshotter.capabilities
 
     def has(self, chain_id: str) -> bool:
-        try:
-            self._snapshotter.stat(chain_id)
-        except errors.NotFound:
+        """Whether it is there, and stays: no collection took it before it was kept."""
+        if not self._is_there(chain_id):
             return False
-        return True
+        self._keep(chain_id)
+        return self._is_there(chain_id)
 
     def apart(self, step: Step, source: Source, cancel: Cancel) -> Made | None:
         """Unpack it without its parent; None when that cannot be. InvalidArgument when its diff id is another."""
@@ -132,6 +133,13 @@ class Layers:
     def drop(self, made: Made) -> None:
         """It is not wanted, or not right."""
         self._remove(made.key)
+
+    def _is_there(self, chain_id: str) -> bool:
+        try:
+            self._snapshotter.stat(chain_id)
+        except errors.NotFound:
+            return False
+        return True
 
     def _prepare(self, step: Step, parent: str) -> tuple[str, Sequence[Mount]]:
         key = _key("extract", step.chain_id)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
+from daemon.flows import others
 from daemon.flows.fetch import Downloads, Fetch
 from daemon.flows.progress import Report
 from daemon.flows.unpack import Unpacker
@@ -38,8 +39,9 @@ class Pull:
 
     `pool` runs downloads, as many at once as it has threads; `once` is shared by all pulls, so that a blob wanted twice
     comes once; `scope` is the namespace. Each of `matchers` chooses one of an index's manifests (none: all are wanted);
-    `wanted` names the platforms in errors. `labels` are the image's, `origin` those of blobs that come. A pull that
-    fails closes its `resolver`, so that nothing it began runs on.
+    `wanted` names the platforms in errors. With `all_metadata` manifests and configs of an index's other platforms come
+    too, without their layers; with `metadata_only` no layers come at all. `labels` are the image's, `origin` those of
+    blobs that come. A pull that fails closes its `resolver`, so that nothing it began runs on.
     """
 
     reference: str
@@ -55,6 +57,8 @@ class Pull:
     scope: str
     sink: ProgressSink
     cancel: Token
+    all_metadata: bool = False
+    metadata_only: bool = False
     labels: Labels = field(default_factory=dict)
     origin: Labels = field(default_factory=dict)
 
@@ -81,7 +85,9 @@ class Pull:
             raise errors.InvalidArgument(f"pulling {self.reference}: it has no manifest")
         for manifest in manifests:
             self._take(manifest, fetch)
-        _label_index(target, fetch)
+        if self.all_metadata:
+            others.bring(target, fetch, self.resolver)
+        _label_indexes(target, fetch)
         self.cancel.check()
         self.images.put_image(self.name, target, self.labels, tracing.phases())
         report.tell("saved", target.digest)
@@ -130,6 +136,13 @@ class Pull:
             _check(descriptor, document, len(config.rootfs.diff_ids))
         else:
             fetch.blob(document.config)
+        if not self.metadata_only:
+            self._layers(document, config, unpackers, fetch)
+        fetch.label(descriptor, graph.child_labels(descriptor, [document.config, *document.layers]))
+
+    def _layers(
+        self, document: Manifest, config: ImageConfig | None, unpackers: Sequence[Unpacker], fetch: Fetch
+    ) -> None:
         with Downloads(fetch, self.resolver, document.layers) as downloads:
             for unpacker in unpackers:
                 assert config is not None
@@ -141,7 +154,6 @@ class Pull:
         if config is not None:
             for layer, diff_id in zip(document.layers, config.rootfs.diff_ids, strict=True):
                 fetch.label(layer, {names.UNCOMPRESSED: diff_id})
-        fetch.label(descriptor, graph.child_labels(descriptor, [document.config, *document.layers]))
 
     def _unpackers(self, config: ImageConfig) -> list[Unpacker]:
         platform = graph.platform_of(config)
@@ -165,8 +177,17 @@ def _check(descriptor: Descriptor, document: Manifest, diff_ids: int) -> None:
             )
 
 
-def _label_index(target: Descriptor, fetch: Fetch) -> None:
+def _label_indexes(target: Descriptor, fetch: Fetch) -> None:
     """An index keeps those of its children that are here."""
+
+    def below(index: Descriptor) -> list[Descriptor]:
+        try:
+            named = graph.index(index, fetch.document(index)).manifests
+        except errors.InvalidArgument:  # one that only came along
+            return []
+        children = [child for child in named if fetch.has(child)]
+        fetch.label(index, graph.child_labels(index, children))
+        return [child for child in children if graph.is_index(child.media_type)]
+
     if graph.is_index(target.media_type):
-        children = [child for child in graph.index(target, fetch.document(target)).manifests if fetch.has(child)]
-        fetch.label(target, graph.child_labels(target, children))
+        list(graph.walk(target, below))

@@ -1,9 +1,8 @@
 """One object of a registry, as it is, into a descriptor: nothing is stored. Over ports only."""
 
-import os
-import select
 from dataclasses import dataclass
 
+from daemon.flows.outlet import Outlet
 from daemon.kit.cancel import Token
 from spec import digest as digests
 from spec import errors
@@ -12,8 +11,6 @@ from spec.oci.image import Descriptor
 from spec.ports import Resolver, Source
 
 CHUNK = 1 << 20
-PIECE = select.PIPE_BUF  # what a pipe that can be written takes without blocking (pipe(7))
-POLL_MS = 200  # how often one who waits for the reader looks whether he is still wanted
 
 
 @dataclass(frozen=True)
@@ -32,12 +29,13 @@ class Raw:
     media_type: str = ""
 
     def run(self) -> None:
+        outlet = Outlet(self.fd, f"handing on what came of {self.reference}", self.cancel)
         source, digest = self._open()
         running = digests.hasher(digests.split(digest)[0])
         try:
             while data := source.read(CHUNK):
                 running.update(data)
-                self._write(data)
+                outlet.write(data)
         finally:
             source.close()
         if running.hexdigest() != digests.split(digest)[1]:
@@ -55,18 +53,3 @@ class Raw:
             return fetcher.fetch(Descriptor(digest=self.digest)), self.digest
         except errors.NotFound:
             return fetcher.fetch(Descriptor(media_type=image.OCI_MANIFEST, digest=self.digest)), self.digest
-
-    def _write(self, data: bytes) -> None:
-        view = memoryview(data)
-        poll = select.poll()
-        poll.register(self.fd, select.POLLOUT)
-        while view:
-            self.cancel.check()
-            if not poll.poll(POLL_MS):
-                continue
-            try:
-                view = view[os.write(self.fd, view[:PIECE]) :]
-            except BlockingIOError:
-                continue
-            except OSError as exc:
-                raise errors.from_os(exc, f"handing on what came of {self.reference}") from exc

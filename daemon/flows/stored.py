@@ -1,5 +1,7 @@
 """Images that the content store has: their documents, and the journey from there to snapshots. Over ports only."""
 
+import contextlib
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,7 +13,7 @@ from spec import errors, names, platforms
 from spec.oci import graph
 from spec.oci.image import Descriptor, ImageConfig, Manifest
 from spec.ports import ContentStore, ProgressSink
-from spec.records import ContentInfo
+from spec.records import ContentInfo, Labels
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,25 @@ def document(content: ContentStore, descriptor: Descriptor) -> bytes:
     """A small blob, whole. NotFound."""
     with content.reader(descriptor.digest) as reader:
         return reader.pread(graph.MAX_DOCUMENT + 1, 0)
+
+
+def has(content: ContentStore, descriptor: Descriptor) -> bool:
+    try:
+        content.info(descriptor.digest)
+    except errors.NotFound:
+        return False
+    return True
+
+
+def keep(content: ContentStore, descriptor: Descriptor, body: bytes, labels: Labels) -> None:
+    """Have a small blob there, with these labels besides those it may have."""
+    with contextlib.suppress(errors.AlreadyExists):
+        ref = f"document-{descriptor.digest}-{secrets.token_hex(4)}"
+        with content.writer(ref, len(body), descriptor.digest) as writer:
+            writer.write(body[writer.status().offset :])
+            writer.commit(len(body), descriptor.digest, labels)
+        return
+    content.update(ContentInfo(digest=descriptor.digest, labels=labels), [f"labels.{key}" for key in labels])
 
 
 def find(content: ContentStore, name: str, target: Descriptor, matcher: platforms.Matcher) -> Stored:

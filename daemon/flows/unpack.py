@@ -21,13 +21,13 @@ from spec import errors
 from spec.oci.image import Descriptor
 from spec.ports import Applier, Snapshotter
 
-WRITE_BACK_S = 1.0  # how often what is being unpacked is sent to the disk: what a slow link brings in so long is little
+WRITE_BACK_S = 0.5  # how often what is being unpacked is sent to the disk: what a slow link brings in so long is little
 
 
 class Unpacker:
     """Unpacks into one snapshotter. Whoever wants a chain id that another is making waits for it: `once` is shared, and
     `scope` tells equal chain ids of different namespaces apart. The same layer in two chains is unpacked in both: what
-    it makes belongs to one snapshot."""
+    it makes belongs to one snapshot. `keep` makes a snapshot that is there already the call's lease's."""
 
     def __init__(
         self,
@@ -38,10 +38,11 @@ class Unpacker:
         scope: str,
         crew: Crew,
         sync: bool = True,
+        keep: Callable[[str], None] = lambda chain_id: None,
     ) -> None:
         self.name = name
         self.crew = crew
-        self.layers = Layers(snapshotter, applier, sync)
+        self.layers = Layers(snapshotter, applier, sync, keep)
         self._once = once
         self._scope = scope
 
@@ -137,14 +138,14 @@ class _Climb:
             self._batch.append(made)
 
     def _ours(self, step: Step) -> bool:
-        """Whether it is ours to make; else another has made it."""
+        """Whether it is ours to make; else another has made it, and it stays."""
         while True:
             flight = self._flights.get(step.chain_id) or self._unpacker.begin(step.chain_id)
             self._flights[step.chain_id] = flight
             if flight.mine:
                 return True
             self._flush()  # the other may wait for those below
-            if flight.landed(self._cancel):
+            if flight.landed(self._cancel) and self._layers.has(step.chain_id):
                 return False
             del self._flights[step.chain_id]
 

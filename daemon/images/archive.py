@@ -1,4 +1,5 @@
-"""Images in an archive, as a registry has them: an import is a pull from here. Knows OCI layouts, as tar or directory.
+"""Images in an archive, as a registry has them: an import is a pull from here. Knows OCI layouts and what `docker save`
+writes, as tar or directory.
 
 (OCI image spec, image layout: `oci-layout`, `index.json`, `blobs/ALGORITHM/HEX`.)
 """
@@ -7,32 +8,25 @@ import os
 import select
 import stat
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import NamedTuple, Protocol
 
 import msgspec
 
-from daemon.images import tarindex
-from pyx import fs
+from daemon.images import saved
+from daemon.images.folders import Directory, Folder, Part, Tar
+from daemon.images.saved import Compressor, Saved
 from spec import digest as digests
 from spec import errors
-from spec.base import Doc
-from spec.oci import graph
+from spec.base import to_json
+from spec.oci import graph, layout
 from spec.oci.image import OCI_INDEX, Descriptor, Index
-from spec.ports import Cancel
+from spec.ports import Cancel, Source
 
 CHUNK = 1 << 20
 POLL_MS = 200  # how often a reader of a pipe looks whether it is still wanted
-LAYOUT_VERSION = "1.0.0"
-FULL_NAME = "io.containerd.image.name"
-REF_NAME = "org.opencontainers.image.ref.name"
-
-
-class Layout(Doc, frozen=True):
-    """Image spec, image layout: the file `oci-layout`."""
-
-    image_layout_version: str = ""
+PACKED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd")  # how gzip and zstd begin
 
 
 class Named(NamedTuple):
@@ -42,89 +36,38 @@ class Named(NamedTuple):
     target: Descriptor
 
 
-class Folder(Protocol):
-    """Files by name."""
+class Plain(Protocol):
+    """Bytes that are not compressed."""
 
-    def open(self, name: str) -> "Part":
-        """NotFound."""
-
-
-class Part:
-    """A ports.Source over a stretch of a file. It owns `fd` if it is to be closed."""
-
-    def __init__(self, fd: int, start: int, size: int, closes: bool) -> None:
-        self._fd = fd
-        self._at = start
-        self._left = size
-        self._closes = closes
-
-    def read(self, size: int, /) -> bytes:
-        data = os.pread(self._fd, min(size, self._left), self._at)
-        self._at += len(data)
-        self._left -= len(data)
-        return data
-
-    def skip(self, size: int) -> None:
-        size = min(size, self._left)
-        self._at += size
-        self._left -= size
-
-    def close(self) -> None:
-        if self._closes:
-            self._closes = False
-            os.close(self._fd)
-
-
-class Tar:
-    """A Folder in a tar that can be seeked."""
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-        self._index = tarindex.files(fd)
-
-    def open(self, name: str) -> Part:
-        try:
-            start, size = self._index[name]
-        except KeyError:
-            raise errors.NotFound(f"the archive has no {name}") from None
-        return Part(self._fd, start, size, closes=False)
-
-
-class Directory:
-    """A Folder in a directory, which no link leads out of."""
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-
-    def open(self, name: str) -> Part:
-        resolve = fs.RESOLVE_BENEATH | fs.RESOLVE_NO_SYMLINKS
-        try:
-            fd = fs.openat2(self._fd, name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC, 0, resolve)
-        except OSError as exc:
-            raise errors.from_os(exc, f"opening {name} of the archive") from exc
-        about = os.fstat(fd)
-        if not stat.S_ISREG(about.st_mode):
-            os.close(fd)
-            raise errors.InvalidArgument(f"opening {name} of the archive: it is no file")
-        return Part(fd, 0, about.st_size, closes=True)
+    def readinto(self, buffer: memoryview, /) -> int:
+        """How many of the next are in `buffer` now; 0 at the end."""
 
 
 class Archive:
     """A ports.ImageArchive over `fd`, which stays the caller's, and its own Fetcher. A `ref` is a digest.
 
-    What comes out of a pipe is kept meanwhile in a file without a name below `directory`. InvalidArgument when it is no
-    image archive that is known.
+    What comes out of a pipe, or is compressed, is kept meanwhile in a file without a name below `directory`; `opened`
+    undoes compression. With `compressor` the layers of a docker archive that are not compressed are, to gzip.
+    InvalidArgument when it is no image archive that is known.
     """
 
-    def __init__(self, fd: int, directory: str, cancel: Cancel) -> None:
+    def __init__(
+        self,
+        fd: int,
+        directory: str,
+        cancel: Cancel,
+        opened: Callable[[Source], Plain],
+        compressor: Callable[[], Compressor] | None = None,
+    ) -> None:
         self._closed = threading.Event()
+        self._parts: dict[str, Callable[[], Part] | bytes] = {}
         with ExitStack() as held:
-            mode = os.fstat(fd).st_mode
-            if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
-                fd = _spooled(fd, directory, cancel)
-                held.callback(os.close, fd)
-            self._folder: Folder = Directory(fd) if stat.S_ISDIR(mode) else Tar(fd)
-            self._index = self._read_index()
+            try:
+                self._folder = _folder(fd, directory, cancel, opened, held)
+                entries, self.index = self._read(directory, cancel, held, compressor)
+            except OSError as exc:
+                raise errors.from_os(exc, "reading an archive") from exc
+            self._named = [Named(layout.called(entry), entry) for entry in entries]
             self._held = held.pop_all()
 
     def __enter__(self) -> "Archive":
@@ -135,56 +78,95 @@ class Archive:
 
     def images(self) -> Sequence[Named]:
         """What its index names, in order."""
-        return [Named(_name(manifest), manifest) for manifest in self._index.manifests]
+        return self._named
 
     def resolve(self, ref: str) -> Descriptor:
-        for manifest in self._index.manifests:
-            if manifest.digest == ref:
-                return manifest
+        for _, target in self._named:
+            if target.digest == ref:
+                return target
         raise errors.NotFound(f"resolving {ref}: the archive's index does not name it")
 
     def fetcher(self, ref: str) -> "Archive":
         return self
 
     def fetch(self, descriptor: Descriptor, offset: int = 0) -> "Watched":
-        algorithm, name = digests.split(descriptor.digest)
-        part = self._folder.open(f"blobs/{algorithm}/{name}")
-        part.skip(offset)
+        name = layout.blob(descriptor.digest)
+        found = self._parts.get(descriptor.digest)
+        part = self._folder.open(name) if found is None else _Held(found) if isinstance(found, bytes) else found()
+        part.rewind(offset)
         return Watched(part, self._closed, descriptor.digest)
 
     def close(self) -> None:
         """Ends what is being read, with Canceled."""
         self._closed.set()
 
-    def _read_index(self) -> Index:
-        try:
-            layout = msgspec.json.decode(self._document("oci-layout"), type=Layout)
-            body = self._document("index.json")
-        except errors.NotFound as exc:
-            raise errors.InvalidArgument(f"reading an archive: unrecognized image format: {exc.message}") from None
-        except msgspec.DecodeError as exc:
-            raise errors.InvalidArgument(f"reading an archive: its oci-layout: {exc}") from exc
-        if layout.image_layout_version != LAYOUT_VERSION:
+    def _read(
+        self, directory: str, cancel: Cancel, held: ExitStack, compressor: Callable[[], Compressor] | None
+    ) -> tuple[Sequence[Descriptor], Descriptor]:
+        """The index's entries, and the index, whose bytes are a part. What has both layouts is read as OCI's."""
+        mark, listing = self._document(layout.MARK), None
+        if mark is not None:
+            entries, body = self._oci(mark)
+        elif (listing := self._document(layout.SAVED)) is not None:
+            docker = Saved(self._folder, listing, directory, cancel, held, compressor)
+            self._parts |= docker.parts
+            entries = docker.entries
+            body = to_json(Index(schema_version=2, media_type=OCI_INDEX, manifests=entries))
+        else:
+            older = ", only that of docker before 1.10" if self._document(layout.LEGACY) is not None else ""
             raise errors.InvalidArgument(
-                f"reading an archive: its layout version {layout.image_layout_version!r} is not {LAYOUT_VERSION}"
+                f"reading an archive: unrecognized image format: it has no {layout.MARK} and no {layout.SAVED}{older}"
             )
-        return graph.index(Descriptor(media_type=OCI_INDEX, digest=digests.of(body), size=len(body)), body)
+        index = Descriptor(media_type=OCI_INDEX, digest=digests.of(body), size=len(body))
+        self._parts[index.digest] = body
+        return entries, index
 
-    def _document(self, name: str) -> bytes:
-        part = self._folder.open(name)
+    def _oci(self, mark: bytes) -> tuple[Sequence[Descriptor], bytes]:
         try:
-            body = part.read(graph.MAX_DOCUMENT + 1)
-        finally:
-            part.close()
-        if len(body) > graph.MAX_DOCUMENT:
-            raise errors.InvalidArgument(f"reading an archive: {name} has more than {graph.MAX_DOCUMENT} bytes")
-        return body
+            version = msgspec.json.decode(mark, type=layout.Layout).image_layout_version
+        except msgspec.DecodeError as exc:
+            raise errors.InvalidArgument(f"reading an archive: its {layout.MARK}: {exc}") from exc
+        if version != layout.VERSION:
+            raise errors.InvalidArgument(
+                f"reading an archive: its layout version {version!r} is not {layout.VERSION}"
+            )
+        body = self._document(layout.INDEX)
+        if body is None:
+            raise errors.InvalidArgument(f"reading an archive: unrecognized image format: it has no {layout.INDEX}")
+        descriptor = Descriptor(media_type=OCI_INDEX, digest=digests.of(body), size=len(body))
+        return graph.index(descriptor, body).manifests, body
+
+    def _document(self, name: str) -> bytes | None:
+        """None when there is none."""
+        try:
+            return saved.document(self._folder, name)
+        except errors.NotFound:
+            return None
+
+
+class _Held:
+    """A Part of what is in memory."""
+
+    def __init__(self, data: bytes) -> None:
+        self.size = len(data)
+        self._data = data
+        self._at = 0
+
+    def read(self, size: int, /) -> bytes:
+        data = self._data[self._at : self._at + size]
+        self._at += len(data)
+        return data
+
+    def rewind(self, offset: int = 0) -> None:
+        self._at = offset
+
+    def close(self) -> None: ...
 
 
 class Watched:
     """A ports.Source that ends when the archive is closed."""
 
-    def __init__(self, part: Part, closed: threading.Event, digest: str) -> None:
+    def __init__(self, part: "Part | _Held", closed: threading.Event, digest: str) -> None:
         self._part = part
         self._closed = closed
         self._digest = digest
@@ -202,28 +184,43 @@ class Watched:
         self._part.close()
 
 
-def _spooled(fd: int, directory: str, cancel: Cancel) -> int:
-    """A descriptor of all that comes out of a pipe."""
-    try:
-        spool = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        try:
-            poll = select.poll()
-            poll.register(fd, select.POLLIN)
-            while True:
-                cancel.check()
-                if not poll.poll(POLL_MS):
-                    continue
-                data = memoryview(os.read(fd, CHUNK))
-                if not data:
-                    return spool
-                while data:
-                    data = data[os.write(spool, data) :]
-        except BaseException:
-            os.close(spool)
-            raise
-    except OSError as exc:
-        raise errors.from_os(exc, "reading an archive from a pipe") from exc
+class _Piped:
+    """A Source over what is no file, which may be silent."""
+
+    def __init__(self, fd: int, cancel: Cancel) -> None:
+        self._fd = fd
+        self._cancel = cancel
+        self._poll = select.poll()
+        self._poll.register(fd, select.POLLIN)
+
+    def read(self, size: int, /) -> bytes:
+        while True:
+            self._cancel.check()
+            if self._poll.poll(POLL_MS):
+                return os.read(self._fd, size)
+
+    def close(self) -> None: ...
 
 
-def _name(manifest: Descriptor) -> str:
-    return manifest.annotations.get(FULL_NAME) or manifest.annotations.get(REF_NAME, "")
+def _folder(
+    fd: int, directory: str, cancel: Cancel, opened: Callable[[Source], Plain], held: ExitStack
+) -> Folder:
+    about = os.fstat(fd)
+    if stat.S_ISDIR(about.st_mode):
+        return Directory(fd)
+    if not stat.S_ISREG(about.st_mode):
+        fd = _spooled(opened(_Piped(fd, cancel)), directory, cancel, held)
+    elif os.pread(fd, 4, 0).startswith(PACKED):
+        fd = _spooled(opened(Part(fd, 0, about.st_size)), directory, cancel, held)
+    return Tar(fd, cancel.check)
+
+
+def _spooled(plain: Plain, directory: str, cancel: Cancel, held: ExitStack) -> int:
+    """A descriptor of all that comes of it."""
+    spool = saved.unnamed(directory)
+    held.callback(os.close, spool)
+    buffer = memoryview(bytearray(CHUNK))
+    while size := plain.readinto(buffer):
+        cancel.check()
+        saved.append(spool, buffer[:size])
+    return spool

@@ -35,33 +35,41 @@ class Journal:
     where it is, and is written anew when it can be."""
 
     def __init__(self, path: str) -> None:
-        self._path = path
+        self.path = path
+        self.size = 0
+        self._limit = 0
         self._fd = -1
-        self._size = self._limit = 0
         self._tried_s = -RETRY_S
 
     def resume(self, txn: int) -> bool:
         """Go on behind transaction `txn`, if it ends there."""
-        ends, size, _ = read(self._path)
+        ends, size, _ = read(self.path)
         if ends != txn or not size:
             return False
         self._open(size, size + SLACK)
         return True
 
+    @property
+    def ended(self) -> bool:
+        """Whether it could not be written."""
+        return self._fd < 0
+
     def stale(self) -> bool:
         """Whether it is to be written anew."""
-        if self._fd < 0 or self._size > self._limit:
-            return time.monotonic() - self._tried_s >= RETRY_S
-        return False
+        return (self.ended or self.size > self._limit) and time.monotonic() - self._tried_s >= RETRY_S
+
+    def tried(self) -> None:
+        """It is about to be, and if that fails not again for a while."""
+        self._tried_s = time.monotonic()
 
     def append(self, txn: int, changes: Iterable[Change]) -> None:
-        if self._fd < 0:
+        if self.ended:
             return
         data = memoryview(b"".join(_commit(txn, changes)))
         try:
             while data:
-                written = os.pwrite(self._fd, data, self._size)
-                self._size += written
+                written = os.pwrite(self._fd, data, self.size)
+                self.size += written
                 data = data[written:]
         except OSError:
             self.close()
@@ -70,22 +78,27 @@ class Journal:
         """Begin anew with `rows` as of `txn`. OSError, and the old one stays."""
         self.close()
         self._tried_s = time.monotonic()
-        temporary = f"{self._path}.new"
-        try:
-            with open(temporary, "wb", opener=private) as file:
-                file.write(MAGIC)
-                for part in _parts(rows):
-                    file.writelines(_commit(txn, part))
-                file.writelines(_commit(txn, ()))
-                file.flush()
-                os.fdatasync(file.fileno())
-                size = file.tell()
-            atomic.publish(temporary, self._path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-            raise
+        size = draft(self.path, txn, rows)
+        atomic.publish(_draft_of(self.path), self.path)
         self._open(size, 2 * size + SLACK)
+
+    def replace(self, size: int, since: int) -> None:
+        """Put a draft of `size` bytes, and all that was appended here from `since` on, in this one's place; or stay."""
+        self._tried_s = time.monotonic()
+        try:
+            if self.ended:
+                raise OSError(errno.EBADF, "it could not be written any more")
+            with open(_draft_of(self.path), "ab") as file, open(self.path, "rb") as old:
+                old.seek(since)
+                while data := old.read(CHUNK):
+                    file.write(data)
+            atomic.publish(_draft_of(self.path), self.path, durable=False)
+        except OSError:
+            forget(self.path)
+        else:
+            whole = size + self.size - since
+            self.close()
+            self._open(whole, 2 * size + SLACK)
 
     def close(self) -> None:
         if self._fd >= 0:
@@ -93,9 +106,35 @@ class Journal:
             self._fd = -1
 
     def _open(self, size: int, limit: int) -> None:
-        self._fd = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)
+        self._fd = os.open(self.path, os.O_WRONLY | os.O_CLOEXEC)
         os.ftruncate(self._fd, size)
-        self._size, self._limit = size, limit
+        self.size, self._limit = size, limit
+
+
+def draft(path: str, txn: int, rows: Iterable[tuple[bytes, bytes]]) -> int:
+    """A journal of `rows` as of `txn`, durable, beside the one at `path`; its size. OSError, and there is none."""
+    try:
+        with open(_draft_of(path), "wb", opener=private) as file:
+            file.write(MAGIC)
+            for part in _parts(rows):
+                file.writelines(_commit(txn, part))
+            file.writelines(_commit(txn, ()))
+            file.flush()
+            os.fdatasync(file.fileno())
+            return file.tell()
+    except BaseException:
+        forget(path)
+        raise
+
+
+def forget(path: str) -> None:
+    """Remove the draft beside `path`, if there is one."""
+    with contextlib.suppress(OSError):
+        os.unlink(_draft_of(path))
+
+
+def _draft_of(path: str) -> str:
+    return f"{path}.new"
 
 
 def read(path: str, rows: dict[bytes, bytes] | None = None) -> tuple[int, int, str]:

@@ -27,6 +27,7 @@ import lmdb
 from daemon.metadata import journal, sealed
 from daemon.metadata.journal import Change, Journal, private
 from daemon.metadata.pages import PAGE, Pages
+from daemon.metadata.renewal import Renewal
 from spec import errors
 
 T = TypeVar("T")
@@ -120,6 +121,7 @@ class Store:
         self._sync = sync
         self._full = False
         self._allocated = 0
+        self._renewal: Renewal | None = None
         with contextlib.ExitStack() as undo:
             undo.callback(os.close, self._lock_fd)
             self._open(undo)
@@ -164,7 +166,14 @@ class Store:
         undo.callback(self._journal.close)
         txn = self._env.info()["last_txnid"]
         if not self._journal.resume(txn):
-            self._renew_journal()
+            self._begin_journal()
+
+    def _begin_journal(self) -> None:
+        try:
+            with self._env.begin() as txn:
+                self._journal.rewrite(txn.id(), View(txn).stored())
+        except (OSError, lmdb.Error) as exc:
+            log.warning("writing the journal of metadata at %s: %s", self._directory, exc)
 
     @contextmanager
     def view(self) -> Iterator[View]:
@@ -206,6 +215,8 @@ class Store:
         self._closed = True
         self._queue.put(None)
         self._writer.join()
+        if self._renewal is not None and not self._renewal.finish():
+            self._renewal.abandon()
         self._undo.close()
 
     def _write(self) -> None:
@@ -271,15 +282,32 @@ class Store:
     def _committed(self, txn: int, changes: list[Change]) -> None:
         self._allocate()
         self._journal.append(txn, changes)
-        if self._journal.stale():
+        if self._renewal is not None:
+            if self._renewal.finish():
+                self._renewal = None
+        elif self._journal.stale():
             self._renew_journal()
 
     def _renew_journal(self) -> None:
+        if self._journal.ended:
+            self._begin_journal()
+            return
+        self._journal.tried()
+        with contextlib.suppress(RuntimeError):
+            self._renewal = Renewal(self._journal, self._all(), lambda: self._growing)
+
+    @contextmanager
+    def _all(self) -> Iterator[tuple[int, Iterator[tuple[bytes, bytes]]]]:
+        """The last transaction and all rows as of it. It may end on another thread than it began."""
+        with self._gate:
+            self._reading += 1
         try:
             with self._env.begin() as txn:
-                self._journal.rewrite(txn.id(), View(txn).stored())
-        except (OSError, lmdb.Error) as exc:
-            log.warning("writing the journal of metadata at %s: %s", self._directory, exc)
+                yield txn.id(), View(txn).stored()
+        finally:
+            with self._gate:
+                self._reading -= 1
+                self._gate.notify_all()
 
     def _allocate(self) -> None:
         """Keep between half and all of ROOM allocated behind the last page in use."""

@@ -59,7 +59,7 @@ class ProcessRecord(Record, frozen=True):
 class TaskRecord(Record, frozen=True):
     """What recovery must know of a task. `created` is false from before anything is done for it until the runtime has
     made it; one found so after a restart is undone. `unsettled` is true while a pause or resume is under way,
-    `logged` once a logger was started for a process of it."""
+    `logged` once a logger was started for a process of it, `oom_told` once a kill for memory was told."""
 
     namespace: str
     id: str
@@ -74,6 +74,7 @@ class TaskRecord(Record, frozen=True):
     paused: bool = False
     unsettled: bool = False
     logged: bool = False
+    oom_told: bool = False
     timing: Sequence[Timing] = ()
 
 

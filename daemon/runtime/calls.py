@@ -1,23 +1,27 @@
 """Runs one container's OCI runtime in its shim, and turns its failures into errors. Knows no state of a task."""
 
 import contextlib
+import math
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 
 import msgspec
 
+from daemon.runtime import living
 from daemon.runtime.bundle import Bundle
-from daemon.runtime.oci import Commands, complaint, criu_complaint
+from daemon.runtime.oci import Commands
 from daemon.runtime.shim import Finished, Shim
+from daemon.runtime.words import complaint, criu_complaint, logged
 from spec import errors
 from spec.records import CheckpointOptions
 
 CHECKPOINT_SECONDS = 600.0  # memory is written out, however much there is
+END_SECONDS = 10.0  # for a process that is killed to end
 SOCKET_PATH_MAX = 107  # bytes (unix(7)); the runtime connects to the name it is given
 
 # A runtime needs a PATH for the programs of hooks and nothing else of ours.
-_ENVIRONMENT = ("PATH=" + os.environ.get("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),)
+ENVIRONMENT = ("PATH=" + os.environ.get("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),)
 
 
 class _State(msgspec.Struct, frozen=True):
@@ -29,16 +33,19 @@ class _State(msgspec.Struct, frozen=True):
 class Calls:
     """The runtime calls of one container. Each is bounded: past that the runtime is killed.
 
-    All raise Unknown with the runtime's words when it fails, DeadlineExceeded, NotFound when its program is gone, and
-    Unavailable when the shim is.
+    All raise Unknown with the runtime's words when it fails, DeadlineExceeded, FailedPrecondition when its program is
+    gone, and Unavailable when the shim is. What a runtime says is believed where the kernel can be asked.
     """
 
     def __init__(self, commands: Commands, bundle: Bundle) -> None:
         self.commands = commands
         self.bundle = bundle
 
-    async def create(self, shim: Shim, streams: Mapping[int, int], terminal: str = "") -> None:
-        """Make the container, its init process with `streams`, or else with a terminal held by the name `terminal`."""
+    async def create(
+        self, shim: Shim, streams: Mapping[int, int], terminal: str = "", heard: bool = False
+    ) -> int:
+        """Make the container, its init process with `streams`, or else with a terminal held by the name `terminal`; its
+        pid. `heard`: the caller reads what comes on stderr, which is the runtime's until the process runs."""
         bundle = self.bundle
         async with self._console(shim, terminal) as socket:
             await self._call(
@@ -46,18 +53,37 @@ class Calls:
                 lambda log: self.commands.create(log, bundle.path, bundle.at("init.pid"), socket),
                 "create",
                 streams,
+                heard=heard,
             )
+        return self._made(shim, "init.pid", "create")
 
     async def exec(
-        self, shim: Shim, exec_id: str, streams: Mapping[int, int], names: Mapping[int, str], terminal: str = ""
-    ) -> None:
-        """Start the process of `exec-EXEC_ID.json`, its streams lent or held by name, or a terminal as in `create`."""
+        self,
+        shim: Shim,
+        exec_id: str,
+        streams: Mapping[int, int],
+        names: Mapping[int, str],
+        terminal: str = "",
+        heard: bool = False,
+    ) -> int:
+        """Start the process of `exec-EXEC_ID.json`, its streams lent or held by name, or a terminal as in `create`; its
+        pid. When the call fails and left a process, that is ended. `heard` as in `create`."""
         process, pid_file = self.bundle.at(f"exec-{exec_id}.json"), self.bundle.at(f"exec-{exec_id}.pid")
         doing = f"exec {exec_id} in"
-        async with self._console(shim, terminal) as socket:
-            await self._call(
-                shim, lambda log: self.commands.exec(log, process, pid_file, socket), doing, streams, names
-            )
+        try:
+            async with self._console(shim, terminal) as socket:
+                await self._call(
+                    shim,
+                    lambda log: self.commands.exec(log, process, pid_file, socket),
+                    doing,
+                    streams,
+                    names,
+                    heard=heard,
+                )
+        except errors.Error:
+            await self._end_left(shim, f"exec-{exec_id}.pid")
+            raise
+        return self._made(shim, f"exec-{exec_id}.pid", doing)
 
     async def start(self, shim: Shim) -> None:
         await self._call(shim, self.commands.start, "start")
@@ -81,7 +107,7 @@ class Calls:
             self.bundle.discard(name)
 
     async def checkpoint(self, shim: Shim, options: CheckpointOptions) -> None:
-        work = options.work_path
+        work = options.work_path or self.commands.launch.criu_work_path
         if not work:
             self.bundle.vacate("criu")
             work = self.bundle.at("criu")
@@ -97,15 +123,17 @@ class Calls:
                 raise errors.Unknown(f"{exc.message}; criu: {words}") from exc
             raise
 
-    async def delete(self, shim: Shim, force: bool = False) -> None:
-        await self._call(shim, lambda log: self.commands.delete(log, force), "delete")
+    async def delete(self, shim: Shim, force: bool = False, at_most: float = math.inf) -> None:
+        """Within `at_most` seconds, if those are fewer than it has anyway."""
+        timeout = min(at_most, self.commands.launch.timeout_s)
+        await self._call(shim, lambda log: self.commands.delete(log, force), "delete", timeout=timeout)
 
     async def status(self, shim: Shim) -> str:
         """The OCI status: creating, created, running, stopped, or paused (an extension that all have)."""
         finished = await self._call(shim, self.commands.state, "ask the state of")
         try:
             return msgspec.json.decode(finished.output, type=_State).status
-        except msgspec.DecodeError as exc:
+        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
             raise errors.Unknown(f"read what runtime {self.commands.launch.name!r} says of a state: {exc}") from exc
 
     @contextlib.asynccontextmanager
@@ -133,26 +161,66 @@ class Calls:
         streams: Mapping[int, int] | None = None,
         names: Mapping[int, str] | None = None,
         timeout: float = 0.0,  # noqa: ASYNC109  the shim's; 0 for the configured one
+        heard: bool = False,
     ) -> Finished:
         commands = self.commands
-        doing = f"{doing} container {commands.id} by runtime {commands.launch.name!r}"
+        doing = self._doing(doing)
         with self.bundle.log() as log:
             try:
                 finished = await shim.run(
                     argv(log),
-                    env=_ENVIRONMENT,
+                    env=ENVIRONMENT,
                     cwd=self.bundle.path,
                     fds=streams or {},
                     names=names or {},
                     timeout=timeout or commands.launch.timeout_s,
                 )
             except errors.NotFound as exc:
-                raise errors.NotFound(f"{doing}: runtime not found: {exc.message}") from exc
+                raise errors.FailedPrecondition(f"{doing}: runtime not found: {exc.message}") from exc
             except errors.DeadlineExceeded as exc:
-                raise errors.DeadlineExceeded(f"{doing}: {exc.message}") from exc
+                words = logged(_read(log))
+                raise errors.DeadlineExceeded(f"{doing}: {exc.message}{words and f'; {words}'}") from exc
+            except errors.Unavailable:
+                raise
+            except errors.Error as exc:
+                raise type(exc)(f"{doing}: {exc.message}") from exc
             if finished.status != 0:
-                raise errors.Unknown(f"{doing}: {complaint(_read(log), finished.output, finished.status)}")
+                said = _read(log)
+                brief = f"{doing}: it failed" if heard and logged(said) and await self._repeats(shim) else ""
+                raise errors.Unknown(f"{doing}: {complaint(said, finished.output, finished.status)}", brief)
         return finished
+
+    async def _repeats(self, shim: Shim) -> bool:
+        """Whether the runtime prints what it logs, too, seen by what must fail: runc and crun do, runsc does not."""
+        nobody = Commands(self.commands.launch, f"{self.commands.id}-none")
+        with self.bundle.log() as log:
+            try:
+                finished = await shim.run(
+                    nobody.state(log), env=ENVIRONMENT, cwd=self.bundle.path, timeout=nobody.launch.timeout_s
+                )
+            except errors.Error:
+                return False
+            words = logged(_read(log))
+            return bool(words) and words in finished.output.decode(errors="replace")
+
+    def _doing(self, verb: str) -> str:
+        return f"{verb} container {self.commands.id} by runtime {self.commands.launch.name!r}"
+
+    def _made(self, shim: Shim, pid_file: str, verb: str) -> int:
+        """The pid of a process that a call has made. It must be the shim's child, or have been: nobody would learn of
+        the exit of another, and signals would reach a stranger."""
+        pid = self.bundle.pid(pid_file)
+        if not pid:
+            raise errors.Unknown(f"{self._doing(verb)}: it wrote no pid")
+        if living.parent(pid) != shim.pid and all(exit.pid != pid for exit in Shim.records(self.bundle.path)):
+            raise errors.Unknown(f"{self._doing(verb)}: it wrote pid {pid}, which is no process of its making")
+        return pid
+
+    async def _end_left(self, shim: Shim, pid_file: str) -> None:
+        pid = self.bundle.pid(pid_file)
+        if pid and living.parent(pid) == shim.pid:
+            with contextlib.suppress(errors.DeadlineExceeded):
+                await living.end(pid, living.started_ticks(pid), END_SECONDS)
 
 
 def _read(path: str) -> bytes:

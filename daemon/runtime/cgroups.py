@@ -105,6 +105,21 @@ def holds(cgroups_path: str, pid: int) -> bool:
     return any(pid in _members(path) for path in placed(cgroups_path))
 
 
+def members(cgroups_path: str) -> frozenset[int]:
+    """Pids of all processes in the cgroups of `placed` and those below."""
+    return frozenset(pid for path in placed(cgroups_path) for pid in _members(path))
+
+
+def thaw(pid: int, cgroups_path: str) -> None:
+    """Let a container's processes go on, if they are frozen; it may be gone."""
+    found = directories(pid, cgroups_path)
+    with contextlib.suppress(OSError):
+        if "freezer" in found:
+            Path(found["freezer"], "freezer.state").write_text("THAWED")
+        elif UNIFIED in found:
+            Path(found[UNIFIED], "cgroup.freeze").write_text("0")
+
+
 def remove(cgroups_path: str) -> None:
     """Remove the cgroups of `placed`, those that are empty."""
     for path in placed(cgroups_path):

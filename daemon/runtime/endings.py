@@ -13,6 +13,7 @@ from daemon.runtime.exits import Exits, as_exit
 from daemon.runtime.process import TaskProcess
 from daemon.runtime.shim import ExitRecord, Shim
 from daemon.runtime.state import TaskState
+from daemon.runtime.told import Ends
 from spec import errors, events
 from spec.records import Exit
 
@@ -28,8 +29,9 @@ class Endings:
 
     def __init__(self, state: TaskState) -> None:
         self.exits = Exits()
+        self.earlier = Ends()
+        """What an earlier daemon has told already."""
         self._state = state
-        self._oom_told = any(p.record.exit is not None and p.record.exit.oom_killed for p in state.processes.values())
         self._ending = False
 
     def adopt(self, shim: Shim) -> None:
@@ -71,15 +73,20 @@ class Endings:
         if exit is None:
             raise errors.Internal(f"end {process.title}: it was not reaped")
         self.exits.forget(exit.pid)
+        # First told, then on record: in between a death leaves an exit in the shim's file, and what was told of it
+        # among the last events, so that the next start tells what is missing and nothing twice.
+        self._tell(process, exit)
         process.end(exit)
         try:
-            self._state.save()
+            self._state.save(oom_told=self._state.record.oom_told or exit.oom_killed)
         except errors.Error as exc:
-            # the exit is in the shim's file, where the next start finds it
             log.warning("exit of %s: %s", process.title, exc.message)
-        if exit.oom_killed and not self._oom_told:
-            self._oom_told = True
+
+    def _tell(self, process: TaskProcess, exit: Exit) -> None:
+        if exit.oom_killed and not self._state.record.oom_told and not self.earlier.oom:
             self._state.publish(events.TaskOOM(container_id=self._state.id))
+        if self.earlier.exit(process.exec_id, exit.pid) is not None:
+            return
         self._state.publish(
             events.TaskExit(
                 container_id=self._state.id,
@@ -122,7 +129,7 @@ class Endings:
         except errors.Unavailable:
             return False
         self.adopt(shim)
-        for record in Shim.records(self._state.home.path):
+        for record in shim.catch_up():
             self.reaped(record)
         return True
 
@@ -141,4 +148,6 @@ class Endings:
             await living.end(pid, process.record.started_ticks, KILL_SECONDS)
         except errors.DeadlineExceeded as exc:
             log.warning("%s has lost its shim: %s", process.title, exc.message)
-        self._reaped(process, Exit(pid=pid, status=LOST_STATUS, exited_at_ns=time.time_ns()))
+        told = self.earlier.exit(process.exec_id, pid)
+        status, at_ns = (told.exit_status, told.exited_at_ns) if told else (LOST_STATUS, time.time_ns())
+        self._reaped(process, Exit(pid=pid, status=status, exited_at_ns=at_ns))

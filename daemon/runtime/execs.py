@@ -14,7 +14,7 @@ from daemon.runtime.endings import Endings
 from daemon.runtime.process import TaskProcess
 from daemon.runtime.shim import Shim
 from daemon.runtime.state import TaskState
-from daemon.runtime.stdio import open_streams, open_writer
+from daemon.runtime.stdio import heard, open_streams, open_writer
 from spec import errors, events, names
 from spec.oci.users import Ids
 from spec.records import Exit
@@ -86,8 +86,9 @@ class Execs:
         try:
             with self._endings.exits.launching():
                 self._state.save()
-                await self._state.calls.exec(shim, exec_id, null, streams, held.pty(exec_id) if stdio.terminal else "")
-                self._launched(process)
+                pty = held.pty(exec_id) if stdio.terminal else ""
+                pid = await self._state.calls.exec(shim, exec_id, null, streams, pty, heard(stdio))
+                self._launched(process, pid)
         except BaseException:
             process.fail()
             with contextlib.suppress(errors.Error):
@@ -99,10 +100,7 @@ class Execs:
             self._state.home.discard(f"exec-{exec_id}.pid")
         return process.record.pid
 
-    def _launched(self, process: TaskProcess) -> None:
-        pid = self._state.home.pid(f"exec-{process.exec_id}.pid")
-        if not pid:
-            raise errors.Unknown(f"start {process.title}: the runtime wrote no pid")
+    def _launched(self, process: TaskProcess, pid: int) -> None:
         process.change(phase=Phase.STARTED, pid=pid, started_ticks=living.started_ticks(pid))
         self._state.save()
         self._state.publish(events.TaskExecStarted(container_id=self._state.id, exec_id=process.exec_id, pid=pid))

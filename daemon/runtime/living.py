@@ -24,6 +24,15 @@ def started_ticks(pid: int) -> int:
     return int(stat[stat.rindex(b")") + 2 :].split()[19])
 
 
+def parent(pid: int) -> int:
+    """Its parent's pid, also of a zombie (proc(5), stat, field 4); 0 when there is no such process."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return int(stat[stat.rindex(b")") + 2 :].split()[1])
+
+
 def alive(pid: int, ticks: int) -> bool:
     """Whether the process is there, be it a zombie."""
     return bool(pid) and bool(ticks) and started_ticks(pid) == ticks

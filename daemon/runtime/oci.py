@@ -1,4 +1,4 @@
-"""Which OCI runtime runs a container, the argv of each of its calls, and what its log says of a failure. Runs nothing.
+"""Which OCI runtime runs a container, and the argv of each of its calls. Runs nothing.
 
 The command line is runc's, which crun, youki and runsc share (runtime-tools' "OCI runtime command line interface").
 """
@@ -6,7 +6,10 @@ The command line is runc's, which crun, youki and runsc share (runtime-tools' "O
 import os
 import re
 import shutil
+import stat
+import tomllib
 from collections.abc import Mapping, Sequence
+from typing import Annotated
 
 import msgspec
 
@@ -16,12 +19,13 @@ from spec.records import CheckpointOptions, RuntimeOptions, RuntimeRef
 
 DEFAULT = "runc"
 CALL_SECONDS = 30.0
+CONFIG_MAX = 65536  # bytes of a container's own file of options
 
 # containerd's names: io.containerd.runc.v2
 _CONTAINERD = re.compile(r"io\.containerd\.([a-z0-9_-]+)\.v[0-9]+\Z")
 
 
-class RuntimeConfig(Record, frozen=True):
+class RuntimeConfig(Record, frozen=True, forbid_unknown_fields=True):
     """A runtime in the configuration. `path` is absolute or found in PATH; `root` is where it keeps its state, below
     which each namespace has a directory (empty: in our state directory); `args` are global options of its own;
     `timeout_s` bounds each of its calls."""
@@ -32,11 +36,12 @@ class RuntimeConfig(Record, frozen=True):
     systemd_cgroup: bool = False
     no_pivot: bool = False
     no_new_keyring: bool = False
-    timeout_s: float = CALL_SECONDS
+    timeout_s: Annotated[float, msgspec.Meta(gt=0)] = CALL_SECONDS
 
 
 class Launch(Record, frozen=True):
-    """The runtime of one container, settled when it was created: `path` and `root` are absolute."""
+    """The runtime of one container, settled when it was created: `path` and `root` are absolute, and below `root` only
+    containers of its namespace."""
 
     name: str
     path: str
@@ -45,34 +50,35 @@ class Launch(Record, frozen=True):
     systemd_cgroup: bool = False
     no_pivot: bool = False
     no_new_keyring: bool = False
+    criu_work_path: str = ""
     timeout_s: float = CALL_SECONDS
-
-
-class _Line(msgspec.Struct, frozen=True):
-    level: str = ""
-    msg: str = ""
 
 
 def settle(ref: RuntimeRef, runtimes: Mapping[str, RuntimeConfig], root: str, namespace: str) -> Launch:
     """What `ref` means. `root` is where runtimes keep state that are not told otherwise.
 
     `ref.name` is a name in `runtimes`, containerd's `io.containerd.NAME.vN` of one, or an absolute path. NotFound for
-    a runtime that is not there; InvalidArgument for options that are none.
+    a runtime that is not there; InvalidArgument for options that are none, or why a file that they name cannot be read.
     """
     name = ref.name
     try:
         options = msgspec.msgpack.decode(ref.options, type=RuntimeOptions | None) or RuntimeOptions()
-    except msgspec.DecodeError as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
         raise errors.InvalidArgument(f"read the options of runtime {name!r}: {exc}") from exc
     config = _configured(name, runtimes)
+    if options.config_path:
+        config = _overlaid(config, options.config_path, f"read the options of runtime {name!r}: {options.config_path}")
+    if options.root and not os.path.isabs(options.root):
+        raise errors.InvalidArgument(f"read the options of runtime {name!r}: root {options.root!r} is not absolute")
     return Launch(
         name=name,
         path=_executable(name, options.binary_name or config.path),
         root=os.path.join(options.root or config.root or root, namespace),
-        args=config.args,
+        args=tuple(config.args),
         systemd_cgroup=options.systemd_cgroup or config.systemd_cgroup,
         no_pivot=options.no_pivot_root or config.no_pivot,
         no_new_keyring=options.no_new_keyring or config.no_new_keyring,
+        criu_work_path=options.criu_work_path,
         timeout_s=config.timeout_s,
     )
 
@@ -88,7 +94,31 @@ def _configured(name: str, runtimes: Mapping[str, RuntimeConfig]) -> RuntimeConf
     return config
 
 
+def _overlaid(config: RuntimeConfig, path: str, doing: str) -> RuntimeConfig:
+    """With the keys of the file `path`, which must be a file: nobody waits for a FIFO."""
+    if not os.path.isabs(path):
+        raise errors.InvalidArgument(f"{doing}: not an absolute path")
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            regular = stat.S_ISREG(os.fstat(file).st_mode)
+            text = os.read(file, CONFIG_MAX + 1) if regular else b""
+        finally:
+            os.close(file)
+    except OSError as exc:
+        raise errors.from_os(exc, doing) from exc
+    if not regular or len(text) > CONFIG_MAX:
+        raise errors.InvalidArgument(f"{doing}: {'too large' if regular else 'not a regular file'}")
+    try:
+        fields = {**msgspec.structs.asdict(config), **tomllib.loads(text.decode())}
+        return msgspec.convert(fields, RuntimeConfig)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError, msgspec.ValidationError) as exc:
+        raise errors.InvalidArgument(f"{doing}: {exc}") from exc
+
+
 def _executable(name: str, path: str) -> str:
+    if "/" in path and not os.path.isabs(path):
+        raise errors.InvalidArgument(f"runtime {name!r}: {path!r} is neither a name nor an absolute path")
     found = shutil.which(path)
     if found is None:
         raise errors.NotFound(f"runtime {name!r} not found: no executable {path!r}")
@@ -162,24 +192,3 @@ class Commands:
         launch = self.launch
         argv = [launch.path, *launch.args, "--root", launch.root, "--log", log, "--log-format", "json"]
         return [*argv, "--systemd-cgroup"] if launch.systemd_cgroup else argv
-
-
-def criu_complaint(log: bytes) -> str:
-    """The first error in CRIU's log, which is what the later ones follow from; "" without."""
-    for line in log.decode(errors="replace").splitlines():
-        if "Error (" in line:
-            return line[line.index("Error (") :].strip()
-    return ""
-
-
-def complaint(log: bytes, output: bytes, status: int) -> str:
-    """Why a call failed, in the runtime's words: the last error of its log, or else the last line of its output."""
-    for line in reversed(log.splitlines()):
-        try:
-            entry = msgspec.json.decode(line, type=_Line)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            continue
-        if entry.level in ("error", "fatal", "panic") and entry.msg.strip():
-            return entry.msg.strip()
-    lines = output.decode(errors="replace").strip().splitlines()
-    return lines[-1].strip() if lines else f"it ended with status {status}"

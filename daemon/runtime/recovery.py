@@ -4,8 +4,10 @@ A task that is well costs a few system calls and no call of its runtime: fifty o
 """
 
 import asyncio
+import functools
 import logging
 import os
+from collections.abc import Callable, Sequence
 
 from daemon.runtime import living
 from daemon.runtime.bundle import Bundle, Phase, TaskRecord, bundles, clear
@@ -13,7 +15,9 @@ from daemon.runtime.creation import Workshop
 from daemon.runtime.process import TaskProcess
 from daemon.runtime.shim import Shim
 from daemon.runtime.task import ContainerTask
+from daemon.runtime.told import Told
 from spec import errors
+from spec.events import Envelope
 
 PARALLEL = 16
 SECONDS = 30.0  # for one task; one that is stuck must not keep the daemon from starting
@@ -22,8 +26,10 @@ CALL_SECONDS = 5.0  # for a call of a runtime that was under way
 log = logging.getLogger(__name__)
 
 
-async def recover(workshop: Workshop) -> list[ContainerTask]:
-    """Every task there is. What was being created is undone, what was being removed is removed."""
+async def recover(workshop: Workshop, recent: Callable[[], Sequence[Envelope]]) -> list[ContainerTask]:
+    """Every task there is. What was being created is undone, what was being removed is removed. `recent` are the last
+    events that an earlier daemon has published; asked only if a process has ended whose exit is not on record."""
+    told = functools.cache(lambda: Told(recent()))
     found, dying = bundles(f"{workshop.state}/tasks")
     for path in dying:
         try:
@@ -31,15 +37,17 @@ async def recover(workshop: Workshop) -> list[ContainerTask]:
         except errors.Error as exc:
             log.warning("%s", exc.message)
     bound = asyncio.Semaphore(PARALLEL)
-    tasks = await asyncio.gather(*(_bounded(workshop, path, bound) for path in found))
+    tasks = await asyncio.gather(*(_bounded(workshop, path, told, bound) for path in found))
     return [task for task in tasks if task is not None]
 
 
-async def _bounded(workshop: Workshop, path: str, bound: asyncio.Semaphore) -> ContainerTask | None:
+async def _bounded(
+    workshop: Workshop, path: str, told: Callable[[], Told], bound: asyncio.Semaphore
+) -> ContainerTask | None:
     async with bound:
         try:
             async with asyncio.timeout(SECONDS):
-                return await _recover(workshop, Bundle(path))
+                return await _recover(workshop, Bundle(path), told)
         except TimeoutError:
             log.error("recover bundle %s: not done in %s s", path, SECONDS)
         except errors.Error as exc:
@@ -47,7 +55,7 @@ async def _bounded(workshop: Workshop, path: str, bound: asyncio.Semaphore) -> C
         return None
 
 
-async def _recover(workshop: Workshop, bundle: Bundle) -> ContainerTask | None:
+async def _recover(workshop: Workshop, bundle: Bundle, told: Callable[[], Told]) -> ContainerTask | None:
     try:
         record = bundle.load()
     except errors.NotFound:
@@ -61,9 +69,10 @@ async def _recover(workshop: Workshop, bundle: Bundle) -> ContainerTask | None:
         return None
     task = ContainerTask(workshop.host, bundle, record, workshop.calls(record, bundle))
     if shim is None:
+        task.endings.earlier = told().of(task.namespace, task.id)
         _bury(task, bundle, workshop)
     else:
-        await _adopt(task, bundle, shim)
+        await _adopt(task, bundle, shim, told)
     return task
 
 
@@ -76,7 +85,7 @@ async def _connected(bundle: Bundle, record: TaskRecord, workshop: Workshop) -> 
         return None
 
 
-async def _adopt(task: ContainerTask, bundle: Bundle, shim: Shim) -> None:
+async def _adopt(task: ContainerTask, bundle: Bundle, shim: Shim, told: Callable[[], Told]) -> None:
     starting = any(process.record.phase is Phase.STARTING for process in task.state.processes.values())
     if starting or task.state.record.unsettled:
         await _finish_calls(task, shim)
@@ -84,7 +93,10 @@ async def _adopt(task: ContainerTask, bundle: Bundle, shim: Shim) -> None:
         _find_started(process, bundle)
         if process.record.pid and process.record.exit is None:
             task.endings.expect(process)
-    for record in Shim.records(bundle.path):
+    records = shim.catch_up()
+    if records and any(process.record.exit is None for process in task.state.processes.values()):
+        task.endings.earlier = told().of(task.namespace, task.id)
+    for record in records:
         task.endings.reaped(record)
     task.endings.adopt(shim)
     if task.state.record.unsettled or task.state.init.record.phase is Phase.STARTING:

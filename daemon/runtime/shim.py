@@ -17,7 +17,7 @@ from spec import errors
 
 VERSION = 1
 OP_EXIT, OP_RUN, OP_KILL, OP_KEEP, OP_FETCH, OP_DROP = 1, 2, 3, 4, 5, 6
-OP_ATTACH, OP_MOUNT, OP_CONSOLE, OP_RESIZE, OP_WATCH_OOM, OP_SHUTDOWN = 7, 8, 9, 10, 11, 12
+OP_ATTACH, OP_MOUNT, OP_CONSOLE, OP_RESIZE, OP_WATCH_OOM, OP_SHUTDOWN, OP_FOLLOW = 7, 8, 9, 10, 11, 12, 13
 
 REQUEST = struct.Struct("<BBHI")  # version, operation, 0, id
 ANSWER = struct.Struct("<BBHIi")  # version, operation, stage, id, errno
@@ -32,6 +32,7 @@ STAGES = {2: "change to its directory", 3: "find a named descriptor", 4: "set up
 
 REQUEST_MAX = 131072  # bytes
 KEEP_MAX = 65536  # bytes of output an answer carries
+WORDS_MAX = 1024  # characters of it that an error quotes
 FDS_MAX = 16
 ANSWER_SECONDS = 30.0  # every request but a run; a mount may wait for a slow device
 GRACE_SECONDS = 10.0  # for a killed program to be reaped
@@ -89,7 +90,8 @@ class Shim:
     async def connect(cls, directory: str) -> "Shim":
         """The shim that serves `directory`; Unavailable when none does.
 
-        Exits from now on are told to `on_exit`; earlier ones are in `records`, which, read after this, misses none.
+        Exits are told to `on_exit` from when the shim takes the connection, which may be a while from now; `catch_up`
+        gives the others.
         """
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
         try:
@@ -115,6 +117,15 @@ class Shim:
             raise errors.from_os(exc, f"read the exit records of {directory}") from exc
         whole = len(data) - len(data) % EXIT.size
         return [_exit_record(data[at : at + EXIT.size]) for at in range(0, whole, EXIT.size) if any(data[at : at + 32])]
+
+    def catch_up(self) -> list[ExitRecord]:
+        """Every exit on file, oldest first; each later one is told to `on_exit`. Never waits, not even for a shim that
+        is stopped."""
+        records = self.records(self.directory)
+        following = records[-1].sequence + 1 if records else 0
+        with contextlib.suppress(OSError):  # it is gone, as `on_close` tells
+            self._socket.send(REQUEST.pack(VERSION, OP_FOLLOW, 0, 0) + struct.pack("<Q", following))
+        return records
 
     async def run(
         self,
@@ -401,7 +412,7 @@ def _program(argv: Sequence[str], env: Sequence[str]) -> str:
 
 
 def _quoted(output: bytes) -> str:
-    text = output.decode(errors="replace").strip()
+    text = output.decode(errors="replace").strip()[-WORDS_MAX:]
     return f": {text}" if text else ""
 
 

@@ -8,7 +8,7 @@ import signal as signals
 from collections.abc import Awaitable, Callable, Sequence
 
 from daemon.kit import tracing
-from daemon.runtime import cgroups, held, living, loggers
+from daemon.runtime import cgroups, held, leftovers, living, loggers
 from daemon.runtime.bundle import Bundle, Phase, TaskRecord
 from daemon.runtime.calls import Calls
 from daemon.runtime.config import check_resources
@@ -98,9 +98,10 @@ class ContainerTask:
             return
         process.send(signal)
         if signal == signals.SIGKILL and not exec_id and (self.state.record.paused or self.state.pausing):
-            # a frozen process does not die; the runtime thaws it
+            # a frozen process does not die; the runtime thaws it, and if it does not we do
             with contextlib.suppress(errors.Error):
                 await self.state.calls.kill(self.state.running_shim(f"kill {process.title}"), signal)
+            cgroups.thaw(process.record.pid, self.state.record.cgroups_path)
 
     async def _kill_all(self, signal: int) -> None:
         doing = f"send signal {signal} to all of task {self.id}"
@@ -269,21 +270,31 @@ class ContainerTask:
         if shim is None:
             shim = await self.state.host.undertaker(self.state.home.path)
             try:
-                await self.state.calls.delete(shim, force=True)
+                await self._forget(shim, force=True)
             finally:
                 await shim.shutdown()
         else:
-            try:
-                await self.state.calls.delete(shim)
-            except errors.Unknown as exc:
-                log.info("%s; once more, by force", exc.message)
-                await self.state.calls.delete(shim, force=True)
+            await self._forget(shim)
+            await leftovers.end(self.state.record, shim.pid)
             if self.state.record.logged:
                 await self._end_loggers(shim)
             self.state.shim = None
             await shim.shutdown()
+        leftovers.remove(self.state.record)
         self.state.deleted = True
         self.state.home.remove()
+
+    async def _forget(self, shim: Shim, force: bool = False) -> None:
+        """Have the runtime forget the container. One whose program is gone never will: that must not keep the task."""
+        try:
+            await self.state.calls.delete(shim, force)
+        except errors.Unknown as exc:
+            if force:
+                raise
+            log.info("%s; once more, by force", exc.message)
+            await self._forget(shim, force=True)
+        except errors.FailedPrecondition as exc:
+            log.warning("%s; the task is removed without it", exc.message)
 
     async def _end_loggers(self, shim: Shim) -> None:
         """Close the streams of those that were never started, and wait for what reads the others."""

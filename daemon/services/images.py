@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
 from itertools import islice
 from typing import Protocol
 
@@ -83,8 +84,9 @@ class Images:
             with self._house.leases(namespace).passing():  # what is made to compare with is nobody else's
                 self._check(namespace, request, target, sink, token)
 
-        async for reply in journey(self._journeys, work):
-            yield reply
+        async with aclosing(journey(self._journeys, work)) as told:
+            async for reply in told:
+                yield reply
 
     def _check(
         self,

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import TypeVar
 
 from daemon.kit.cancel import Token
@@ -13,11 +13,11 @@ T = TypeVar("T")
 
 async def journey(
     pool: Pool, work: Callable[[Callable[[T], None], Token], object], give_up: Callable[[], None] = lambda: None
-) -> AsyncIterator[T]:
+) -> AsyncGenerator[T, None]:
     """What `work` tells the sink that it is handed, until it is done; its error, if it fails.
 
-    When the caller is gone the token is cancelled, `give_up` wakes whoever waits for something else, and the work is
-    awaited: nothing of a call runs on after the call.
+    Whoever iterates closes it (`contextlib.aclosing`). When the caller is gone the token is cancelled, `give_up` wakes
+    whoever waits for something else, and the work is awaited: nothing of a call runs on after the call.
     """
     loop = asyncio.get_running_loop()
     queue: asyncio.Queue[T | None] = asyncio.Queue()

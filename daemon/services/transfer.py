@@ -2,12 +2,16 @@
 
 import os
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import ExitStack, aclosing
+from functools import partial
+from itertools import islice
 from typing import Protocol
 
-from daemon.flows import importing
+from daemon.flows.converting import Convert
 from daemon.flows.crew import Crew
+from daemon.flows.exporting import Export
+from daemon.flows.importing import Import
 from daemon.flows.pull import Pull, Target
 from daemon.flows.push import Push
 from daemon.flows.raw import Raw
@@ -21,14 +25,34 @@ from daemon.kit.threads import Pool, hop
 from daemon.scoped.images import ScopedImages
 from daemon.scoped.leases import ScopedLeases
 from daemon.services.journey import journey
-from spec import errors, names, platforms, reference
+from spec import edges, errors, names, platforms, reference
 from spec.api import transfer as api
 from spec.exposition import Family
-from spec.ports import Applier, Cancel, ContentStore, ImageArchive, ProgressSink, Registries, Resolver, Snapshotter
+from spec.oci.image import Descriptor
+from spec.ports import (
+    Applier,
+    Cancel,
+    ContentStore,
+    ImageArchive,
+    LayerConverter,
+    ProgressSink,
+    Registries,
+    Resolver,
+    Snapshotter,
+)
 from spec.records import Image, Labels
 from spec.types import Progress
 
-KINDS = ("pull", "import", "unpack", "tag")
+KINDS = {
+    (api.Registry, api.ImageStore): "pull",
+    (api.Registry, api.Raw): "fetch",
+    (api.ImageStore, api.Registry): "push",
+    (api.Archive, api.ImageStore): "import",
+    (api.ImageStore, api.Archive): "export",
+}
+WITHIN = ("unpack", "tag", "convert")
+BLOCK = 100  # rows of a list message
+DESCRIPTORS = frozenset({"fetch", "import", "export"})  # those that a descriptor comes with
 
 
 class House(Protocol):
@@ -44,11 +68,13 @@ class House(Protocol):
 
     def applier(self, content: ContentStore) -> Applier: ...
 
+    def converter(self, content: ContentStore) -> LayerConverter: ...
+
     def resolver(self, source: api.Registry) -> Registries: ...
 
     def leases(self, namespace: str) -> ScopedLeases: ...
 
-    def archive(self, fd: int, cancel: Cancel) -> ImageArchive: ...
+    def archive(self, fd: int, cancel: Cancel, compress: bool) -> ImageArchive: ...
 
 
 class Transfer:
@@ -68,7 +94,7 @@ class Transfer:
         self._transfers = Counter("holdd_transfers_total", "Transfers that have ended.", ("kind", "status"))
         self._seconds = Histogram("holdd_transfer_seconds", "How long transfers took.", ("kind",))
         self._bytes = Counter("holdd_transfer_bytes_total", "Bytes of blobs that came.", ("kind",))
-        for kind in KINDS:  # from the start, so that the first one is a change
+        for kind in (*KINDS.values(), *WITHIN):  # from the start, so that the first one is a change
             self._bytes.add(kind, count=0)
             for status in ("success", "fail"):
                 self._transfers.add(kind, status, count=0)
@@ -79,11 +105,37 @@ class Transfer:
 
     async def transfer(self, request: api.TransferRequest, fds: Sequence[int]) -> AsyncIterator[Progress]:
         """Progress until it is done."""
-        kind = _kind(request)
+        with ExitStack() as held:
+            for fd in fds:
+                held.callback(os.close, fd)
+            async with aclosing(self._counted(_kind(request), request, fds)) as told:
+                async for progress in told:
+                    yield progress
+
+    async def referrers(self, request: api.ReferrersRequest) -> AsyncIterator[api.ReferrersReply]:
+        ref = str(reference.parse(request.source.reference))
+        registry = await hop(self._journeys, self._house.resolver, request.source)
+
+        def work(sink: Callable[[api.ReferrersReply], None], _: Token) -> None:
+            try:
+                digest = request.digest or registry.resolve(ref).digest
+                found = iter(registry.referrers(ref, digest, request.artifact_types))
+                while block := tuple(islice(found, BLOCK)):
+                    sink(api.ReferrersReply(referrers=block))
+            finally:
+                registry.close()
+
+        async with aclosing(journey(self._journeys, work, registry.close)) as told:
+            async for reply in told:
+                yield reply
+
+    async def _counted(
+        self, kind: str, request: api.TransferRequest, fds: Sequence[int]
+    ) -> AsyncGenerator[Progress, None]:
         began_s = time.monotonic()
         status = "fail"
         try:
-            async with aclosing(self._transfer(request, fds)) as told:
+            async with aclosing(await self._begin(kind, request, fds)) as told:
                 async for progress in told:
                     if progress.event == "complete":
                         self._bytes.add(kind, count=progress.total)
@@ -93,59 +145,82 @@ class Transfer:
             self._transfers.add(kind, status)
             self._seconds.observe(time.monotonic() - began_s, kind)
 
-    async def _transfer(self, request: api.TransferRequest, fds: Sequence[int]) -> AsyncGenerator[Progress, None]:
-        source, destination = request.source, request.destination
-        with ExitStack() as held:
-            for fd in fds:
-                held.callback(os.close, fd)
-            if isinstance(source, api.Registry) and isinstance(destination, api.ImageStore):
-                async for progress in self._pull(source, destination):
-                    yield progress
-            elif isinstance(source, api.Archive) and isinstance(destination, api.ImageStore):
-                async for progress in self._import(source, destination, fds):
-                    yield progress
-            elif isinstance(source, api.Registry) and isinstance(destination, api.Raw):
-                async for progress in self._raw(source, destination, fds):
-                    yield progress
-            elif isinstance(source, api.ImageStore) and isinstance(destination, api.Registry):
-                async for progress in self._push(source, destination):
-                    yield progress
-            elif isinstance(source, api.ImageStore) and isinstance(destination, api.ImageStore):
-                if destination.name != source.name or not destination.unpacks:
-                    yield await self._tag(source, destination)
-                if destination.unpacks:
-                    async for progress in self._unpack(source, destination.unpacks):
-                        yield progress
-            else:
-                raise errors.Unimplemented(
-                    f"transferring from {type(source).__name__} to {type(destination).__name__} is not offered"
-                )
+    async def _begin(
+        self, kind: str, request: api.TransferRequest, fds: Sequence[int]
+    ) -> AsyncGenerator[Progress, None]:
+        """The journey from this kind of source to this kind of destination, under way."""
+        if len(fds) != (kind in DESCRIPTORS):
+            takes = "one descriptor comes" if kind in DESCRIPTORS else "no descriptor comes"
+            raise errors.InvalidArgument(f"transferring, {kind}: {takes} with the request, not {len(fds)}")
+        match request.source, request.destination:
+            case api.Registry() as source, api.ImageStore() as destination:
+                return await self._pull(source, destination)
+            case api.Registry() as source, api.Raw() as destination:
+                return await self._fetch(source, destination, fds[0])
+            case api.ImageStore() as source, api.Registry() as destination:
+                return await self._push(source, destination)
+            case api.Archive() as source, api.ImageStore() as destination:
+                return self._import(source, destination, fds[0])
+            case api.ImageStore() as source, api.Archive() as destination:
+                return self._export(source, destination, fds[0])
+            case api.ImageStore() as source, api.ImageStore() as destination:
+                return self._within(source, destination)
+        raise AssertionError(kind)
 
-    async def _tag(self, source: api.ImageStore, destination: api.ImageStore) -> Progress:
-        """One more name. AlreadyExists, unless it is forced to point elsewhere."""
-        images = self._house.images(context.namespace())
-        target = images.get(source.name).target
-        if destination.force:
-            await hop(self._journeys, images.put_image, destination.name, target, destination.labels)
-        else:
-            await images.create(Image(name=destination.name, target=target, labels=destination.labels))
-        return Progress(event="saved", name=destination.name, descriptor=target.digest)
-
-    async def _unpack(self, source: api.ImageStore, unpacks: Sequence[api.Unpack]) -> AsyncIterator[Progress]:
-        """Snapshots of an image that is here."""
+    def _within(self, source: api.ImageStore, destination: api.ImageStore) -> AsyncGenerator[Progress, None]:
+        """Another name, another form, or snapshots of what is here."""
         namespace = context.namespace()
-        target = self._house.images(namespace).get(source.name).target
+        images = self._house.images(namespace)
+        target = images.get(source.name).target
+        named = destination.name != source.name or destination.conversion is not None or not destination.unpacks
 
         def work(sink: ProgressSink, token: Token) -> None:
-            targets = [self._target(namespace, unpack) for unpack in unpacks]
+            if destination.conversion is None and not destination.unpacks:
+                _tag(images, target, destination, sink)
+                return
             with self._house.leases(namespace).passing():
-                Unpacking(source.name, target, self._house.content(namespace), targets, sink, token).run()
+                found = target
+                if destination.conversion is not None:
+                    found = self._converted(namespace, source.name, target, destination, sink, token)
+                if named:
+                    _tag(images, found, destination, sink)
+                if destination.unpacks:
+                    targets = [self._target(namespace, unpack) for unpack in destination.unpacks]
+                    content = self._house.content(namespace)
+                    Unpacking(destination.name, found, content, targets, sink, token).run()
 
-        async for progress in journey(self._journeys, work):
-            yield progress
+        return journey(self._journeys, work)
 
-    async def _pull(self, source: api.Registry, destination: api.ImageStore) -> AsyncIterator[Progress]:
+    def _converted(
+        self,
+        namespace: str,
+        name: str,
+        target: Descriptor,
+        destination: api.ImageStore,
+        sink: ProgressSink,
+        token: Token,
+    ) -> Descriptor:
+        assert destination.conversion is not None
+        content = self._house.content(namespace)
+        with Pool("convert", len(os.sched_getaffinity(0))) as pool:
+            return Convert(
+                name=name,
+                target=target,
+                content=content,
+                converter=self._house.converter(content),
+                matchers=_matchers(destination),
+                wanted=" or ".join(_platforms(destination)),
+                compression=destination.conversion.compression,
+                oci=destination.conversion.oci,
+                pool=pool.executor,
+                sink=sink,
+                cancel=token,
+            ).run()
+
+    async def _pull(self, source: api.Registry, destination: api.ImageStore) -> AsyncGenerator[Progress, None]:
         namespace = context.namespace()
+        if destination.unpacks and destination.metadata_only:
+            raise errors.InvalidArgument(f"pulling {source.reference}: without its layers nothing can be unpacked")
         resolver = await hop(self._journeys, self._house.resolver, source)
 
         def work(sink: ProgressSink, token: Token) -> None:
@@ -159,10 +234,9 @@ class Transfer:
                 resolver.close()
 
         # Closing the resolver wakes whoever waits for a registry.
-        async for progress in journey(self._journeys, work, resolver.close):
-            yield progress
+        return journey(self._journeys, work, resolver.close)
 
-    async def _push(self, source: api.ImageStore, destination: api.Registry) -> AsyncIterator[Progress]:
+    async def _push(self, source: api.ImageStore, destination: api.Registry) -> AsyncGenerator[Progress, None]:
         namespace = context.namespace()
         target = source.target or self._house.images(namespace).get(source.name).target
         registry = await hop(self._journeys, self._house.resolver, destination)
@@ -187,43 +261,76 @@ class Transfer:
                     non_distributable=source.non_distributable,
                 ).run()
 
-        async for progress in journey(self._journeys, work, registry.close):
-            yield progress
+        return journey(self._journeys, work, registry.close)
 
-    async def _raw(
-        self, source: api.Registry, destination: api.Raw, fds: Sequence[int]
-    ) -> AsyncIterator[Progress]:
-        if len(fds) != 1:
-            raise errors.InvalidArgument(f"fetching: one descriptor comes with the request, not {len(fds)}")
+    async def _fetch(
+        self, source: api.Registry, destination: api.Raw, fd: int
+    ) -> AsyncGenerator[Progress, None]:
         ref = str(reference.parse(source.reference))
         resolver = await hop(self._journeys, self._house.resolver, source)
 
         def work(_: ProgressSink, token: Token) -> None:
             try:
-                Raw(ref, resolver, fds[0], token, destination.digest, destination.media_type).run()
+                Raw(ref, resolver, fd, token, destination.digest, destination.media_type).run()
             finally:
                 resolver.close()
 
-        async for progress in journey(self._journeys, work, resolver.close):
-            yield progress
+        return journey(self._journeys, work, resolver.close)
 
-    async def _import(
-        self, source: api.Archive, destination: api.ImageStore, fds: Sequence[int]
-    ) -> AsyncIterator[Progress]:
-        if len(fds) != 1:
-            raise errors.InvalidArgument(f"importing: one descriptor comes with the request, not {len(fds)}")
+    def _import(
+        self, source: api.Archive, destination: api.ImageStore, fd: int
+    ) -> AsyncGenerator[Progress, None]:
         namespace = context.namespace()
 
         def work(sink: ProgressSink, token: Token) -> None:
-            with self._house.archive(fds[0], token) as archive, self._house.leases(namespace).passing():
+            with (
+                self._house.leases(namespace).passing(),
+                self._house.archive(fd, token, source.force_compress) as archive,
+            ):
 
                 def pull(digest: str, name: str) -> Pull:
                     return self._one(namespace, digest, name, destination, archive, sink, token, {})
 
-                importing.run(archive.images(), destination.name, source.base_name, pull, sink)
+                Import(
+                    archive=archive,
+                    content=self._house.content(namespace),
+                    images=self._house.images(namespace),
+                    pull=pull,
+                    sink=sink,
+                    name=destination.name,
+                    base_name=source.base_name,
+                    add_digest=source.add_digest,
+                    skip_named_digest=source.skip_named_digest,
+                    labels=destination.labels,
+                ).run()
 
-        async for progress in journey(self._journeys, work):
-            yield progress
+        return journey(self._journeys, work)
+
+    def _export(
+        self, source: api.ImageStore, destination: api.Archive, fd: int
+    ) -> AsyncGenerator[Progress, None]:
+        namespace = context.namespace()
+        images = self._house.images(namespace)
+        given = dict.fromkeys(filter(None, (source.name, *source.extra_references)))
+        found = [(name, images.get(name).target) for name in given]
+        if not found:
+            raise errors.InvalidArgument("exporting: no image is named")
+
+        def work(sink: ProgressSink, token: Token) -> None:
+            with self._house.leases(namespace).passing():
+                Export(
+                    images=found,
+                    content=self._house.content(namespace),
+                    matchers=_matchers(destination),
+                    wanted=" or ".join(_platforms(destination)),
+                    fd=fd,
+                    sink=sink,
+                    cancel=token,
+                    saved=not destination.skip_compatibility_manifest,
+                    non_distributable=not destination.skip_non_distributable,
+                ).run()
+
+        return journey(self._journeys, work)
 
     def _one(
         self,
@@ -243,13 +350,15 @@ class Transfer:
             content=self._house.content(namespace),
             images=self._house.images(namespace),
             targets=[self._target(namespace, unpack) for unpack in destination.unpacks],
-            matchers=[platforms.only(platforms.parse(text)) for text in _platforms(destination)],
+            matchers=_matchers(destination),
             wanted=" or ".join(_platforms(destination)),
             pool=self._downloads.executor,
             once=self._once,
             scope=namespace,
             sink=sink,
             cancel=token,
+            all_metadata=destination.all_metadata,
+            metadata_only=destination.metadata_only,
             labels=destination.labels,
             origin=origin,
         )
@@ -258,22 +367,41 @@ class Transfer:
         name = unpack.snapshotter or self._house.default_snapshotter(namespace)
         applier = self._house.applier(self._house.content(namespace))
         snapshotter = self._house.snapshotter(namespace, name)
-        unpacker = Unpacker(name, snapshotter, applier, self._once, namespace, self._crew, self._sync)
+        keep = partial(self._house.leases(namespace).keep, edges.snapshot_kind(name))
+        unpacker = Unpacker(name, snapshotter, applier, self._once, namespace, self._crew, self._sync, keep)
         platform = platforms.parse(unpack.platform) if unpack.platform else platforms.default()
         return Target(unpacker=unpacker, matcher=platforms.only(platform))
 
 
 def _kind(request: api.TransferRequest) -> str:
-    """What a transfer is called in the metrics."""
-    if isinstance(request.source, api.Registry):
-        return "pull"
-    if isinstance(request.source, api.Archive):
-        return "import"
-    return "unpack" if getattr(request.destination, "unpacks", ()) else "tag"
+    """What a transfer is, and is called in the metrics."""
+    match request.source, request.destination:
+        case api.ImageStore(), api.ImageStore() as destination:
+            return "convert" if destination.conversion is not None else "unpack" if destination.unpacks else "tag"
+        case source, destination:
+            kind = KINDS.get((type(source), type(destination)))
+            if kind is None:
+                raise errors.Unimplemented(
+                    f"transferring from {type(source).__name__} to {type(destination).__name__} is not offered"
+                )
+            return kind
 
 
-def _platforms(destination: api.ImageStore) -> Sequence[str]:
+def _tag(images: ScopedImages, target: Descriptor, destination: api.ImageStore, sink: ProgressSink) -> None:
+    """One more name. AlreadyExists, unless it is forced to point elsewhere."""
+    if destination.force:
+        images.put_image(destination.name, target, destination.labels)
+    else:
+        images.create(Image(name=destination.name, target=target, labels=destination.labels)).result()
+    sink(Progress(event="saved", name=destination.name, descriptor=target.digest))
+
+
+def _platforms(wanted: api.ImageStore | api.Archive) -> Sequence[str]:
     """Those that are wanted, as text; none when all are."""
-    if destination.all_platforms:
+    if wanted.all_platforms:
         return ()
-    return destination.platforms or (platforms.format(platforms.default()),)
+    return wanted.platforms or (platforms.format(platforms.default()),)
+
+
+def _matchers(wanted: api.ImageStore | api.Archive) -> Sequence[platforms.Matcher]:
+    return [platforms.only(platforms.parse(text)) for text in _platforms(wanted)]

@@ -1,11 +1,11 @@
-"""Transfer: whole journeys as one call, with progress as its stream. Now: pull (registry to image store), import
-(archive to image store), push (image store to registry), single objects (registry to a descriptor), tag and unpack
-(image store to image store)."""
+"""Transfer: whole journeys as one call, with progress as its stream. Pull (registry to image store), push (image store
+to registry), import (archive to image store), export (image store to archive), single objects (registry to a
+descriptor); tag, convert and unpack (image store to image store)."""
 
 from collections.abc import Sequence
 
 from spec.api.service import Service, server_stream
-from spec.base import Record, Request
+from spec.base import Record, Reply, Request
 from spec.oci.image import Descriptor
 from spec.types import Progress
 
@@ -33,12 +33,35 @@ class Registry(Record, frozen=True, tag="registry"):
 
 
 class Archive(Record, frozen=True, tag="archive"):
-    """Images in the descriptor that comes with the request: an OCI layout, as a tar (a file or a pipe) or a directory.
+    """Images in the descriptor that comes with the request.
 
-    They are named as its index says; `base_name` is put before names that are but a tag.
+    As a source: an OCI layout or what `docker save` writes, as a tar (a file or a pipe; gzip and zstd are undone) or a
+    directory. Its images are named as it says, docker's in full (docker.io/library/NAME:TAG). `base_name` is put before
+    names that are but a tag, and images of another whole name are left out then; "" is import-DATE. An image without a
+    name, and with `add_digest` every one, is named by its digest as well; with `skip_named_digest` only those without.
+    With `force_compress` layers that are not compressed are stored as gzip.
+
+    As a destination: a tar, an OCI layout with docker's manifest.json, unless `skip_compatibility_manifest`. Of an
+    index goes what `platforms` choose, none means the host's; layers that may not be redistributed are left out with
+    `skip_non_distributable`. NotFound, before anything is written, when something of it is not here.
     """
 
     base_name: str = ""
+    add_digest: bool = False
+    skip_named_digest: bool = False
+    force_compress: bool = False
+    platforms: Sequence[str] = ()
+    all_platforms: bool = False
+    skip_compatibility_manifest: bool = False
+    skip_non_distributable: bool = False
+
+
+class Conversion(Record, frozen=True):
+    """Another form of the same image. `compression` of its layers: gzip, zstd or uncompressed, "" as they are; `oci`
+    makes Docker's media types OCI's. Layers that may not be redistributed keep their bytes."""
+
+    compression: str = ""
+    oci: bool = False
 
 
 class Unpack(Record, frozen=True):
@@ -49,11 +72,16 @@ class Unpack(Record, frozen=True):
 
 
 class ImageStore(Record, frozen=True, tag="image_store"):
-    """A name among the images. `platforms` chooses what is kept of an index; none means the host's. From an archive
-    `name` may be empty for all of its images, or names the only one.
+    """A name among the images. `platforms` chooses what is kept of an index; none means the host's. With
+    `all_metadata` an index keeps the manifests and configs of its other platforms too, without their layers, so that it
+    can be pushed again to the registry it is from; with `metadata_only` no layers come at all, and nothing is unpacked.
+    From an archive `name` is one more name: of its only image, or of the index of all.
 
     From one image store to another, a name that is taken is AlreadyExists, unless `force` points it elsewhere; to the
-    same name, with `unpacks`, nothing but snapshots are made.
+    same name, with `unpacks`, nothing but snapshots are made. With `conversion` what is chosen is converted, and the
+    name points at what became of it; where nothing changes, that is what it was.
+
+    To an archive go `name` and `extra_references`.
 
     To a registry all of it goes, or of an index the one manifest that `platforms` choose; `target` instead of what the
     image points at; layers that may not be redistributed with `non_distributable` only.
@@ -67,6 +95,10 @@ class ImageStore(Record, frozen=True, tag="image_store"):
     force: bool = False
     target: Descriptor | None = None
     non_distributable: bool = False
+    all_metadata: bool = False
+    metadata_only: bool = False
+    extra_references: Sequence[str] = ()
+    conversion: Conversion | None = None
 
 
 class Raw(Record, frozen=True, tag="raw"):
@@ -87,7 +119,23 @@ class TransferRequest(Request, frozen=True):
     destination: Registry | ImageStore | Archive | Raw
 
 
+class ReferrersRequest(Request, frozen=True):
+    """What refers to `digest`, "" for what the reference names, in the repository of `source`: manifests of these
+    `artifact_types`, none for all."""
+
+    source: Registry
+    digest: str = ""
+    artifact_types: Sequence[str] = ()
+
+
+class ReferrersReply(Reply, frozen=True):
+    """A block of up to 100; none when nothing does."""
+
+    referrers: Sequence[Descriptor] = ()
+
+
 class Transfer(Service):
     NAME = "holdd.services.transfer.v1.Transfer"
 
     transfer = server_stream(TransferRequest, Progress, takes=True)
+    referrers = server_stream(ReferrersRequest, ReferrersReply)

@@ -57,6 +57,11 @@ def is_manifest(media_type: str) -> bool:
     return media_type in image.MANIFEST_TYPES
 
 
+def opens(media_type: str) -> bool:
+    """Whether it points at others: a manifest or an index."""
+    return is_manifest(media_type) or is_index(media_type)
+
+
 def is_config(media_type: str) -> bool:
     return media_type in image.CONFIG_TYPES
 
@@ -144,7 +149,7 @@ def choose(document: Index, matcher: platforms.Matcher) -> list[Descriptor]:
     """
     ranked = []
     for position, child in enumerate(document.manifests):
-        if not (is_manifest(child.media_type) or is_index(child.media_type)):
+        if not opens(child.media_type):
             continue
         if child.platform is None:
             ranked.append(((1, 0, 0, position), child))
@@ -176,11 +181,11 @@ def child_labels(parent: Descriptor, descriptors: Sequence[Descriptor]) -> dict[
     labels: dict[str, str] = {}
     counts: dict[str, int] = {}
     for child in descriptors:
-        opens = is_manifest(parent.media_type) and child is descriptors[0] and not is_layer(child.media_type)
-        if is_config(child.media_type) or opens:
+        first = is_manifest(parent.media_type) and child is descriptors[0] and not is_layer(child.media_type)
+        if is_config(child.media_type) or first:
             labels[f"{GC_REF_CONTENT}.config"] = child.digest
             continue
-        letter = "m." if is_manifest(child.media_type) or is_index(child.media_type) else "l."
+        letter = "m." if opens(child.media_type) else "l."
         prefix = letter if letter == "m." or is_layer(child.media_type) else ""
         number = counts.get(prefix, 0)
         counts[prefix] = number + 1

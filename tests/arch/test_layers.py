@@ -8,7 +8,7 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
-ISLANDS = ("metadata", "content", "snapshots", "diff", "images", "runtime", "events", "metrics", "gc")
+ISLANDS = ("metadata", "content", "snapshots", "diff", "images", "runtime", "events", "metrics", "gc", "restart")
 RANK = {"kit": 1, "client": 2, **dict.fromkeys(ISLANDS, 3), "scoped": 4, "flows": 5, "services": 6, "transport": 7}
 SEEN_FROM = {"scoped": {"metadata"}, "services": {"metadata"}}  # the one island visible above its layer
 TOPS = ("spec", "pyx", "daemon", "ctr")

@@ -26,15 +26,18 @@ def pulled(daemon, fake):
     def pull(tag="1"):
         fake.image(tag, {"bin/a": os.urandom(100_000), tag: b"x"})
         name = f"{fake.host}/app:{tag}"
-        request = transfer.TransferRequest(
-            source=transfer.Registry(reference=name, plain_http=True),
-            destination=transfer.ImageStore(name=name, unpacks=[transfer.Unpack()]),
-        )
         with daemon.client() as client:
-            list(client.transfer.transfer(request))
+            list(client.transfer.transfer(request(name)))
         return name
 
     return pull
+
+
+def request(name):
+    return transfer.TransferRequest(
+        source=transfer.Registry(reference=name, plain_http=True),
+        destination=transfer.ImageStore(name=name, unpacks=[transfer.Unpack()]),
+    )
 
 
 def blobs(daemon):
@@ -114,6 +117,22 @@ def test_a_lease_keeps_what_was_made_under_it(daemon):
         assert trees(daemon) == ([], 0)
         with pytest.raises(errors.NotFound, match=f"lease {lease}"), client.using(lease=lease) as under:
             under.snapshots.prepare(snapshots.PrepareRequest(snapshotter="overlayfs", key="s3"))
+
+
+def test_a_lease_keeps_what_a_pull_under_it_found(daemon, pulled):
+    name = pulled()
+    with daemon.client() as client:
+        lease = client.leases.create(leases.CreateRequest()).id
+        with client.using(lease=lease) as under:
+            list(under.transfer.transfer(request(name)))
+        (block,) = client.leases.list_resources(leases.ListResourcesRequest(id=lease))
+        assert {one.id for one in block.resources if one.type == "snapshots/overlayfs"} == set(trees(daemon)[0])
+        client.images.delete(images.DeleteRequest(name=name))
+        before = blobs(daemon), trees(daemon)
+        collect(daemon)
+        assert (blobs(daemon), trees(daemon)) == before
+        client.leases.delete(leases.DeleteRequest(id=lease, sync=True))
+        assert (blobs(daemon), trees(daemon)) == ((set(), set()), ([], 0))
 
 
 def test_a_lease_that_a_connection_holds(daemon):

@@ -40,6 +40,7 @@ class House:
         self.snapshots = snapshotter(str(directory / "snapshots"), DictKV())
         self.applier = applier(ArchiveApplier(self.content))
         self.sync = sync
+        self.keep = lambda chain_id: None
         self.pool = Pool("downloads", 3)
         self.once = Once()
         self.unpacks = Pool("unpacks", 5)
@@ -50,7 +51,9 @@ class House:
         resolver = RegistryResolver()
         cancel = cancel or Token()
         matcher = platforms.only(platforms.parse(platform))
-        unpacker = Unpacker("sn", self.snapshots, self.applier, self.once, "ns", self.crew, self.sync)
+        unpacker = Unpacker(
+            "sn", self.snapshots, self.applier, self.once, "ns", self.crew, self.sync, self.keep
+        )
         try:
             return Pull(
                 reference=str(reference.parse(text)), name=text, resolver=resolver, content=self.content,

@@ -250,6 +250,46 @@ def test_when_another_gives_up_who_waited_for_it_goes_on(house, fake):
     assert kinds(house) == dict.fromkeys(chain, Kind.COMMITTED)
 
 
+def collects(house):
+    """A collection that comes before what was found is kept, once."""
+    gone = []
+
+    def keep(chain_id):
+        if not gone:
+            gone.append(chain_id)
+            house.snapshots.remove(chain_id)
+
+    house.keep = keep
+    return gone
+
+
+def test_what_is_collected_before_it_was_kept_is_unpacked_again(house, fake):
+    _, chain = serve(fake, "1", archive(file("base")), archive(file("top")))
+    house.pull(f"{fake.host}/a:1")
+    gone = collects(house)
+    house.pull(f"{fake.host}/a:1")
+    assert gone == [chain[-1]]
+    assert kinds(house) == dict.fromkeys(chain, Kind.COMMITTED)
+    assert house.applier.count("apply") == 3
+
+
+def test_what_another_made_and_let_go_is_unpacked_again(house, fake):
+    (blob,), chain = serve(fake, "1", archive(file("first"), file("big", NOISE)))
+    serve(fake, "2", archive(file("first"), file("big", NOISE)))
+    hold(fake, blob)
+    with ThreadPoolExecutor() as pool:
+        one = pool.submit(house.pull, f"{fake.host}/a:1")
+        until(lambda: has(house, "first"))
+        gone = collects(house)
+        two = pool.submit(house.pull, f"{fake.host}/a:2")
+        until(lambda: "/v2/a/manifests/2" in {path for _, path, _ in fake.requests})
+        fake.gate.set()
+        one.result(SECONDS)
+        two.result(SECONDS)
+    assert gone == chain
+    assert kinds(house) == dict.fromkeys(chain, Kind.COMMITTED)
+
+
 def test_a_layer_that_comes_twice_in_one_image(house, fake):
     same = archive(file("first"), file("big", NOISE))
     blobs, chain = serve(fake, "1", same, archive(file("other")), same)

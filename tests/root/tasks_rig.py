@@ -9,10 +9,14 @@ import time
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
+import msgspec
+
 from daemon.kit import mounting
 from daemon.runtime.nursery import Nursery
 from daemon.runtime.tasks import Tasks
 from pyx import mount as mounts
+from spec.base import pack
+from spec.events import Envelope
 from spec.records import RuntimeRef
 from spec.types import Mount, Stdio
 from tests import cgroups
@@ -36,6 +40,12 @@ class Published(list):
 
     def of(self, topic):
         return [event for at, event in self if at == topic]
+
+    def envelopes(self):
+        return [
+            Envelope(timestamp_ns=0, topic=topic, namespace=NAMESPACE, event=msgspec.Raw(pack(event)))
+            for topic, event in self
+        ]
 
 
 @contextmanager
@@ -123,7 +133,7 @@ class Rig:
         self.cgroup_parent = cgroup_parent
         self.tasks = self.made()
 
-    def made(self):
+    def made(self, recent=()):
         return Tasks(
             self.state,
             self.nursery,
@@ -131,13 +141,15 @@ class Rig:
             self.published,
             mounting.detached,
             cgroup_parent=self.cgroup_parent,
+            recent=lambda: recent,
         )
 
     async def restarted(self):
         """Another daemon in place of this one."""
         await self.tasks.close()
+        recent = self.published.envelopes()
         self.published.clear()
-        self.tasks = self.made()
+        self.tasks = self.made(recent)
         await self.tasks.recover()
 
     async def create(self, id, *args, stdio=Stdio(), fds=(), runtime="", rootfs=None, **options):

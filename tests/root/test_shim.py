@@ -482,6 +482,29 @@ def test_a_shim_outlives_its_daemon(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+def test_exits_before_a_connection_is_taken_are_told(tmp_path: Path) -> None:
+    """A shim that is stopped, or only slow, is connected to before it knows."""
+
+    async def body(shim: Shim) -> None:
+        done = await shim.run(["/bin/sh", "-c", "(exec sleep 1000 > /dev/null) & echo $!"], timeout=SECONDS)
+        orphan = int(done.output)
+        os.kill(shim.pid, signal.SIGSTOP)
+        os.kill(orphan, signal.SIGKILL)
+        other = await Shim.connect(shim.directory)
+        seen: list[ExitRecord] = []
+        assert other.catch_up() == []
+        other.on_exit(seen.append)
+        os.kill(shim.pid, signal.SIGCONT)
+        await until(lambda: seen)
+        assert [(record.pid, record.status) for record in seen] == [(orphan, 137)]
+        assert other.catch_up() == seen
+        await other.run(["/bin/true"], timeout=SECONDS)
+        assert len(seen) == 1
+        other.close()
+
+    in_shim(tmp_path, body)
+
+
 def test_killed_shim_is_noticed(tmp_path: Path) -> None:
     async def body(shim: Shim) -> None:
         closed: list[str] = []
@@ -554,8 +577,8 @@ def test_malformed_requests_are_answered(tmp_path: Path) -> None:
         b"\x01",
         b"\x01\x02\x00\x00",
         head.pack(9, 2, 0, 1),
-        *(head.pack(1, operation, 0, 1) for operation in (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 255)),
-        *(head.pack(1, operation, 0, 1) + b"x" * 9 for operation in (2, 3, 4, 5, 6, 7, 8, 9, 10, 11)),
+        *(head.pack(1, operation, 0, 1) for operation in (*range(12), 13, 14, 255)),
+        *(head.pack(1, operation, 0, 1) + b"x" * 9 for operation in (*range(2, 12), 13)),
         *(head.pack(1, operation, 0, 1) + b"x\0" for operation in (4, 7, 9)),
         head.pack(1, 2, 0, 1) + run.pack(0, 0, 0, 0, 0, 0, 0) + b"/\0",
         head.pack(1, 2, 0, 1) + run.pack(0, 0, 1, 0, 3, 0, 0) + b"/\0/bin/true\0",
@@ -594,7 +617,7 @@ def test_malformed_requests_are_answered(tmp_path: Path) -> None:
 
 def random_request(random: Random, directory: Path) -> tuple[bytes, int]:
     """Something like a request, and how many descriptors to send with it. Never a shutdown or a mount."""
-    operation = random.choice([2, 2, 2, 3, 4, 5, 6, 7, 9, 10, 11, 200])
+    operation = random.choice([2, 2, 2, 3, 4, 5, 6, 7, 9, 10, 11, 13, 200])
     words = [b"a", b"b", b"", b"n" * 127, b"n" * 128, b"%s/c" % os.fsencode(directory), b"/", b"/no/such", b"/bin/true"]
 
     def strings(count: int) -> bytes:
@@ -610,6 +633,8 @@ def random_request(random: Random, directory: Path) -> tuple[bytes, int]:
         body += b"/\0" + argv + strings(named)
     elif operation == 3:
         body = struct.pack("<II", random.randrange(50), random.choice([0, 9, 15, 2**32 - 1]))
+    elif operation == 13:
+        body = struct.pack("<Q", random.choice([0, 1, 100, 2**64 - 1]))
     else:
         body = (bytes(8) if operation == 10 else b"") + strings(random.randrange(3))
     message = bytearray(struct.pack("<BBHI", 1, operation, 0, random.randrange(50)) + body)

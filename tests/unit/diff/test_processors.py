@@ -23,10 +23,9 @@ def inflated(blob, media_type, bounds=Bounds(), size=10_000):
 
 
 def drained(plain, size):
-    parts = []
-    while data := plain.read(size):
-        assert len(data) <= size
-        parts.append(data)
+    parts, buffer = [], memoryview(bytearray(size))
+    while got := plain.readinto(buffer):
+        parts.append(bytes(buffer[:got]))
     return b"".join(parts)
 
 
@@ -49,6 +48,12 @@ def drained(plain, size):
 @pytest.mark.parametrize("size", [1 << 20, 7777])
 def test_inflating(blob, media_type, size):
     assert inflated(blob, media_type, size=size) == DATA
+
+
+def test_it_is_a_source():
+    source = opened(io.BytesIO(gzip.compress(DATA)), OCI_LAYER_GZIP)
+    assert source.read(1000) + source.read(len(DATA) * 2) == DATA
+    assert source.read(1000) == b""
 
 
 @pytest.mark.parametrize("compress", [gzip.compress, zstandard.compress])
@@ -151,7 +156,7 @@ def test_zstd_blocks_without_end_that_hold_nothing():
 @pytest.mark.parametrize("empty", [gzip.compress(b""), zstandard.compress(b""), SKIPPABLE])
 def test_members_without_end_that_hold_nothing(empty):
     with pytest.raises(errors.ResourceExhausted, match="hold nothing"):
-        inflated(empty * 10_000, DOCKER_LAYER)
+        inflated(empty * (10_000 if empty[0] != 0x1F else 300_000), DOCKER_LAYER)
     last = gzip.compress(DATA) if empty.startswith(b"\x1f") else zstandard.compress(DATA)
     assert inflated(empty * 900 + last, DOCKER_LAYER) == DATA
 

@@ -260,3 +260,31 @@ def test_a_subscriber_is_woken_by_a_thread_while_its_loop_sleeps():
         publish.join()
 
     run(main())
+
+
+def test_the_last_events_are_there_after_a_restart(ring_path):
+    with closing(Ring(ring_path, SIZE)) as ring:
+        before = Exchange(ring)
+        for number in range(10):
+            before.publish("ns", "/tasks/start", TaskStart(container_id=f"c{number}"))
+    with closing(Ring(ring_path, SIZE)) as ring:
+        assert [envelope.sequence for envelope in Exchange(ring).recent()] == list(range(1, 11))
+    assert list(Exchange().recent()) == []
+
+
+def test_the_last_events_are_the_last_ones(ring, monkeypatch):
+    monkeypatch.setattr(exchange, "RECENT", 4)
+    events = Exchange(ring)
+    for number in range(1000):
+        events.publish("ns", "/tasks/start", TaskStart(container_id=f"c{number}"))
+    assert [envelope.sequence for envelope in events.recent()] == [997, 998, 999, 1000]
+
+
+def test_what_was_before_a_restart_is_told_before_anything_happens_after_it(ring_path):
+    with closing(Ring(ring_path, SIZE)) as ring:
+        before = Exchange(ring)
+        for number in range(3):
+            before.publish("ns", "/tasks/start", TaskStart(container_id=f"c{number}"))
+    with closing(Ring(ring_path, SIZE)) as ring:
+        found = run(collected(Exchange(ring), 2, since=1))
+    assert [envelope.sequence for envelope in found] == [2, 3]

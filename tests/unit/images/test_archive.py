@@ -5,19 +5,23 @@ import json
 import os
 import tarfile
 import threading
+from functools import partial
 
 import pytest
 
+from daemon.diff import processors
 from daemon.images import tarindex
-from daemon.images.archive import FULL_NAME, REF_NAME, Archive
+from daemon.images.archive import Archive
 from daemon.kit.cancel import Token
 from spec import errors
-from spec.oci.image import Descriptor
+from spec.names import IMAGE_NAME, REF_NAME
+from spec.oci.image import OCI_LAYER_GZIP, Descriptor
 from tests.fake import MANIFEST, digest_of
-from tests.tarball import archive, entry, file, folder, long_name, pax, symlink
+from tests.tarball import archive, entry, file, folder, hardlink, long_name, pax, symlink
 
 BLOB = b"a blob's bytes" * 1000
 DIGEST = digest_of(BLOB)
+undone = partial(processors.opened, media_type=OCI_LAYER_GZIP)
 LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 
 
@@ -84,7 +88,7 @@ def opened(request, tmp_path):
     def make(contents):
         fd = request.param(tmp_path, contents)
         held.append(fd)
-        made = Archive(fd, str(tmp_path), Token())
+        made = Archive(fd, str(tmp_path), Token(), undone)
         held.append(made)
         return made
 
@@ -104,7 +108,7 @@ def test_blobs_come_from_any_offset(opened, offset):
 
 
 def test_names_are_as_the_index_has_them(opened):
-    names = [{FULL_NAME: "example.org/a:1", REF_NAME: "1"}, {REF_NAME: "latest"}, {}]
+    names = [{IMAGE_NAME: "example.org/a:1", REF_NAME: "1"}, {REF_NAME: "latest"}, {}]
     made = opened(files(index_json=index(*names)))
     assert [image.name for image in made.images()] == ["example.org/a:1", "latest", ""]
     assert made.resolve(DIGEST).size == len(BLOB)
@@ -151,11 +155,11 @@ def test_links_lead_nowhere(tmp_path):
     blob = tmp_path / "layout/blobs/sha256" / DIGEST[7:]
     blob.unlink()
     blob.symlink_to(tmp_path / "secret")
-    with Archive(fd, str(tmp_path), Token()) as made, pytest.raises(errors.Error, match=DIGEST[7:]):
+    with Archive(fd, str(tmp_path), Token(), undone) as made, pytest.raises(errors.Error, match=DIGEST[7:]):
         made.fetch(Descriptor(digest=DIGEST))
     blob.unlink()
     os.mkfifo(blob)
-    with Archive(fd, str(tmp_path), Token()) as made, pytest.raises(errors.InvalidArgument, match="no file"):
+    with Archive(fd, str(tmp_path), Token(), undone) as made, pytest.raises(errors.InvalidArgument, match="no file"):
         made.fetch(Descriptor(digest=DIGEST))
     os.close(fd)
 
@@ -165,7 +169,7 @@ def test_who_gives_up_on_a_pipe(tmp_path):
     token = Token()
     token.cancel("enough")
     with pytest.raises(errors.Canceled, match="enough"):
-        Archive(read, str(tmp_path), token)
+        Archive(read, str(tmp_path), token, undone)
     os.close(read)
     os.close(write)
 
@@ -177,7 +181,7 @@ def indexed(directory, data):
     (directory / "a.tar").write_bytes(data)
     fd = os.open(directory / "a.tar", os.O_RDONLY)
     try:
-        return {name: data[start : start + size] for name, (start, size) in tarindex.files(fd).items()}
+        return {name: data[at.start : at.start + at.size] for name, at in tarindex.files(fd).items()}
     finally:
         os.close(fd)
 
@@ -189,12 +193,20 @@ LONG = "/".join(["x" * 90] * 4)
     ("data", "found"),
     [
         (archive(), {}),
-        (archive(file("a", b"1"), folder("d"), symlink("l", "a"), file("d/b", BLOB)), {"a": b"1", "d/b": BLOB}),
+        (archive(file("a", b"1"), folder("d"), file("d/b", BLOB)), {"a": b"1", "d/b": BLOB}),
         (archive(file("a", b"1"), file("a", b"2")), {"a": b"2"}),
         (archive(file("/./a//b", b"1")), {"a/b": b"1"}),
         (archive(long_name(LONG), file("cut", b"1"), file("b", b"2")), {LONG: b"1", "b": b"2"}),
         (archive(pax(path=LONG, size=3), entry("cut", "0", b"12", size=0), file("b")), {LONG: b"12\0", "b": b""}),
         (archive(long_name("target", "K"), file("a", b"1")), {"a": b"1"}),
+        (archive(symlink("d/l", "../a"), file("a", b"1"), symlink("m", "d/l")), {"a": b"1", "d/l": b"1", "m": b"1"}),
+        (archive(file("d/a", b"1"), hardlink("l", "d/a")), {"d/a": b"1", "l": b"1"}),
+        (archive(pax(linkpath="a"), symlink("l", "cut"), long_name("a", "K"), symlink("m", "cut"), file("a", b"1")),
+         {"a": b"1", "l": b"1", "m": b"1"}),
+        (archive(symlink("a", "b"), symlink("b", "a"), symlink("c", "c"), symlink("d", "nosuch")), {}),
+        (archive(symlink("a", "/etc/passwd"), symlink("b", "../../etc/passwd"), hardlink("c", "/etc/passwd")), {}),
+        (archive(file("../../etc/passwd", b"1")), {"../../etc/passwd": b"1"}),
+        (archive(folder("d", size=512), file("a", b"1")), {"a": b"1"}),
         (archive(entry("pax", "g", b"11 path=xx\n"), file("a", b"1")), {"a": b"1"}),
     ],
 )  # fmt: skip
@@ -213,6 +225,8 @@ def test_where_files_are(tmp_path, data, found):
         (archive(entry("a", "L", b"", size=1 << 40)), errors.InvalidArgument),
         (archive(entry("a", "x", b"99 path=a\n"), file("a")), errors.InvalidArgument),
         (archive(entry("a", "x", b"path=a\n"), file("a")), errors.InvalidArgument),
+        (archive(entry("a", "x", b"0 a=b\n"), file("a")), errors.InvalidArgument),
+        (archive(*(long_name("x" * 1_000_000) + file("cut") for _ in range(34))), errors.ResourceExhausted),
         (archive(entry("a", "0", b"", size=-5)), errors.Error),
     ],
 )

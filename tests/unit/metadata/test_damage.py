@@ -7,7 +7,8 @@ import struct
 import lmdb
 import pytest
 
-from daemon.metadata import held, journal, migrate, sealed
+from daemon.metadata import held, journal, migrate, renewal, sealed
+from daemon.metadata.journal import Journal
 from daemon.metadata.pages import PAGE, Pages
 from daemon.metadata.store import VERSION_KEY, Store, inspect
 from spec import errors
@@ -190,6 +191,55 @@ def test_the_journal_is_written_anew_when_it_has_grown(tmp_path, monkeypatch):
     rows = {}
     assert journal.read(str(tmp_path / "journal"), rows)[2] == ""
     assert rows == {b"k": sealed.seal(b"k", b"99" * 1000)}
+
+
+def rows_of(store):
+    with store.view() as view:
+        return dict(view.stored())
+
+
+def test_what_is_committed_while_the_journal_is_written_anew_is_in_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(journal, "SLACK", 10_000)
+    monkeypatch.setattr(journal, "RETRY_S", 0.0)
+    monkeypatch.setattr(renewal, "PART", 16)
+    replaced = []
+    replace = Journal.replace
+    monkeypatch.setattr(Journal, "replace", lambda *args: replaced.append(args[1:]) or replace(*args))
+    store = Store(str(tmp_path))
+    turn = 0
+    while len(replaced) < 3 and turn < 20_000:
+        turn += 1
+        store.update(lambda txn, n=turn: [txn.put(b"k%d" % (n % 500), b"%d" % n * 20), txn.delete(b"k%d" % (n % 7))])
+        if turn % 10 == 0:
+            store.update(lambda txn: None).result()
+    store.update(lambda txn: None).result()
+    expected = rows_of(store)
+    store.close()
+    assert len(replaced) == 3
+    logged = {}
+    ends, size, wrong = journal.read(str(tmp_path / "journal"), logged)
+    assert (wrong, logged) == ("", expected)
+    assert size == (tmp_path / "journal").stat().st_size
+    assert not (tmp_path / "journal.new").exists()
+    Store(str(tmp_path)).close()
+    assert journal.read(str(tmp_path / "journal"))[0] == ends, "it went on where it was"
+
+
+def test_a_map_that_grows_does_not_wait_for_the_journal(tmp_path, monkeypatch):
+    monkeypatch.setattr(journal, "SLACK", 10_000)
+    monkeypatch.setattr(journal, "RETRY_S", 0.0)
+    monkeypatch.setattr(renewal, "PART", 1)
+    monkeypatch.setattr(renewal, "PAUSE_S", 0.01)
+    store = Store(str(tmp_path), map_size=1 << 23)
+    for n in range(3000):
+        store.update(lambda txn, n=n: txn.put(b"%06d" % n, bytes(3000)))
+    store.update(lambda txn: None).result(60)
+    assert len(rows_of(store)) == 3000
+    store.close()
+    logged = {}
+    assert journal.read(str(tmp_path / "journal"), logged)[2] == ""
+    assert len(logged) == 3000
+    assert not (tmp_path / "journal.new").exists()
 
 
 def test_rows_of_before_there_were_checksums_get_them(tmp_path):

@@ -1,9 +1,11 @@
 """The command lines of OCI runtimes, which runtime is meant, and what it says."""
 
+import os
+
 import msgspec
 import pytest
 
-from daemon.runtime.oci import Commands, Launch, RuntimeConfig, complaint, criu_complaint, settle
+from daemon.runtime.oci import Commands, Launch, RuntimeConfig, settle
 from spec import errors
 from spec.records import CheckpointOptions, RuntimeOptions, RuntimeRef
 
@@ -76,24 +78,54 @@ def test_runtimes_that_are_not_there(name):
         settle(RuntimeRef(name=name), {"gone": RuntimeConfig(path="no-such-program")}, "/run/r", "ns")
 
 
-@pytest.mark.parametrize("raw", [b"\xc1", b"\x01", b"\x81\xa4root\x01"])
-def test_options_that_are_none(raw, program):
-    with pytest.raises(errors.InvalidArgument, match="options"):
-        settle(RuntimeRef(name="runc", options=msgspec.Raw(raw)), {"runc": RuntimeConfig(path=program)}, "/r", "ns")
+@pytest.fixture
+def own(tmp_path):
+    """Settles with a container's own file of options."""
+
+    def settled(text, **fields):
+        path = tmp_path / "own.toml"
+        path.write_bytes(text)
+        ref = RuntimeRef(name="mine", options=options(config_path=str(path), **fields))
+        return settle(ref, {"mine": RuntimeConfig(path="/bin/true", root="/mine", args=("-a",))}, "/run/r", "ns")
+
+    return settled
+
+
+def test_a_file_of_options_goes_before_the_configuration(own):
+    assert own(b"").args == ("-a",)
+    launch = own(b'path = "/bin/false"\nargs = ["-b"]\ntimeout_s = 2.5\nsystemd_cgroup = true\n', root="/own")
+    assert launch == Launch(
+        name="mine", path="/bin/false", root="/own/ns", args=("-b",), timeout_s=2.5, systemd_cgroup=True
+    )
 
 
 @pytest.mark.parametrize(
-    ("log", "output", "expected"),
-    [
-        (b'{"level":"error","msg":"one"}\n{"level":"error","msg":" two "}\n{"level":"info","msg":"x"}', b"", "two"),
-        (b'{"level":"warning","msg":"w"}\n', b"a\nlast line\n", "last line"),
-        (b'not json\n{"level":"fatal","msg":"f"}\n{"level":"err', b"", "f"),
-        (b"\xff\xfe\n[1]\n", b"", "it ended with status 3"),
-        (b'{"level":"error","msg":""}', b"\xff", "\ufffd"),
-    ],
+    "text", [b"\xff", b"[", b"rot = 1", b"path = 1", b"timeout_s = 0", b"[path]", b'args = "a"', b"#" * 70000]
 )
-def test_what_a_runtime_complains_of(log, output, expected):
-    assert complaint(log, output, 3) == expected
+def test_files_of_options_that_are_none(own, text):
+    with pytest.raises(errors.InvalidArgument, match=r"own\.toml"):
+        own(text)
+
+
+def test_files_of_options_that_cannot_be_read(tmp_path):
+    def settled(path):
+        return settle(RuntimeRef(name="/bin/true", options=options(config_path=str(path))), {}, "/run/r", "ns")
+
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(errors.NotFound, match="absent"):
+        settled(tmp_path / "absent")
+    with pytest.raises(errors.InvalidArgument, match="not a regular file"):
+        settled(tmp_path / "fifo")
+    with pytest.raises(errors.Error, match=str(tmp_path)):
+        settled(tmp_path)
+    with pytest.raises(errors.InvalidArgument, match="not an absolute path"):
+        settled("own.toml")
+
+
+@pytest.mark.parametrize("raw", [b"\xc1", b"\x01", b"\x81\xa4root\x01", b"\x81\xa4root\xa1\xff"])
+def test_options_that_are_none(raw, program):
+    with pytest.raises(errors.InvalidArgument, match="options"):
+        settle(RuntimeRef(name="runc", options=msgspec.Raw(raw)), {"runc": RuntimeConfig(path=program)}, "/r", "ns")
 
 
 def test_a_checkpoint_with_all_options():
@@ -106,16 +138,3 @@ def test_a_checkpoint_with_all_options():
         "--file-locks --empty-ns network --empty-ns uts --manage-cgroups-mode soft --parent-path /p c1"
     )
     assert Commands(PLAIN, "c1").checkpoint("/l", "/w", options) == [*GLOBAL, *expected.split()]
-
-
-@pytest.mark.parametrize(
-    ("log", "said"),
-    [
-        (b"", ""),
-        (b"(00.1) fine\n", ""),
-        (b"(00.2) Error (a.c:1): one\n(00.3) Error (b.c:2): two\n", "Error (a.c:1): one"),
-        (b"\xff Error (a.c:1): \xff", "Error (a.c:1): \ufffd"),
-    ],
-)
-def test_what_criu_says(log, said):
-    assert criu_complaint(log) == said

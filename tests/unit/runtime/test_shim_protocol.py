@@ -275,6 +275,21 @@ def test_records_skip_the_hole_of_old_ones(tmp_path: Path) -> None:
     assert Shim.records(str(tmp_path)) == [ExitRecord(1_000_000, 7, 1, 5, False)]
 
 
+def test_to_catch_up_is_to_read_what_is_on_file_and_ask_for_the_rest(tmp_path: Path) -> None:
+    async def body(shim: Shim, peer: socket.socket) -> None:
+        shim.directory = str(tmp_path)
+        (tmp_path / "exits").write_bytes(b"")
+        assert shim.catch_up() == []
+        assert (await asked(peer))[::2] == (13, struct.pack("<Q", 0))
+        (tmp_path / "exits").write_bytes(exit_record(0, 7, 1) + exit_record(1, 8, 2))
+        assert [record.pid for record in shim.catch_up()] == [7, 8]
+        assert (await asked(peer))[::2] == (13, struct.pack("<Q", 2))
+        peer.close()
+        assert [record.pid for record in shim.catch_up()] == [7, 8]
+
+    with_peer(body)
+
+
 def test_nobody_serves(tmp_path: Path) -> None:
     async def main() -> None:
         for directory in (tmp_path, tmp_path / "absent"):

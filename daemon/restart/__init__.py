@@ -1,0 +1,1 @@
+"""Containers that are started again when they have ended."""
