@@ -39,7 +39,8 @@ class Events(Section, frozen=True):
 class RuntimeEntry(Section, frozen=True):
     """An OCI runtime: `path` is absolute or looked up in PATH; `root` is where it keeps its state (empty: below ours).
 
-    `args` are global options of its own; `timeout_s` bounds each of its calls.
+    `args` are global options of its own; `timeout_s` bounds each of its calls. A container's own file of options
+    (`ctr run --runtime-config-path`) has the same keys.
     """
 
     path: str

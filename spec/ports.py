@@ -12,7 +12,7 @@ image reference; `digest` is `alg:hex`.
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from spec.base import Event
 from spec.edges import Node, Resource
@@ -25,6 +25,7 @@ from spec.records import (
     IngestStatus,
     Labels,
     Process,
+    RuntimeInfo,
     RuntimeRef,
     SnapshotInfo,
     Timing,
@@ -385,7 +386,11 @@ class Pusher(Protocol):
 
 
 class Registries(Resolver, Protocol):
-    """A Resolver that can be pushed to."""
+    """A Resolver that can be pushed to, and asked what refers to what."""
+
+    def referrers(self, ref: str, digest: str, artifact_types: Sequence[str] = ()) -> Sequence[Descriptor]:
+        """Manifests in the repository of `ref` whose subject is `digest`, of these types (none: all). None at all is no
+        error, nor whether there is such a manifest."""
 
     def pusher(self, ref: str) -> Pusher: ...
 
@@ -476,6 +481,13 @@ class Task(Measured, Protocol):
         """Forget an exec'd process that is not running."""
 
 
+class Checkpoint(NamedTuple):
+    """The state of a container's processes: a tar of CRIU's images, by its digest, and a descriptor to read it from."""
+
+    digest: str
+    fd: int
+
+
 class Runtime(Protocol):
     """Makes tasks, finds them again after a restart, and ends them."""
 
@@ -488,8 +500,10 @@ class Runtime(Protocol):
         stdio: Stdio,
         runtime: RuntimeRef,
         fds: Sequence[int] = (),
+        checkpoint: Checkpoint | None = None,
     ) -> Task:
-        """A task whose init process waits to be started. AlreadyExists. Steals `fds`; leaves nothing when it fails."""
+        """A task whose init process waits to be started, or to be restored from a `checkpoint`: then it has no pid
+        before. AlreadyExists. Steals descriptors; leaves nothing when it fails."""
 
     def get(self, namespace: str, id: str) -> Task:
         """NotFound."""
@@ -499,6 +513,9 @@ class Runtime(Protocol):
 
     async def delete(self, namespace: str, id: str) -> Exit:
         """End a task that is not running: FailedPrecondition when it is. NotFound."""
+
+    async def info(self, namespace: str, runtime: RuntimeRef) -> RuntimeInfo:
+        """What the runtime tells of itself, and what is known against it. NotFound; why it does not tell."""
 
 
 class Meters(Protocol):

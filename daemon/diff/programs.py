@@ -53,9 +53,12 @@ class Program:
         return Running(self.id, [self._path, *self._args], env, self.payload, source, cancel)
 
 
-def paid(programs: Sequence[Program], payloads: Mapping[str, bytes]) -> list[Program]:
-    """The programs, each with what `payloads` has for its id."""
-    return [program.paid(payloads[program.id]) if program.id in payloads else program for program in programs]
+def paid(processors: Sequence[StreamProcessor], payloads: Mapping[str, bytes]) -> list[StreamProcessor]:
+    """The processors, each that is a program with what `payloads` has for its id."""
+    return [
+        each.paid(payloads[each.id]) if isinstance(each, Program) and each.id in payloads else each
+        for each in processors
+    ]
 
 
 @contextmanager

@@ -68,6 +68,8 @@ def settle(ref: RuntimeRef, runtimes: Mapping[str, RuntimeConfig], root: str, na
     config = _configured(name, runtimes)
     if options.config_path:
         config = _overlaid(config, options.config_path, f"read the options of runtime {name!r}: {options.config_path}")
+    if options.root and not os.path.isabs(options.root):
+        raise errors.InvalidArgument(f"read the options of runtime {name!r}: root {options.root!r} is not absolute")
     return Launch(
         name=name,
         path=_executable(name, options.binary_name or config.path),
@@ -115,6 +117,8 @@ def _overlaid(config: RuntimeConfig, path: str, doing: str) -> RuntimeConfig:
 
 
 def _executable(name: str, path: str) -> str:
+    if "/" in path and not os.path.isabs(path):
+        raise errors.InvalidArgument(f"runtime {name!r}: {path!r} is neither a name nor an absolute path")
     found = shutil.which(path)
     if found is None:
         raise errors.NotFound(f"runtime {name!r} not found: no executable {path!r}")
@@ -175,6 +179,15 @@ class Commands:
         argv = [*self._global(log), "checkpoint", "--image-path", options.image_path, "--work-path", work]
         argv += [flag for flag, wanted in flags.items() if wanted]
         return [*argv, *(text for pair in values for text in pair), self.id]
+
+    def restore(self, log: str, bundle: str, pid_file: str, images: str, work: str, console_socket: str) -> list[str]:
+        argv = [*self._global(log), "restore", "--detach", "--bundle", bundle, "--pid-file", pid_file]
+        argv += ["--image-path", images, "--work-path", work]
+        if console_socket:
+            argv += ["--console-socket", console_socket]
+        if self.launch.no_pivot:
+            argv.append("--no-pivot")
+        return [*argv, self.id]
 
     def delete(self, log: str, force: bool = False) -> list[str]:
         flags = ["--force"] if force else []

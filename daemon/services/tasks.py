@@ -7,20 +7,22 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 
+import msgspec
 from msgspec.structs import replace
 
-from daemon.flows.checkpoint import store_checkpoint
+from daemon.flows.checkpoint import open_checkpoint, store_checkpoint
 from daemon.kit import context, tracing
 from daemon.kit.threads import Pool, hop
 from daemon.metadata.store import Store
 from daemon.metadata.tables import CONTAINERS
 from spec import errors, filters
 from spec.api import tasks as api
-from spec.base import Empty
+from spec.base import Empty, pack
 from spec.filterable import TASK
 from spec.ports import ContentStore, Meters, Runtime, Snapshotter, Task
 from spec.records import Container, Exit, Process, RuntimeRef
 from spec.types import Mount
+from spec.wire import NIL, UNREADABLE
 
 log = logging.getLogger(__name__)
 
@@ -52,15 +54,16 @@ class Tasks:
         namespace = context.namespace()
         with self._store.view() as view:
             container = CONTAINERS.get(view, namespace, request.container_id)
-        runtime = container.runtime
-        if request.runtime_path:
-            runtime = RuntimeRef(name=request.runtime_path, options=runtime.options)
+        runtime = _runtime(container, request)
         rootfs = request.rootfs
         if not rootfs:
             with tracing.span("mounts", snapshotter=container.snapshotter):
                 rootfs = await asyncio.to_thread(self._mounts, namespace, container)
+        checkpoint = None
+        if request.checkpoint is not None:
+            checkpoint = await hop(self._pool, open_checkpoint, self._content(namespace), request.checkpoint)
         task = await self._runtime.create(
-            namespace, container.id, container.spec, rootfs, request.stdio, runtime, fds
+            namespace, container.id, container.spec, rootfs, request.stdio, runtime, fds, checkpoint
         )
         return api.CreateReply(container_id=container.id, pid=task.process().pid)
 
@@ -197,6 +200,19 @@ class Tasks:
         if not container.snapshot_key:
             return ()
         return self._snapshotter(namespace, container.snapshotter).mounts(container.snapshot_key)
+
+
+def _runtime(container: Container, request: api.CreateRequest) -> RuntimeRef:
+    """The container's, and what the request has instead."""
+    name = request.runtime_path or container.runtime.name
+    options = container.runtime.options
+    if request.options != NIL:
+        try:
+            both = [msgspec.msgpack.decode(raw) or {} for raw in (options, request.options)]
+            options = msgspec.Raw(pack({**both[0], **both[1]}))
+        except (*UNREADABLE, TypeError) as exc:
+            raise errors.InvalidArgument(f"create task {container.id}: read its runtime's options: {exc}") from exc
+    return RuntimeRef(name=name, options=options)
 
 
 def _deleted(id: str, ended: Exit) -> api.DeleteReply:

@@ -2,10 +2,11 @@
 
 import os
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import ExitStack, aclosing
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from typing import Protocol
 
 from daemon.flows.converting import Convert
@@ -52,6 +53,7 @@ KINDS = {
     (api.ImageStore, api.Archive): "export",
 }
 WITHIN = ("unpack", "tag", "convert")
+BLOCK = 100  # rows of a list message
 DESCRIPTORS = frozenset({"fetch", "import", "export"})  # those that a descriptor comes with
 
 
@@ -115,6 +117,23 @@ class Transfer:
             async with aclosing(self._counted(_kind(request), request, fds)) as told:
                 async for progress in told:
                     yield progress
+
+    async def referrers(self, request: api.ReferrersRequest) -> AsyncIterator[api.ReferrersReply]:
+        ref = str(reference.parse(request.source.reference))
+        registry = await hop(self._journeys, self._house.resolver, request.source)
+
+        def work(sink: Callable[[api.ReferrersReply], None], _: Token) -> None:
+            try:
+                digest = request.digest or registry.resolve(ref).digest
+                found = iter(registry.referrers(ref, digest, request.artifact_types))
+                while block := tuple(islice(found, BLOCK)):
+                    sink(api.ReferrersReply(referrers=block))
+            finally:
+                registry.close()
+
+        async with aclosing(journey(self._journeys, work, registry.close)) as told:
+            async for reply in told:
+                yield reply
 
     async def _counted(
         self, kind: str, request: api.TransferRequest, fds: Sequence[int]

@@ -5,7 +5,7 @@ descriptor); tag, convert and unpack (image store to image store)."""
 from collections.abc import Sequence
 
 from spec.api.service import Service, server_stream
-from spec.base import Record, Request
+from spec.base import Record, Reply, Request
 from spec.oci.image import Descriptor
 from spec.types import Progress
 
@@ -119,7 +119,23 @@ class TransferRequest(Request, frozen=True):
     destination: Registry | ImageStore | Archive | Raw
 
 
+class ReferrersRequest(Request, frozen=True):
+    """What refers to `digest`, "" for what the reference names, in the repository of `source`: manifests of these
+    `artifact_types`, none for all."""
+
+    source: Registry
+    digest: str = ""
+    artifact_types: Sequence[str] = ()
+
+
+class ReferrersReply(Reply, frozen=True):
+    """A block of up to 100; none when nothing does."""
+
+    referrers: Sequence[Descriptor] = ()
+
+
 class Transfer(Service):
     NAME = "holdd.services.transfer.v1.Transfer"
 
     transfer = server_stream(TransferRequest, Progress, takes=True)
+    referrers = server_stream(ReferrersRequest, ReferrersReply)

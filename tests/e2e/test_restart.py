@@ -37,18 +37,18 @@ def stop_all(daemon):
                 label(client, record.id, {names.RESTART_STATUS: ""})
 
 
-def made(client, directory, id, *args, **labels):
+def made(client, directory, id, *args, runtime="runc", **labels):
     """A container of a directory, so that it needs no snapshot."""
     busybox(directory)
     spec = build.with_args(build.default_spec(client.namespace, id), args)
     spec = build.encode(build.with_root(spec, str(directory / "rootfs")))
-    record = Container(id=id, runtime=RuntimeRef(name="runc"), spec=spec, labels=labels)
+    record = Container(id=id, runtime=RuntimeRef(name=runtime), spec=spec, labels=labels)
     client.containers.create(containers.CreateRequest(container=record))
 
 
-def run(client, directory, id, *args, **labels):
+def run(client, directory, id, *args, runtime="runc", **labels):
     """Begun as ctr does: it bears the label once it runs."""
-    made(client, directory, id, *args)
+    made(client, directory, id, *args, runtime=runtime)
     client.tasks.create(tasks.CreateRequest(container_id=id))
     client.tasks.start(tasks.StartRequest(container_id=id))
     label(client, id, labels)
@@ -188,15 +188,27 @@ def test_a_policy_that_is_none_does_nothing(daemon, tmp_path):
         assert task(client, "c").status is Status.STOPPED
 
 
-def test_a_removed_container_comes_not_back(daemon, tmp_path):
+# runc, but that each start tells and waits to be let.
+SLOW = """#!/bin/sh
+case "$*" in *" start "*) echo x >> $0.asked; while [ ! -e $0.go ]; do sleep 0.01; done;; esac
+exec runc "$@"
+"""
+
+
+def test_a_container_that_is_removed_while_it_is_started(daemon, tmp_path):
+    runtime, asked, go = (tmp_path / name for name in ("runtime", "runtime.asked", "runtime.go"))
+    runtime.write_text(SLOW)
+    runtime.chmod(0o755)
+    go.touch()
     with daemon.client() as client:
-        for number in range(10):
-            id = f"c{number}"
-            run(client, tmp_path, id, "/bin/true", **ALWAYS)
-            until(lambda id=id: count(client, id))
-            client.containers.delete(containers.DeleteRequest(id=id))
-        left = filter(None, (task(client, f"c{number}") for number in range(10)))
-        until(lambda: all(found.status is Status.STOPPED for found in left))
+        run(client, tmp_path, "c", "/bin/sleep", "1000", runtime=str(runtime), **ALWAYS)
+        go.unlink()
+        kill(client, "c")
+        until(lambda: asked.read_text() == "x\nx\n")
+        client.containers.delete(containers.DeleteRequest(id="c"))
+        assert task(client, "c")
+        go.touch()
+        until(lambda: task(client, "c") is None)
 
 
 def test_a_daemon_that_starts_starts_what_shall_run(tmp_path):
@@ -277,7 +289,7 @@ def test_ctr_runs_and_stops(daemon, tmp_path):
         os.kill(pid, signal.SIGKILL)
         running(client, "c", pid)
         daemon.ctr("tasks", "kill", "-s", "HUP", "c")
-        pid = running(client, "c", task(client, "c").pid)
+        assert names.RESTART_STOPPED not in marks(daemon, "c")
         daemon.ctr("tasks", "kill", "-s", "KILL", "c")
         client.tasks.wait(tasks.WaitRequest(container_id="c"))
         assert marks(daemon, "c")[names.RESTART_STOPPED] == "true"
