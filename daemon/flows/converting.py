@@ -5,13 +5,14 @@ Documents are edited, not made anew: what is not known here stays as it is. Wher
 
 import json
 from collections.abc import Sequence
-from concurrent.futures import FIRST_EXCEPTION, Executor, wait
-from contextvars import copy_context
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from msgspec.structs import replace
 
+from daemon.flows import together
 from daemon.flows.progress import Report
 from daemon.flows.stored import document, keep
 from daemon.kit.cancel import Token
@@ -118,21 +119,11 @@ class Convert:
                 f"manifest {descriptor.digest} has {len(manifest.layers)} layers, its config {len(diff_ids)} diff ids"
             )
         cancel = self.cancel.child()
-        running = [
-            self.pool.submit(copy_context().run, self._layer, layer, diff_id, report, cancel)
+        parts = [
+            partial(self._layer, layer, diff_id, report, cancel)
             for layer, diff_id in zip(manifest.layers, diff_ids, strict=True)
         ]
-        done, _ = wait(running, return_when=FIRST_EXCEPTION)
-        try:
-            for one in done:
-                one.result()
-            return [one.result() for one in running]
-        except BaseException:
-            cancel.cancel("another layer failed")
-            for one in running:
-                one.cancel()
-            wait(running)
-            raise
+        return together.run(self.pool, parts, cancel, lambda: None, "conversion")
 
     def _layer(self, layer: Descriptor, diff_id: str, report: Report, cancel: Token) -> Descriptor:
         if not graph.is_layer(layer.media_type) or not (self.compression or self.oci):
