@@ -80,13 +80,7 @@ class Convert:
         index = graph.index(descriptor, body)
         kept = {one.digest for one in index.manifests}
         if self.matchers:
-            best = [graph.choose(index, matcher)[:1] for matcher in self.matchers]
-            if not all(best):
-                raise errors.NotFound(
-                    f"converting {self.name}: it has nothing for {self.wanted};"
-                    f" it has {', '.join(graph.offered(index)) or 'nothing'}"
-                )
-            kept = {one.digest for (one,) in best}
+            kept = set(graph.select(index, self.matchers, self.wanted, f"converting {self.name}"))
         made = [self._converted(one, report, depth + 1) if one.digest in kept else one for one in index.manifests]
         changed = {old.digest for old, new in zip(index.manifests, made, strict=True) if new.digest != old.digest}
         kept -= {one.digest for one in index.manifests if one.annotations.get(OF_ANOTHER) in changed}

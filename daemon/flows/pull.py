@@ -115,15 +115,7 @@ class Pull:
             raise errors.InvalidArgument(f"pulling {self.reference}: it has more than {MAX_INDEXES} indexes")
         seen.add(target.digest)
         index = graph.index(target, fetch.document(target))
-        chosen: dict[str, Descriptor] = {}
-        for matcher in self.matchers:
-            best = graph.choose(index, matcher)
-            if not best:
-                raise errors.NotFound(
-                    f"pulling {self.reference}: it has nothing for {self.wanted};"
-                    f" it has {', '.join(graph.offered(index)) or 'nothing'}"
-                )
-            chosen[best[0].digest] = best[0]
+        chosen = graph.select(index, self.matchers, self.wanted, f"pulling {self.reference}")
         if not self.matchers:
             every = graph.choose(index, platforms.Every())
             chosen = {child.digest: child for child in every if not self.sparse or _comes(child, fetch)}
