@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import ExitStack, aclosing
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import Protocol
@@ -289,7 +290,8 @@ class Transfer:
             ):
 
                 def pull(digest: str, name: str) -> Pull:
-                    return self._one(namespace, digest, name, destination, archive, sink, token, {})
+                    made = self._one(namespace, digest, name, destination, archive, sink, token, {})
+                    return replace(made, sparse=True)
 
                 Import(
                     archive=archive,
