@@ -31,6 +31,7 @@ def _register_import(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--snapshotter", default=os.environ.get("HOLDD_SNAPSHOTTER", ""), help="unpack into this one")
     parser.add_argument("--label", action="append", default=[], metavar="KEY=VALUE", help="of the images")
     progress.register(parser)
+    output.accept(parser, "--local", "--sync-fs")
     parser.add_argument("file", help="an OCI layout or docker's, a tar, packed or not, or a directory; - for stdin")
     parser.set_defaults(do=_import)
 
@@ -67,6 +68,7 @@ def _register_export(parser: argparse.ArgumentParser) -> None:
         "--skip-non-distributable", action="store_true", help="without layers that may not be redistributed"
     )
     progress.register(parser)
+    output.accept(parser, "--local")
     parser.add_argument("file", help="the archive, written anew; - for stdout")
     parser.add_argument("refs", nargs="+", metavar="ref")
     parser.set_defaults(do=_export)

@@ -10,7 +10,6 @@ its container: its overlay never syncs, and cannot be mounted again once it was 
 
 import os
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 
 from msgspec.structs import replace
 
@@ -61,10 +60,6 @@ class Overlay(DirectorySnapshotter):
 
     @property
     def capabilities(self) -> frozenset[str]:
-        return self._capabilities
-
-    @cached_property
-    def _capabilities(self) -> frozenset[str]:
         found = {
             "rebase": not self._probes.in_user_namespace,
             "remap-ids": self._probes.maps_ids,
@@ -140,7 +135,7 @@ class Overlay(DirectorySnapshotter):
                 options.append("volatile")
         return (Mount(type="overlay", source="overlay", options=tuple(options)),)
 
-    @cached_property
+    @property
     def _options(self) -> tuple[str, ...]:
         """Of every overlay: what the host needs, unless the configuration says otherwise, and what that adds."""
         words = {option.partition("=")[0] for option in self._given}
