@@ -66,7 +66,7 @@ class _Reading:
     def close(self) -> None: ...
 
 
-def _pour(source: processors.Plain, writer: BlobWriter, wanted: str, algorithm: str) -> str:
+def _pour(source: processors.Filling, writer: BlobWriter, wanted: str, algorithm: str) -> str:
     """The diff id."""
     running = digests.hasher(algorithm)
     packing = compression.compressor(_WRITTEN[wanted])

@@ -185,6 +185,15 @@ class Commands:
         argv += [flag for flag, wanted in flags.items() if wanted]
         return [*argv, *(text for pair in values for text in pair), self.id]
 
+    def restore(self, log: str, bundle: str, pid_file: str, images: str, work: str, console_socket: str) -> list[str]:
+        argv = [*self._global(log), "restore", "--detach", "--bundle", bundle, "--pid-file", pid_file]
+        argv += ["--image-path", images, "--work-path", work]
+        if console_socket:
+            argv += ["--console-socket", console_socket]
+        if self.launch.no_pivot:
+            argv.append("--no-pivot")
+        return [*argv, self.id]
+
     def delete(self, log: str, force: bool = False) -> list[str]:
         flags = ["--force"] if force else []
         return [*self._global(log), "delete", *flags, self.id]
