@@ -28,7 +28,7 @@ NOUNS = (
     Noun("completion", (), "print what completes ctr's command lines in a shell"),
     Noun("containers", ("container", "c"), "manage containers"),
     Noun("content", (), "manage content"),
-    Noun("deprecations", ("deprecation",), "show what is used here and will not be for ever"),
+    Noun("deprecations", ("deprecation",), "show what is used here and should not be"),
     Noun("events", ("event",), "show what happens, as it happens"),
     Noun("images", ("image", "i"), "manage images"),
     Noun("info", (), "show who the daemon is, as JSON"),
@@ -105,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except errors.Error as exc:
         if args.debug:
             raise
-        print(f"ctr: {exc.message}", file=sys.stderr)
+        print(f"ctr: {exc.brief}", file=sys.stderr)
         return 1
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nobody reads: nor shall the interpreter's last flush complain

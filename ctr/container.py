@@ -6,16 +6,13 @@ import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import msgspec
-
-from ctr import defaults, image, output, specification
+from ctr import defaults, image, output, runtimes, specification
 from ctr.phases import Phases
 from daemon.client.client import Client
 from spec import errors, names, platforms
 from spec.api import containers, introspection, snapshots
-from spec.base import pack
 from spec.oci import build, runtime
-from spec.records import Container, RuntimeOptions, RuntimeRef, SnapshotInfo
+from spec.records import Container, SnapshotInfo
 from spec.types import Mount
 
 
@@ -37,10 +34,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     add("--snapshotter", default=os.environ.get("HOLDD_SNAPSHOTTER") or "", help="else the namespace's default")
     add("--snapshotter-label", action="append", default=[], metavar="KEY=VALUE", help="of its snapshot")
     add("--remap-labels", action="store_true", help="refuse a snapshotter that would change owners to map ids")
-    add("--runtime", default="", help="a configured runtime's name, or an absolute path; else the namespace's default")
-    add("--runc-binary", default="", metavar="PATH", help="instead of the runtime's")
-    add("--runc-root", default="", metavar="DIR", help="where the runtime keeps its state")
-    add("--runc-systemd-cgroup", action="store_true", help="cgroups by systemd")
+    runtimes.register(parser)
     add("--no-pivot", action="store_true", help="do not change roots by pivot_root")
     add("--platform", default="", help="instead of the host's")
     add("--label", action="append", default=[], metavar="KEY=VALUE", help="also an annotation")
@@ -76,12 +70,12 @@ def describe(args: argparse.Namespace, client: Client) -> Plan:
         labels = {**inherited, **stop, **labels}
     stands = name != ""
     defaults.fill(args, client)
-    runtime_name, snapshotter = args.runtime, args.snapshotter
+    snapshotter = args.snapshotter
     record = Container(
         id=args.id,
         labels=labels,
         image=name,
-        runtime=RuntimeRef(name=runtime_name, options=_options(args)),
+        runtime=runtimes.reference(args),
         spec=_document(spec, args),
         snapshotter=snapshotter if stands else "",
         snapshot_key=args.id if stands else "",
@@ -136,17 +130,6 @@ def _document(spec: runtime.Spec, args: argparse.Namespace) -> bytes:
         with open(args.config, "rb") as file:
             return file.read()
     return build.encode(specification.shaped(spec, args))
-
-
-
-def _options(args: argparse.Namespace) -> msgspec.Raw:
-    options = RuntimeOptions(
-        binary_name=args.runc_binary,
-        root=args.runc_root,
-        systemd_cgroup=args.runc_systemd_cgroup,
-        no_pivot_root=args.no_pivot,
-    )
-    return RuntimeRef(name="").options if options == RuntimeOptions() else msgspec.Raw(pack(options))
 
 
 def _maps(args: argparse.Namespace) -> dict[str, str]:

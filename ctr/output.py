@@ -5,12 +5,15 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from spec import errors
 from spec.base import to_json
-from spec.records import Timing
+
+if TYPE_CHECKING:
+    from spec.records import Timing
 
 GAP = 4
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -20,6 +23,12 @@ def register_list(parser: argparse.ArgumentParser) -> None:
     """The flags of every command that prints a table."""
     parser.add_argument("--quiet", "-q", action="store_true", help="print names only")
     parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def accept(parser: argparse.ArgumentParser, *flags: str) -> None:
+    """Take flags of containerd's ctr that ask for what is so anyway."""
+    for flag in flags:
+        parser.add_argument(flag, action="store_true", help=argparse.SUPPRESS)
 
 
 class Out:
@@ -54,7 +63,7 @@ class Out:
         sys.stdout.write(f"{text}\n")
 
 
-def timing(phases: Sequence[Timing], out: Out) -> None:
+def timing(phases: "Sequence[Timing]", out: Out) -> None:
     """In milliseconds, from when the first began. What runs beside another overlaps it."""
     first = min((phase.began_at_ns for phase in phases), default=0)
     rows = [

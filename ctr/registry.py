@@ -43,6 +43,11 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tlskey", default="", metavar="FILE", help="the key of it, if that is another file")
 
 
+def register_metadata(parser: argparse._ActionsContainer) -> None:
+    """Of commands that bring an index: by default it is kept so that it can be pushed again."""
+    parser.add_argument("--skip-metadata", action="store_true", help="nothing of an index's other platforms")
+
+
 def source(args: argparse.Namespace, text: str) -> transfer.Registry:
     """The image `text` in its registry, with all that the flags say."""
     login = _login(args, text)

@@ -15,6 +15,9 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     fetch.add_argument("--label", action="append", default=[], metavar="KEY=VALUE", help="of the image")
     fetch.add_argument("--platform", action="append", default=[], help="instead of the host's; may be repeated")
     fetch.add_argument("--all-platforms", action="store_true", help="content of every platform")
+    how = fetch.add_mutually_exclusive_group()
+    registry.register_metadata(how)
+    how.add_argument("--metadata-only", action="store_true", help="no layers at all")
     progress.register(fetch)
     fetch.set_defaults(do=_fetch)
     whole = verbs.add_parser("fetch-object", help="write what a reference names to standard output")
@@ -40,6 +43,8 @@ def _fetch(args: argparse.Namespace, client: Client, out: Out) -> None:
         labels=output.parse_labels(args.label),
         platforms=args.platform,
         all_platforms=args.all_platforms,
+        all_metadata=not (args.skip_metadata or args.metadata_only),
+        metadata_only=args.metadata_only,
     )
     request = transfer.TransferRequest(source=registry.source(args, args.ref), destination=destination)
     progress.show(client.transfer.transfer(request), args)

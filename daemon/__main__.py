@@ -20,6 +20,10 @@ def main(argv: list[str] | None = None) -> int:
         from daemon import upkeep
 
         return upkeep.run(argv)
+    if argv[:1] == ["--selftest"]:
+        from daemon import selftest
+
+        return selftest.run()
     nursery = None if {"-h", "--help", "-v", "--version"} & set(argv) else Nursery.fork()
     if nursery is not None:
         program = [sys.executable] if hasattr(sys, "frozen") else [sys.executable, "-m", "daemon"]

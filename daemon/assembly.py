@@ -3,7 +3,6 @@ everyone."""
 
 import logging
 import os
-import time
 import uuid
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -13,10 +12,10 @@ from msgspec.structs import asdict, replace
 
 from daemon import builtin
 from daemon.config import Config, changed, reloadable
-from daemon.diff import programs
+from daemon.config import StreamProcessor as Processor
+from daemon.content.room import Room
 from daemon.diff.bounds import Bounds
 from daemon.diff.chain import Chain
-from daemon.diff.programs import Program
 from daemon.figures import Internals, Telling
 from daemon.flows.crew import Crew
 from daemon.gc.collector import Collected, Collector
@@ -29,6 +28,7 @@ from daemon.metadata.kv import BucketKV
 from daemon.metadata.migrate import migrate
 from daemon.metadata.tables import GLOBAL, NAMESPACES
 from daemon.metrics import process
+from daemon.notices import Notices
 from daemon.plugins import Plugins
 from daemon.restart.api import API
 from daemon.restart.monitor import Monitor
@@ -40,13 +40,24 @@ from daemon.scoped.garbage import IngestGarbage, RecordGarbage, SnapshotGarbage
 from daemon.scoped.images import ScopedImages
 from daemon.scoped.leases import Holds, ScopedLeases
 from daemon.scoped.snapshots import ScopedSnapshots
+from daemon.services.introspection import about_runtimes
 from daemon.settings import dotted
 from spec import errors, names, otel
-from spec.api.introspection import Deprecation
 from spec.api.service import Service
 from spec.api.transfer import Registry
-from spec.oci.image import OCI_LAYER_GZIP
-from spec.ports import Applier, Cancel, ContentStore, Differ, ImageArchive, LayerConverter, Registries, Snapshotter
+from spec.oci.image import OCI_LAYER_GZIP, Descriptor
+from spec.ports import (
+    Applier,
+    Cancel,
+    ContentStore,
+    Differ,
+    ImageArchive,
+    ImageVerifier,
+    LayerConverter,
+    Registries,
+    Snapshotter,
+    StreamProcessor,
+)
 from spec.protocol import SERVICES
 from spec.records import LeaseResource
 from spec.restart import Delays
@@ -106,6 +117,9 @@ class System:
         self._differs = [self._plugins.later(builtin.DIFFER, id) for id in config.diff.differs]
         self._resolver = self._plugins.later(builtin.RESOLVER, "registry")
         self._breakers = Breakers()
+        self._verifiers = self._plugins.every(
+            builtin.VERIFIER, lambda row, cls: cls(**asdict(config.image_verifier))
+        )
         self._archive = self._plugins.later(builtin.RESOLVER, "archive")
 
         # Running processes.
@@ -202,7 +216,7 @@ class System:
 
     def _take_up(self) -> None:
         config = self.config
-        self._programs = [Program(id, **asdict(entry)) for id, entry in config.stream_processors.items()]
+        self._programs = _programs(config.stream_processors)
         self._bounds = Bounds(**asdict(config.diff.layers))
 
     def _content_store(self) -> ContentStore:
@@ -246,7 +260,13 @@ class System:
             "tasks": (self._store, self.runtime, self.snapshotter, self._meters, measuring, self.content),
             "diff": (self.differ, self._pool("diff", 4), self.config.diff.sync_fs),
             "events": (self._events,),
-            "introspection": (self._uuid(), self._plugins.infos, self, _deprecations()),
+            "introspection": (
+                self._uuid(),
+                self._plugins.infos,
+                self,
+                Notices(lambda: self.runtime.warnings).all,
+                {(builtin.RUNTIME, "tasks"): about_runtimes(self.runtime, self)},
+            ),
             "transfer": (
                 self,
                 journeys,
@@ -292,9 +312,11 @@ class System:
 
     def differ(self, namespace: str, payloads: Mapping[str, bytes]) -> Differ:
         """With what is for stream processors, by their ids."""
-        return self._differ(self.content(namespace), programs.paid(self._programs, payloads))
+        from daemon.diff.programs import paid
 
-    def _differ(self, content: ContentStore, programs: Sequence[Program]) -> Differ:
+        return self._differ(self.content(namespace), paid(self._programs, payloads))
+
+    def _differ(self, content: ContentStore, programs: Sequence[StreamProcessor]) -> Differ:
         return Chain([differ()(content, programs, self._bounds) for differ in self._differs])
 
     def converter(self, content: ContentStore) -> LayerConverter:
@@ -317,6 +339,14 @@ class System:
             breakers=self._breakers,
         )
         return made
+
+    def room(self, blobs: Sequence[Descriptor], doing: str) -> None:
+        """Whether they fit in here; a content store in another process knows that itself."""
+        if not any(row.type == builtin.CONTENT for row in self._proxied):
+            Room(self._content, self._root("content")).check(blobs, doing)
+
+    def verifiers(self) -> Sequence[ImageVerifier]:
+        return list(self._verifiers.values())
 
     async def collected(self) -> Collected:
         """What a garbage collection did, begun now."""
@@ -411,12 +441,13 @@ def make_directories(config: Config) -> None:
             raise errors.from_os(exc, f"making {path}") from exc
 
 
-def _deprecations() -> Sequence[Deprecation]:
-    """What this host has that will not be supported for ever."""
-    if os.path.exists("/sys/fs/cgroup/cgroup.controllers"):
+def _programs(entries: Mapping[str, Processor]) -> Sequence[StreamProcessor]:
+    """Few have any: what runs them is imported with the first."""
+    if not entries:
         return ()
-    message = "cgroup version 1 is in use: support for it will end; boot with systemd.unified_cgroup_hierarchy=1"
-    return (Deprecation(id="io.holdd.deprecation/cgroup-v1", message=message, last_occurrence_ns=time.time_ns()),)
+    from daemon.diff.programs import Program
+
+    return [Program(id, **asdict(entry)) for id, entry in entries.items()]
 
 
 def _thresholds(config: Config) -> Thresholds:

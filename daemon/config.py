@@ -39,7 +39,8 @@ class Events(Section, frozen=True):
 class RuntimeEntry(Section, frozen=True):
     """An OCI runtime: `path` is absolute or looked up in PATH; `root` is where it keeps its state (empty: below ours).
 
-    `args` are global options of its own; `timeout_s` bounds each of its calls.
+    `args` are global options of its own; `timeout_s` bounds each of its calls. A container's own file of options
+    (`ctr run --runtime-config-path`) has the same keys.
     """
 
     path: str
@@ -94,6 +95,15 @@ class Registry(Section, frozen=True):
     hosts_dir: str = "/etc/holdd/certs.d:/etc/containerd/certs.d:/etc/docker/certs.d"
     max_concurrent_downloads: Positive = 3
     max_concurrent_uploads: Positive = 3
+
+
+class ImageVerifier(Section, frozen=True):
+    """Programs that say whether a pulled image may be used: those of `bin_dir`, of which `max_verifiers` are asked (all
+    when it is less than 0), each for at most `per_verifier_timeout_s`."""
+
+    bin_dir: str = "/opt/containerd/image-verifier/bin"
+    max_verifiers: int = 10
+    per_verifier_timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 10.0
 
 
 class Transfer(Section, frozen=True):
@@ -200,6 +210,7 @@ class Config(Section, frozen=True):
     metrics: Metrics = Metrics()
     registry: Registry = Registry()
     transfer: Transfer = Transfer()
+    image_verifier: ImageVerifier = ImageVerifier()
     snapshotter: Snapshotters = Snapshotters()
     diff: Diff = Diff()
     stream_processors: dict[str, StreamProcessor] = {}

@@ -49,6 +49,7 @@ async def serve(config: Config, nursery: Nursery, again: Callable[[], Config], m
             tasks = [
                 asyncio.create_task(manager.beat()),
                 asyncio.create_task(system.scheduler.run()),
+                asyncio.create_task(system.runtime.look()),
                 asyncio.create_task(_reload(system, reloading, again, manager)),
             ]
             if system.restarting is not None:

@@ -11,28 +11,17 @@ import os
 
 from pyx cimport sys
 from pyx.err cimport failed, retried
-
-cdef extern from *:
-    """
-    struct pyx_named { unsigned long long inode; long long offset; unsigned short length; unsigned char type;
-                       char name[]; };
-    """
-    struct entry_t "pyx_named":
-        unsigned short length
-        char name[1]
+from pyx.folders cimport add_name, entry_t, listing, Listing, LISTING, next_entry, one_more, put_away, Text
 
 cdef enum:
     PATH = 4096           # bytes of a path, NUL included (PATH_MAX)
-    LISTING = 64 << 10    # bytes of getdents64(2) at once
     RECORDS = 64 << 10    # bytes of records at once, about
     BLOCK = 128 << 10     # bytes of two files' contents compared at once
     CAPABILITY = 1 << 10  # more than security.capability takes
     XATTRS = 64 << 10     # XATTR_LIST_MAX
 
-cdef struct Names:        # of a directory's entries, sorted, each with its NUL
-    char* text
-    size_t size
-    size_t room
+cdef struct Names:        # of a directory's entries, sorted
+    Text text
     const char** sorted
     size_t count
     size_t at
@@ -124,8 +113,8 @@ cdef class Changes:
         cdef Walk* walk = self.walk
         if walk == NULL:
             return
-        _close(walk.upper)
-        _close(walk.lower)
+        put_away(walk.upper)
+        put_away(walk.lower)
         while walk.depth:
             _pop(walk)
         sys.free(walk.levels)
@@ -212,27 +201,22 @@ cdef int _enter(Walk* walk, const char* name, bint whole, bint below) noexcept n
     if below:
         lower = sys.openat(walk.lower, name, flags)
         if lower < 0:
-            _close(upper)
+            put_away(upper)
             return -1
-    _close(walk.upper)
-    _close(walk.lower)
+    put_away(walk.upper)
+    put_away(walk.lower)
     walk.upper, walk.lower = upper, lower
     return _push(walk, whole, below)
 
 
 cdef int _push(Walk* walk, bint whole, bint below) noexcept nogil:
     """Stand in the directories that are open, which the path names."""
-    cdef Level* levels
     cdef Level* level
-    cdef size_t room
-    if walk.depth == walk.room:
-        room = walk.room * 2 if walk.room else 32
-        levels = <Level*>sys.realloc(walk.levels, room * sizeof(Level))
-        if levels == NULL:
-            return -1
-        walk.levels, walk.room = levels, room
-    level = &walk.levels[walk.depth]
-    sys.memset(level, 0, sizeof(Level))
+    cdef Level* levels = <Level*>one_more(walk.levels, &walk.room, walk.depth, sizeof(Level))
+    if levels == NULL:
+        return -1
+    walk.levels = levels
+    level = &levels[walk.depth]
     level.whole, level.below, level.path_size = whole, below, walk.path_size
     walk.depth += 1
     if _list(walk, walk.upper, &level.upper) < 0:
@@ -244,8 +228,8 @@ cdef void _pop(Walk* walk) noexcept nogil:
     cdef Level* level = &walk.levels[walk.depth - 1]
     _forget(&level.upper)
     _forget(&level.lower)
-    _close(walk.upper)
-    _close(walk.lower)
+    put_away(walk.upper)
+    put_away(walk.lower)
     walk.upper, walk.lower = -1, -1
     walk.depth -= 1
 
@@ -307,46 +291,20 @@ cdef int _tell(Walk* walk, char kind) noexcept nogil:
 # What is in a directory
 
 cdef int _list(Walk* walk, int folder, Names* names) noexcept nogil:
-    cdef entry_t* entry
-    cdef long got, at
-    cdef size_t length
+    cdef Listing here = listing(folder, walk.listing)
+    cdef entry_t* entry = NULL
+    cdef int found
     while True:
-        got = retried(sys.SYS_getdents64, folder, <long>walk.listing, LISTING, 0, 0)
-        if got <= 0:
-            if got < 0 and got != -sys.ENOENT:
-                sys.errno = <int>-got
-                return -1
-            return _sort(names)
-        at = 0
-        while at < got:
-            entry = <entry_t*>(walk.listing + at)
-            at += entry.length
-            if _is_dot(entry.name):
-                continue
-            length = sys.strlen(entry.name) + 1
-            if _grow(names, length) < 0:
-                return -1
-            sys.memcpy(names.text + names.size, entry.name, length)
-            names.size += length
-            names.count += 1
-
-
-cdef int _grow(Names* names, size_t length) noexcept nogil:
-    cdef char* grown
-    cdef size_t room = names.room if names.room else 1024
-    while room < names.size + length:
-        room *= 2
-    if room == names.room:
-        return 0
-    grown = <char*>sys.realloc(names.text, room)
-    if grown == NULL:
-        return -1
-    names.text, names.room = grown, room
-    return 0
+        found = next_entry(&here, &entry)
+        if found <= 0:
+            return found if found < 0 else _sort(names)
+        if add_name(&names.text, entry.name) < 0:
+            return -1
+        names.count += 1
 
 
 cdef int _sort(Names* names) noexcept nogil:
-    cdef const char* text = names.text
+    cdef const char* text = names.text.at
     cdef size_t at
     if not names.count:
         return 0
@@ -370,19 +328,7 @@ cdef const char* _first(Names* names) noexcept nogil:
 
 cdef void _forget(Names* names) noexcept nogil:
     sys.free(names.sorted)
-    sys.free(names.text)
-
-
-cdef bint _is_dot(const char* name) noexcept nogil:
-    return name[0] == c"." and (name[1] == 0 or (name[1] == c"." and name[2] == 0))
-
-
-cdef void _close(int fd) noexcept nogil:
-    """Keeping errno."""
-    cdef int number = sys.errno
-    if fd >= 0:
-        sys.close(fd)
-    sys.errno = number
+    sys.free(names.text.at)
 
 
 # What an overlay keeps about an entry of its upper directory, in extended attributes
@@ -496,8 +442,8 @@ cdef int _same_content(Walk* walk, const char* name, long long size) noexcept no
     upper = sys.openat(walk.upper, name, flags)
     if upper >= 0:
         same = _same_bytes(walk, lower, upper, size)
-    _close(lower)
-    _close(upper)
+    put_away(lower)
+    put_away(upper)
     return same
 
 

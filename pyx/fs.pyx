@@ -7,15 +7,7 @@ path below /proc/self/fd).
 
 from pyx cimport sys
 from pyx.err cimport failed, retried, text
-
-cdef extern from *:
-    """
-    struct pyx_dirent { unsigned long long inode; long long offset; unsigned short length; unsigned char type;
-                        char name[]; };
-    """
-    struct entry_t "pyx_dirent":
-        unsigned short length
-        unsigned char type
+from pyx.folders cimport entry_t
 
 # openat2(2)
 RESOLVE_NO_XDEV = sys.RESOLVE_NO_XDEV

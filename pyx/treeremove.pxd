@@ -3,20 +3,12 @@
 # and the way back is "..", which must lead to the directory we came from.
 
 from pyx cimport sys
-from pyx.err cimport retried
-
-cdef extern from *:
-    """
-    struct pyx_removal_dirent { unsigned long long inode; long long offset; unsigned short length; unsigned char type;
-                                char name[]; };
-    """
-    struct entry_t "pyx_removal_dirent":
-        unsigned short length
-        unsigned char type
-        char name[1]
+from pyx.folders cimport (
+    add_name, entry_t, listing, Listing, LISTING, next_entry, one_more, open_above, open_folder, put_away, set_name,
+    Text,
+)
 
 cdef enum:
-    LISTING = 32 << 10             # bytes of getdents64(2) at once
     PATIENCE = 64                  # how often directories that were emptied may be full again
 
 # Whether `name`, in the directory with the inode number `folder`, stays.
@@ -25,9 +17,7 @@ ctypedef bint (*spares_t)(void* who, unsigned long folder, const char* name) noe
 ctypedef int (*remains_t)(void* who, int fd) noexcept nogil
 
 cdef struct Stage:                 # a directory on the way
-    char* names                    # of its directories that are still to be entered, each with its NUL
-    size_t size
-    size_t room
+    Text names                     # of its directories that are still to be entered
     size_t at                      # of the next one
     size_t path_size               # of the path to here
     unsigned long device
@@ -47,9 +37,7 @@ cdef struct Removal:
     Stage* stages
     size_t depth                   # of stages in use; the last one is where we are
     size_t room
-    char* path                     # from where we began to what is being removed; ends with NUL
-    size_t path_size
-    size_t path_room
+    Text path                      # from where we began to what is being removed
     char* listing
 
 
@@ -64,7 +52,7 @@ cdef inline int begin(Removal* removal, int folder, spares_t spares, remains_t r
         return -1
     here = sys.openat(folder, b".", sys.O_RDONLY | sys.O_DIRECTORY | sys.O_CLOEXEC)
     if here < 0 or _push(removal, here) < 0:
-        _close(here)
+        put_away(here)
         return -1
     return 0
 
@@ -85,11 +73,11 @@ cdef inline void end(Removal* removal) noexcept nogil:
     """Keeping errno."""
     cdef int number = sys.errno
     cdef size_t at
-    _close(removal.here)
+    put_away(removal.here)
     for at in range(removal.depth):
-        sys.free(removal.stages[at].names)
+        sys.free(removal.stages[at].names.at)
     sys.free(removal.stages)
-    sys.free(removal.path)
+    sys.free(removal.path.at)
     sys.free(removal.listing)
     sys.errno = number
 
@@ -101,8 +89,8 @@ cdef inline int _run(Removal* removal) noexcept nogil:
     cdef char* name
     while True:
         stage = &removal.stages[removal.depth - 1]
-        if stage.at < stage.size:
-            name = stage.names + stage.at
+        if stage.at < stage.names.size:
+            name = stage.names.at + stage.at
             stage.at += sys.strlen(name) + 1
             if _enter(removal, name) < 0:
                 return -1
@@ -114,19 +102,15 @@ cdef inline int _run(Removal* removal) noexcept nogil:
 
 cdef inline int _list(Removal* removal) noexcept nogil:
     """Visit every entry of the directory that we are in."""
-    cdef entry_t* entry
-    cdef long got, at
+    cdef Listing here = listing(removal.here, removal.listing)
+    cdef entry_t* entry = NULL
+    cdef int found
     while True:
-        got = retried(sys.SYS_getdents64, removal.here, <long>removal.listing, LISTING, 0, 0)
-        if got <= 0:
-            sys.errno = -got
-            return 0 if got == 0 or -got == sys.ENOENT else -1
-        at = 0
-        while at < got:
-            entry = <entry_t*>(removal.listing + at)
-            at += entry.length
-            if not _is_dot(entry.name) and _visit(removal, entry.name, entry.type) < 0:
-                return -1
+        found = next_entry(&here, &entry)
+        if found <= 0:
+            return found
+        if _visit(removal, entry.name, entry.type) < 0:
+            return -1
 
 
 cdef inline int _visit(Removal* removal, const char* name, unsigned char type) noexcept nogil:
@@ -137,12 +121,12 @@ cdef inline int _visit(Removal* removal, const char* name, unsigned char type) n
     if _name(removal, name) < 0:
         return -1
     if type == sys.DT_DIR:
-        return _note(stage, name)
+        return add_name(&stage.names, name)
     if removal.spares != NULL or removal.counts:
         if sys.fstatat(removal.here, name, &info, sys.AT_SYMLINK_NOFOLLOW) < 0:
             return 0 if sys.errno == sys.ENOENT else -1
         if sys.S_ISDIR(info.st_mode):
-            return _note(stage, name)
+            return add_name(&stage.names, name)
         if removal.spares != NULL and removal.spares(removal.who, stage.inode, name):
             stage.keeps = True
             return 0
@@ -155,20 +139,20 @@ cdef inline int _visit(Removal* removal, const char* name, unsigned char type) n
         if sys.fstatat(removal.here, name, &info, sys.AT_SYMLINK_NOFOLLOW) == 0 and sys.S_ISDIR(info.st_mode):
             number = sys.EISDIR
     sys.errno = number
-    return _note(stage, name) if number == sys.EISDIR else -1
+    return add_name(&stage.names, name) if number == sys.EISDIR else -1
 
 
 cdef inline int _enter(Removal* removal, const char* name) noexcept nogil:
     cdef int child
     if _name(removal, name) < 0:
         return -1
-    child = _open(removal, name)
+    child = open_folder(removal.here, name, &removal.descends_only, removal.stages[0].device)
     if child < 0:
         if sys.errno == sys.EXDEV:
             sys.errno = sys.EBUSY
         return 0 if sys.errno in (sys.ENOENT, sys.ENOTDIR) else -1  # somebody else removed it
     if _push(removal, child) < 0:
-        _close(child)
+        put_away(child)
         return -1
     return _list(removal)
 
@@ -178,11 +162,11 @@ cdef inline int _leave(Removal* removal) noexcept nogil:
     cdef Stage* stage = &removal.stages[removal.depth - 1]
     cdef Stage* above = &removal.stages[removal.depth - 2]
     cdef bint keeps = stage.keeps, spared = False
-    cdef char* name = removal.path + above.path_size
+    cdef char* name = removal.path.at + above.path_size
     cdef sys.stat_t info
     cdef int up
-    removal.path_size = stage.path_size
-    removal.path[removal.path_size] = 0
+    removal.path.size = stage.path_size
+    removal.path.at[removal.path.size] = 0
     if name[0] == c"/":
         name += 1
     if removal.spares != NULL:
@@ -193,12 +177,12 @@ cdef inline int _leave(Removal* removal) noexcept nogil:
         if sys.fstat(removal.here, &info) < 0:
             return -1
         _count(removal, &info)
-    up = _up(removal.here, above)
+    up = open_above(removal.here, above.device, above.inode)
     if up < 0:
         return -1
-    _close(removal.here)
+    put_away(removal.here)
     removal.here = up
-    sys.free(stage.names)
+    sys.free(stage.names.at)
     removal.depth -= 1
     if keeps or spared:
         above.keeps = True
@@ -221,114 +205,24 @@ cdef inline int _remove_emptied(Removal* removal, Stage* stage, const char* name
     return -1
 
 
-cdef inline int _up(int here, const Stage* expected) noexcept nogil:
-    cdef sys.stat_t info
-    cdef int up = sys.openat(here, b"..", sys.O_RDONLY | sys.O_DIRECTORY | sys.O_CLOEXEC)
-    if up < 0:
-        return -1
-    if sys.fstat(up, &info) < 0:
-        _close(up)
-        return -1
-    if info.st_dev != expected.device or info.st_ino != expected.inode:
-        _close(up)
-        sys.errno = sys.ESTALE  # somebody moved the directory while we were in it
-        return -1
-    return up
-
-
 cdef inline int _push(Removal* removal, int here) noexcept nogil:
     """Stand in the directory `here`, whose name is the path's last part; on failure it is still the caller's."""
-    cdef Stage* stages
     cdef Stage* stage
     cdef sys.stat_t info
-    cdef size_t room
-    if removal.depth == removal.room:
-        room = removal.room * 2 if removal.room else 16
-        stages = <Stage*>sys.realloc(removal.stages, room * sizeof(Stage))
-        if stages == NULL:
-            return -1
-        removal.stages, removal.room = stages, room
+    cdef Stage* stages = <Stage*>one_more(removal.stages, &removal.room, removal.depth, sizeof(Stage))
+    if stages == NULL:
+        return -1
+    removal.stages = stages
     if sys.fstat(here, &info) < 0:
         return -1
-    stage = &removal.stages[removal.depth]
-    sys.memset(stage, 0, sizeof(Stage))
-    stage.path_size, stage.device, stage.inode = removal.path_size, info.st_dev, info.st_ino
-    _close(removal.here)
+    stage = &stages[removal.depth]
+    stage.path_size, stage.device, stage.inode = removal.path.size, info.st_dev, info.st_ino
+    put_away(removal.here)
     removal.here = here
     removal.depth += 1
     return 0
 
 
-cdef inline int _note(Stage* stage, const char* name) noexcept nogil:
-    """`name` is a directory, to be entered when this one is read."""
-    cdef size_t length = sys.strlen(name) + 1
-    if _grow(&stage.names, &stage.room, stage.size + length) < 0:
-        return -1
-    sys.memcpy(stage.names + stage.size, name, length)
-    stage.size += length
-    return 0
-
-
 cdef inline int _name(Removal* removal, const char* name) noexcept nogil:
     """The path is now that of `name` in the directory where we are."""
-    cdef size_t at = removal.stages[removal.depth - 1].path_size, length = sys.strlen(name) + 1
-    if _grow(&removal.path, &removal.path_room, at + length + 1) < 0:
-        return -1
-    if at:
-        removal.path[at] = c"/"
-        at += 1
-    sys.memcpy(removal.path + at, name, length)
-    removal.path_size = at + length - 1
-    return 0
-
-
-cdef inline int _grow(char** at, size_t* room, size_t needed) noexcept nogil:
-    cdef char* grown
-    cdef size_t size = room[0] if room[0] else 256
-    if needed <= room[0]:
-        return 0
-    while size < needed:
-        size *= 2
-    grown = <char*>sys.realloc(at[0], size)
-    if grown == NULL:
-        return -1
-    at[0], room[0] = grown, size
-    return 0
-
-
-cdef inline int _open(Removal* removal, const char* name) noexcept nogil:
-    """Of a directory in the one where we are; EXDEV when something is mounted on it."""
-    cdef sys.open_how how
-    cdef sys.stat_t info
-    cdef long result
-    cdef int fd
-    how.flags = sys.O_RDONLY | sys.O_DIRECTORY | sys.O_NOFOLLOW | sys.O_CLOEXEC
-    how.mode = 0
-    how.resolve = sys.RESOLVE_NO_XDEV | sys.RESOLVE_NO_SYMLINKS | sys.RESOLVE_BENEATH
-    if not removal.descends_only:
-        while True:
-            result = retried(sys.SYS_openat2, removal.here, <long>name, <long>&how, sizeof(how), 0)
-            if result != -sys.EAGAIN:
-                break
-        if result != -sys.ENOSYS:
-            sys.errno = <int>-result if result < 0 else 0
-            return <int>result if result >= 0 else -1
-        removal.descends_only = True
-    fd = sys.openat(removal.here, name, <int>how.flags)
-    if fd >= 0 and (sys.fstat(fd, &info) < 0 or info.st_dev != removal.stages[0].device):
-        _close(fd)
-        sys.errno = sys.EXDEV
-        return -1
-    return fd
-
-
-cdef inline bint _is_dot(const char* name) noexcept nogil:
-    return name[0] == c"." and (name[1] == 0 or (name[1] == c"." and name[2] == 0))
-
-
-cdef inline void _close(int fd) noexcept nogil:
-    """Keeping errno."""
-    cdef int number = sys.errno
-    if fd >= 0:
-        sys.close(fd)
-    sys.errno = number
+    return set_name(&removal.path, removal.stages[removal.depth - 1].path_size, name)

@@ -9,31 +9,22 @@ import os
 
 from pyx cimport sys
 from pyx cimport treeremove
-from pyx.err cimport failed, retried, text
+from pyx.err cimport failed, text
+from pyx.folders cimport (
+    add_name, entry_t, listing, Listing, LISTING, next_entry, one_more, open_above, open_folder, put_away, set_name,
+    Text,
+)
 from pyx.treeremove cimport Removal
-
-cdef extern from *:
-    """
-    struct pyx_dirent { unsigned long long inode; long long offset; unsigned short length; unsigned char type;
-                        char name[]; };
-    """
-    struct entry_t "pyx_dirent":
-        unsigned short length
-        unsigned char type
-        char name[1]
 
 cdef enum:
     USAGE, COPY, SHIFT             # what a walk is for
-    LISTING = 64 << 10             # bytes of getdents64(2) at once
     BLOCK = 256 << 10              # bytes that are read and written at once where the kernel cannot copy
     XATTR_MAX = 64 << 10           # XATTR_SIZE_MAX
     CAPS_2 = 20                    # sizes of security.capability (linux/capability.h: vfs_cap_data, vfs_ns_cap_data)
     CAPS_3 = 24
 
 cdef struct Level:                 # a directory on the way from the root to where the walk is
-    char* names                    # of its directories that are still to be entered, each with its NUL
-    size_t size
-    size_t room
+    Text names                     # of its directories that are still to be entered
     size_t at
     size_t path_length             # of the walk's path, when the walk is here
     sys.stat_t info
@@ -67,9 +58,7 @@ cdef struct Walk:
     Level* levels
     size_t depth                   # of levels in use; the last one is where the walk is
     size_t room
-    char* path                     # from the root to where the walk is, then to what it is about; ends with NUL
-    size_t path_size               # without the NUL
-    size_t path_room
+    Text path                      # from the root to where the walk is, then to what it is about
     char* listing
     char* block
 
@@ -132,7 +121,7 @@ def remove(int folder, name):
         number = sys.errno
     try:
         if result < 0:
-            raise failed(number, None if removal.path == NULL else os.fsdecode(<bytes>removal.path))
+            raise failed(number, None if removal.path.at == NULL else os.fsdecode(<bytes>removal.path.at))
     finally:
         treeremove.end(&removal)
 
@@ -171,7 +160,7 @@ def shift(int root, users, groups):
 
 
 cdef object _about(Walk* walk):
-    return None if walk.path == NULL else os.fsdecode(<bytes>walk.path)
+    return None if walk.path.at == NULL else os.fsdecode(<bytes>walk.path.at)
 
 
 # The walk itself: enter what is to be entered, leave what is done.
@@ -181,8 +170,8 @@ cdef int _run(Walk* walk) noexcept nogil:
     cdef char* name
     while True:
         level = &walk.levels[walk.depth - 1]
-        if level.at < level.size:
-            name = level.names + level.at
+        if level.at < level.names.size:
+            name = level.names.at + level.at
             level.at += sys.strlen(name) + 1
             if _enter(walk, name) < 0:
                 return -1
@@ -196,7 +185,7 @@ cdef int _enter(Walk* walk, const char* name) noexcept nogil:
     cdef int child, copied = -1
     if _name(walk, name) < 0:
         return -1
-    child = _open(walk, name)
+    child = open_folder(walk.here, name, &walk.descends_only, walk.levels[0].info.st_dev)
     if child < 0:
         if sys.errno == sys.EXDEV:
             return _pass_by(walk, name)
@@ -204,11 +193,11 @@ cdef int _enter(Walk* walk, const char* name) noexcept nogil:
     if walk.job == COPY:
         copied = sys.openat(walk.there, name, sys.O_RDONLY | sys.O_DIRECTORY | sys.O_NOFOLLOW | sys.O_CLOEXEC)
         if copied < 0:
-            _close(child)
+            put_away(child)
             return -1
     if _push(walk, child, copied) < 0:
-        _close(child)
-        _close(copied)
+        put_away(child)
+        put_away(copied)
         return -1
     return _list(walk)
 
@@ -228,53 +217,34 @@ cdef int _leave(Walk* walk) noexcept nogil:
     cdef Level* level = &walk.levels[walk.depth - 1]
     cdef Level* above = &walk.levels[walk.depth - 2]
     cdef int up, up_there = -1
-    walk.path[level.path_length] = 0
+    walk.path.at[level.path_length] = 0
     if walk.job == COPY and _attributes(walk.here, walk.there, &level.info) < 0:
         return -1
-    up = _up(walk.here, &above.info)
+    up = open_above(walk.here, above.info.st_dev, above.info.st_ino)
     if up >= 0 and walk.job == COPY:
-        up_there = _up(walk.there, &above.copied)
+        up_there = open_above(walk.there, above.copied.st_dev, above.copied.st_ino)
     if up < 0 or (walk.job == COPY and up_there < 0):
-        _close(up)
+        put_away(up)
         return -1
-    _close(walk.here)
-    _close(walk.there)
+    put_away(walk.here)
+    put_away(walk.there)
     walk.here, walk.there = up, up_there
-    sys.free(level.names)
+    sys.free(level.names.at)
     walk.depth -= 1
     return 0
 
 
-cdef int _up(int here, sys.stat_t* expected) noexcept nogil:
-    cdef sys.stat_t info
-    cdef int up = sys.openat(here, b"..", sys.O_RDONLY | sys.O_DIRECTORY | sys.O_CLOEXEC)
-    if up < 0:
-        return -1
-    if sys.fstat(up, &info) < 0:
-        _close(up)
-        return -1
-    if info.st_dev != expected.st_dev or info.st_ino != expected.st_ino:
-        _close(up)
-        sys.errno = sys.ESTALE  # someone moved the directory while we were in it
-        return -1
-    return up
-
-
 cdef int _list(Walk* walk) noexcept nogil:
     """Visit every entry of the directory that the walk is in."""
-    cdef entry_t* entry
-    cdef long got, at
+    cdef Listing here = listing(walk.here, walk.listing)
+    cdef entry_t* entry = NULL
+    cdef int found
     while True:
-        got = retried(sys.SYS_getdents64, walk.here, <long>walk.listing, LISTING, 0, 0)
-        if got <= 0:
-            sys.errno = -got
-            return 0 if got == 0 or -got == sys.ENOENT else -1
-        at = 0
-        while at < got:
-            entry = <entry_t*>(walk.listing + at)
-            at += entry.length
-            if not _is_dot(entry.name) and _visit(walk, entry.name) < 0:
-                return -1
+        found = next_entry(&here, &entry)
+        if found <= 0:
+            return found
+        if _visit(walk, entry.name) < 0:
+            return -1
 
 
 cdef int _visit(Walk* walk, const char* name) noexcept nogil:
@@ -371,7 +341,7 @@ cdef int _copy(Walk* walk, const char* name, sys.stat_t* info) noexcept nogil:
             if sys.errno not in (sys.EMLINK, sys.ENAMETOOLONG):
                 return -1
             # the filesystem or the way there is at its limit: a file of its own
-        elif _remember(&walk.links, info, walk.path) < 0:
+        elif _remember(&walk.links, info, walk.path.at) < 0:
             return -1
     if sys.S_ISDIR(info.st_mode):
         return -1 if sys.mkdirat(walk.there, name, 0o700) < 0 else _note(walk, name)
@@ -396,8 +366,8 @@ cdef int _copy_file(Walk* walk, const char* name) noexcept nogil:
         result = _copy_bytes(walk, here, there, &info)
         if result == 0:
             result = _attributes(here, there, &info)
-    _close(there)
-    _close(here)
+    put_away(there)
+    put_away(here)
     return result
 
 
@@ -575,26 +545,26 @@ cdef int _begin(Walk* walk, int job, int root, int target) noexcept nogil:
     if job == COPY:
         there = sys.openat(target, b".", sys.O_RDONLY | sys.O_DIRECTORY | sys.O_CLOEXEC)
         if there < 0:
-            _close(here)
+            put_away(here)
             return -1
     if _push(walk, here, there) < 0:
-        _close(here)
-        _close(there)
+        put_away(here)
+        put_away(there)
         return -1
     return 0
 
 
 cdef void _end(Walk* walk) noexcept nogil:
     cdef size_t at
-    _close(walk.here)
-    _close(walk.there)
+    put_away(walk.here)
+    put_away(walk.there)
     for at in range(walk.depth):
-        sys.free(walk.levels[at].names)
+        sys.free(walk.levels[at].names.at)
     for at in range(walk.links.size):
         sys.free(walk.links.slots[at].path)
     sys.free(walk.links.slots)
     sys.free(walk.levels)
-    sys.free(walk.path)
+    sys.free(walk.path.at)
     sys.free(walk.listing)
     sys.free(walk.block)
 
@@ -602,22 +572,17 @@ cdef void _end(Walk* walk) noexcept nogil:
 cdef int _push(Walk* walk, int here, int there) noexcept nogil:
     """Stand in the directory `here`, and its copy `there`, whose name is the path's last part; on failure they are
     still the caller's."""
-    cdef Level* levels
     cdef Level* level
-    cdef size_t room
-    if walk.depth == walk.room:
-        room = walk.room * 2 if walk.room else 32
-        levels = <Level*>sys.realloc(walk.levels, room * sizeof(Level))
-        if levels == NULL:
-            return -1
-        walk.levels, walk.room = levels, room
-    level = &walk.levels[walk.depth]
-    sys.memset(level, 0, sizeof(Level))
-    level.path_length = walk.path_size
+    cdef Level* levels = <Level*>one_more(walk.levels, &walk.room, walk.depth, sizeof(Level))
+    if levels == NULL:
+        return -1
+    walk.levels = levels
+    level = &levels[walk.depth]
+    level.path_length = walk.path.size
     if sys.fstat(here, &level.info) < 0 or (there >= 0 and sys.fstat(there, &level.copied) < 0):
         return -1
-    _close(walk.here)
-    _close(walk.there)
+    put_away(walk.here)
+    put_away(walk.there)
     walk.here, walk.there = here, there
     walk.depth += 1
     return 0
@@ -625,78 +590,12 @@ cdef int _push(Walk* walk, int here, int there) noexcept nogil:
 
 cdef int _note(Walk* walk, const char* name) noexcept nogil:
     """`name` is a directory, to be entered when this one is read."""
-    cdef Level* level = &walk.levels[walk.depth - 1]
-    cdef size_t length = sys.strlen(name) + 1
-    if _grow(&level.names, &level.room, level.size + length) < 0:
-        return -1
-    sys.memcpy(level.names + level.size, name, length)
-    level.size += length
-    return 0
+    return add_name(&walk.levels[walk.depth - 1].names, name)
 
 
 cdef int _name(Walk* walk, const char* name) noexcept nogil:
     """The path is now that of `name` in the directory where the walk is."""
-    cdef size_t at = walk.levels[walk.depth - 1].path_length, length = sys.strlen(name) + 1
-    if _grow(&walk.path, &walk.path_room, at + length + 1) < 0:
-        return -1
-    if at:
-        walk.path[at] = b"/"
-        at += 1
-    sys.memcpy(walk.path + at, name, length)
-    walk.path_size = at + length - 1
-    return 0
-
-
-cdef int _grow(char** at, size_t* room, size_t needed) noexcept nogil:
-    cdef char* grown
-    cdef size_t size = room[0] if room[0] else 256
-    if needed <= room[0]:
-        return 0
-    while size < needed:
-        size *= 2
-    grown = <char*>sys.realloc(at[0], size)
-    if grown == NULL:
-        return -1
-    at[0], room[0] = grown, size
-    return 0
-
-
-cdef int _open(Walk* walk, const char* name) noexcept nogil:
-    """Of a directory in the one where the walk is; EXDEV when something is mounted on it."""
-    cdef sys.open_how how
-    cdef sys.stat_t info
-    cdef long result
-    cdef int fd
-    how.flags = sys.O_RDONLY | sys.O_DIRECTORY | sys.O_NOFOLLOW | sys.O_CLOEXEC
-    how.mode = 0
-    how.resolve = sys.RESOLVE_NO_XDEV | sys.RESOLVE_NO_SYMLINKS | sys.RESOLVE_BENEATH
-    if not walk.descends_only:
-        while True:
-            result = retried(sys.SYS_openat2, walk.here, <long>name, <long>&how, sizeof(how), 0)
-            if result != -sys.EAGAIN:
-                break
-        if result != -sys.ENOSYS:
-            sys.errno = <int>-result if result < 0 else 0
-            return <int>result if result >= 0 else -1
-        walk.descends_only = True
-    fd = sys.openat(walk.here, name, <int>how.flags)
-    if fd >= 0 and (sys.fstat(fd, &info) < 0 or info.st_dev != walk.levels[0].info.st_dev):
-        _close(fd)
-        sys.errno = sys.EXDEV
-        return -1
-    return fd
-
-
-cdef bint _is_dot(const char* name) noexcept nogil:
-    return name[0] == b"." and (name[1] == 0 or (name[1] == b"." and name[2] == 0))
-
-
-cdef void _close(int fd) noexcept nogil:
-    """Keeping errno."""
-    cdef int number = sys.errno
-    if fd >= 0:
-        sys.close(fd)
-    sys.errno = number
+    return set_name(&walk.path, walk.levels[walk.depth - 1].path_length, name)
 
 
 # Hard links

@@ -8,13 +8,22 @@ from typing import ClassVar
 
 
 class Error(Exception):
-    """Base of all errors that cross a port or the wire. `code` is the wire code (0 is success and has no class)."""
+    """Base of all errors that cross a port or the wire: a message, and a brief one where the caller's standard error
+    has the rest already. `code` is the wire code (0 is success and has no class)."""
 
     code: ClassVar[int] = 2
 
     @property
     def message(self) -> str:
         return str(self.args[0]) if self.args else ""
+
+    @property
+    def brief(self) -> str:
+        """The message for whoever reads that standard error, too."""
+        return str(self.args[1]) if len(self.args) > 1 and self.args[1] else self.message
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class Canceled(Error):
@@ -146,9 +155,9 @@ _BY_ERRNO: dict[int, type[Error]] = {
 }
 
 
-def from_code(code: int, message: str) -> Error:
+def from_code(code: int, message: str, brief: str = "") -> Error:
     """The error that wire code `code` stands for; a code of no class becomes Unknown."""
-    return CLASSES.get(code, Unknown)(message)
+    return CLASSES.get(code, Unknown)(*((message, brief) if brief else (message,)))
 
 
 def from_os(error: OSError, doing: str) -> Error:

@@ -25,6 +25,7 @@ from spec.records import (
     IngestStatus,
     Labels,
     Process,
+    RuntimeInfo,
     RuntimeRef,
     SnapshotInfo,
     Timing,
@@ -376,20 +377,27 @@ class Pusher(Protocol):
         between commas) or "complete". `told` hears how many bytes were sent. FailedPrecondition when `reader` has
         another size."""
 
+    def borrow(self, descriptor: Descriptor, neighbours: str = "") -> str:
+        """Have a blob there that is not here: "already exists" or "mounted" as `blob` says, "" when neither can be."""
+
     def manifest(self, descriptor: Descriptor, body: bytes, tag: str = "") -> bool:
         """Have a manifest or an index there, by its digest or as `tag`: whether it was not so yet. All that it names
         must be there."""
 
 
 class Registries(Resolver, Protocol):
-    """A Resolver that can be pushed to."""
+    """A Resolver that can be pushed to, and asked what refers to what."""
+
+    def referrers(self, ref: str, digest: str, artifact_types: Sequence[str] = ()) -> Sequence[Descriptor]:
+        """Manifests in the repository of `ref` whose subject is `digest`, of these types (none: all). None at all is no
+        error, nor whether there is such a manifest."""
 
     def pusher(self, ref: str) -> Pusher: ...
 
 
 class ImageVerifier(Protocol):
-    def verify(self, name: str, target: Descriptor) -> None:
-        """PermissionDenied, with the reason, when the image may not be used."""
+    def verify(self, name: str, target: Descriptor, cancel: Cancel | None = None) -> None:
+        """PermissionDenied, with the reason, when the image may not be used; FailedPrecondition without a verdict."""
 
 
 class ImageStore(Protocol):
@@ -505,6 +513,9 @@ class Runtime(Protocol):
 
     async def delete(self, namespace: str, id: str) -> Exit:
         """End a task that is not running: FailedPrecondition when it is. NotFound."""
+
+    async def info(self, namespace: str, runtime: RuntimeRef) -> RuntimeInfo:
+        """What the runtime tells of itself, and what is known against it. NotFound; why it does not tell."""
 
 
 class Meters(Protocol):

@@ -23,6 +23,7 @@ from spec.api.tasks import Tasks
 from spec.api.transfer import Transfer
 from spec.api.version import Version
 from spec.events import TOPICS
+from spec.records import RuntimeInfo, RuntimeOptions, RuntimeRequest
 
 SERVICES: tuple[type[Service], ...] = (
     Containers,
@@ -38,6 +39,9 @@ SERVICES: tuple[type[Service], ...] = (
     Transfer,
     Version,
 )
+
+# What travels as "raw", for its owner to read.
+OPAQUE = (RuntimeInfo, RuntimeOptions, RuntimeRequest)
 
 INTRODUCTION = """\
 # The protocol of holdd
@@ -242,13 +246,13 @@ def _type(hint: Any) -> str:
 
 
 def _types(services: Iterable[type[Service]]) -> list[type]:
-    """Every type that a method or an event names, directly or through fields; by name."""
+    """Every type that a method or an event names, directly or through fields, and those of OPAQUE; by name."""
     found: dict[type, None] = {}
     for service in services:
         for method in service.methods():
             _collect(method.request, found)
             _collect(method.reply, found)
-    for body in TOPICS.values():
+    for body in (*TOPICS.values(), *OPAQUE):
         _collect(body, found)
     return sorted(found, key=_name)
 

@@ -57,10 +57,12 @@ class Request(Record, frozen=True):
 
 
 class Status(Record, frozen=True):
-    """`code` is that of `spec.errors`, 0 for success."""
+    """`code` is that of `spec.errors`, 0 for success. `brief` is the message without what a runtime has said on a
+    standard error that was handed over with the call (`fd://`), empty where it has said nothing there."""
 
     code: int = 0
     message: str = ""
+    brief: str = ""
 
 
 class Response(Record, frozen=True):
@@ -143,7 +145,8 @@ def response(stream: int, payload: object, fd_count: int = 0) -> bytearray:
 
 def failure(stream: int, error: errors.Error) -> bytearray:
     """The frame of a response that says `error`; a message of absurd length is cut."""
-    status = Status(code=error.code, message=error.message[:65536])
+    brief = error.brief[:65536] if error.brief != error.message else ""
+    status = Status(code=error.code, message=error.message[:65536], brief=brief)
     return frame(stream, RESPONSE, REMOTE_CLOSED, Response(status=status))
 
 

@@ -43,6 +43,9 @@ class Fake:
 
     `tricks` maps a tag or digest to what is done instead of answering, request by request (`tests.tricks`).
 
+    `referrers` maps digests to descriptors of what refers to them, `page` of them at once, by type if it `filters`;
+    without it knows no such thing.
+
     It takes pushes. `mounts` are (repository, digest) that may be mounted; `cuts` is a list of how many bytes of each
     upload request are taken before the connection is cut, `largest` the most bytes it takes at once; `moved` is put
     before the path of uploads (http://elsewhere). `uploads` holds what came of those that are not done.
@@ -66,6 +69,9 @@ class Fake:
         self.held = set()
         self.reached = threading.Event()
         self.tricks = {}
+        self.referrers = None
+        self.page = 100
+        self.filters = True
         self.stopped = threading.Event()
         self.sent = 0
 
@@ -177,6 +183,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._upload(path.rpartition("/")[2])
         elif self.command == "PUT":
             self._put(path.rpartition("/")[2])
+        elif "/referrers/" in path and fake.referrers is not None:
+            self._referrers(path)
         elif "/manifests/" in path:
             self._manifest(path.rpartition("/")[2])
         else:
@@ -191,6 +199,19 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._send(401, b'{"errors":[{"code":"UNAUTHORIZED","message":"no"}]}')
         else:
             self._send(200, b'{"token":"good","expires_in":300}')
+
+    def _referrers(self, path):
+        query = parse_qs(urlsplit(self.path).query)
+        found = self.registry.referrers.get(path.rpartition("/")[2], [])
+        if self.registry.filters and "artifactType" in query:
+            found = [one for one in found if one.get("artifactType") in query["artifactType"]]
+        start = int(query.get("start", ["0"])[0])
+        end = start + self.registry.page
+        headers = {"Content-Type": INDEX}
+        if found[end:]:
+            headers["Link"] = f'<{path}?start={end}>; rel="next"'
+        document = {"schemaVersion": 2, "mediaType": INDEX, "manifests": found[start:end]}
+        self._send(200, json.dumps(document).encode(), headers)
 
     def _manifest(self, name):
         if name not in self.registry.manifests:

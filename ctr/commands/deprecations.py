@@ -10,7 +10,7 @@ from spec.api.introspection import ServerRequest
 
 def register(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(metavar="VERB", required=True)
-    register_list(verbs.add_parser("ls", aliases=["list"], help="list what is used here and will not be for ever"))
+    register_list(verbs.add_parser("ls", aliases=["list"], help="list what is used here and should not be"))
 
 
 def run(args: argparse.Namespace, client: Client, out: Out) -> int:

@@ -6,7 +6,7 @@ import os
 import msgspec
 from msgspec.structs import replace
 
-from ctr import archives, check, convert, defaults, garbage, image, mount, output, progress, registry
+from ctr import archives, check, convert, defaults, garbage, image, mount, output, progress, referrers, registry
 from ctr.output import Out
 from daemon.client.client import Client
 from spec import errors, platforms, reference
@@ -23,6 +23,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     _register_push(verbs.add_parser("push", help="send an image to a registry"))
     archives.register(verbs)
     convert.register(verbs)
+    referrers.register(verbs)
     ls = verbs.add_parser("ls", aliases=["list"], help="list images")
     output.register_list(ls)
     ls.add_argument("filters", nargs="*")
@@ -34,6 +35,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     tag = verbs.add_parser("tag", help="give an image another name")
     tag.add_argument("--force", action="store_true", help="take the name from the image that has it")
     tag.add_argument("--skip-reference-check", action="store_true", help="allow any name")
+    output.accept(tag, "--local")
     tag.add_argument("source")
     tag.add_argument("targets", nargs="+", metavar="target")
     tag.set_defaults(do=_tag)
@@ -75,9 +77,12 @@ def _register_pull(pull: argparse.ArgumentParser) -> None:
     registry.register(pull)
     pull.add_argument("--platform", action="append", default=[], help="instead of the host's; may be repeated")
     pull.add_argument("--all-platforms", action="store_true", help="content of every platform")
+    registry.register_metadata(pull)
     pull.add_argument("--snapshotter", default=os.environ.get("HOLDD_SNAPSHOTTER", ""), help="unpack into this one")
     pull.add_argument("--label", action="append", default=[], metavar="KEY=VALUE", help="of the image")
+    pull.add_argument("--print-chainid", action="store_true", help="print the name of its uppermost snapshot")
     progress.register(pull)
+    output.accept(pull, "--local", "--sync-fs")
     pull.add_argument("ref")
     pull.set_defaults(do=_pull)
 
@@ -90,9 +95,13 @@ def _pull(args: argparse.Namespace, client: Client, out: Out) -> None:
         platforms=args.platform,
         all_platforms=args.all_platforms,
         unpacks=unpacks,
+        all_metadata=not args.skip_metadata,
     )
     request = transfer.TransferRequest(source=registry.source(args, args.ref), destination=destination)
     progress.show(client.transfer.transfer(request), args)
+    if args.print_chainid:
+        for platform in args.platform or [""]:
+            out.line(image.resolve(client, args.ref, platform).chain_id)
 
 
 def _register_push(push: argparse.ArgumentParser) -> None:
@@ -105,6 +114,7 @@ def _register_push(push: argparse.ArgumentParser) -> None:
         "--allow-non-distributable-blobs", action="store_true", help="layers that may not be redistributed, too"
     )
     progress.register(push)
+    output.accept(push, "--local")
     push.add_argument("remote")
     push.add_argument("local", nargs="?", default="", help="the image, if its name is another")
     push.set_defaults(do=_push)
@@ -153,22 +163,13 @@ def _rm(args: argparse.Namespace, client: Client, out: Out) -> int:
 
 
 def _tag(args: argparse.Namespace, client: Client, out: Out) -> None:
-    source = client.images.get(api.GetRequest(name=args.source))
+    source = transfer.ImageStore(name=args.source)
     for name in args.targets:
         if not args.skip_reference_check:
             reference.parse(name)
-        _point(client, name, source.target, args.force)
+        destination = transfer.ImageStore(name=name, force=args.force)
+        progress.finish(client.transfer.transfer(transfer.TransferRequest(source=source, destination=destination)))
         out.line(name)
-
-
-def _point(client: Client, name: str, target: Descriptor, force: bool) -> None:
-    record = Image(name=name, target=target)
-    try:
-        client.images.create(api.CreateRequest(image=record))
-    except errors.AlreadyExists:
-        if not force:
-            raise
-        client.images.update(api.UpdateRequest(image=record, fields=["target"]))
 
 
 def _label(args: argparse.Namespace, client: Client, out: Out) -> None:

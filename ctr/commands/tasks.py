@@ -9,7 +9,7 @@ import sys
 
 from msgspec.structs import replace
 
-from ctr import figures, output, process, restart, top
+from ctr import figures, output, process, restart, runtimes, top
 from ctr.output import Out
 from ctr.phases import Phases
 from daemon.client.client import Client
@@ -19,7 +19,7 @@ from spec.api import tasks as api
 from spec.base import to_json
 from spec.names import STOP_SIGNAL
 from spec.oci import build, runtime
-from spec.records import CheckpointOptions
+from spec.records import CheckpointOptions, RuntimeOptions
 
 CLEAR = "\x1b[H\x1b[J"  # of a terminal (console_codes(4))
 ALIASES = {"metrics": ("metric",)}
@@ -29,6 +29,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(metavar="VERB", required=True)
     start = _verb(verbs, "start", _start, "run a container that exists")
     start.add_argument("--pid-file", default="", metavar="FILE")
+    start.add_argument("--no-pivot", action="store_true", help="do not change roots by pivot_root, this time")
     process.register(start)
     ls = verbs.add_parser("ls", aliases=["list"], help="list tasks")
     output.register_list(ls)
@@ -94,7 +95,8 @@ def _start(args: argparse.Namespace, client: Client, out: Out) -> int:
     stdio, fds = process.streams(args, terminal)
     restart.resume(client, record)
     with Phases(sys.stderr).phase(f"creating task {args.id}"):
-        pid = client.tasks.create(api.CreateRequest(container_id=args.id, stdio=stdio), fds=fds).pid
+        options = runtimes.packed(RuntimeOptions(no_pivot_root=args.no_pivot))
+        pid = client.tasks.create(api.CreateRequest(container_id=args.id, stdio=stdio, options=options), fds=fds).pid
     with contextlib.suppress(process.Left):
         return process.launch(args, client, pid, terminal)
     return 0

@@ -10,26 +10,28 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cached_property
 from types import TracebackType
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from daemon.client.connection import Connection, close_fds, raise_status
 from spec import errors, wire
-from spec.api.containers import Containers
-from spec.api.content import Content
-from spec.api.diff import Diff
-from spec.api.events import Events
-from spec.api.images import Images
-from spec.api.introspection import Introspection
-from spec.api.leases import CreateRequest, HoldRequest, Leases
-from spec.api.namespaces import Namespaces
 from spec.api.service import Method
-from spec.api.snapshots import Snapshots
-from spec.api.tasks import Tasks
-from spec.api.transfer import Transfer
-from spec.api.version import Version
 from spec.base import Request
 from spec.names import GC_EXPIRE
-from spec.records import Labels
+
+if TYPE_CHECKING:  # a service's messages are made when it is first called: a start of ctr pays for what it uses
+    from spec.api.containers import Containers
+    from spec.api.content import Content
+    from spec.api.diff import Diff
+    from spec.api.events import Events
+    from spec.api.images import Images
+    from spec.api.introspection import Introspection
+    from spec.api.leases import Leases
+    from spec.api.namespaces import Namespaces
+    from spec.api.snapshots import Snapshots
+    from spec.api.tasks import Tasks
+    from spec.api.transfer import Transfer
+    from spec.api.version import Version
+    from spec.records import Labels
 
 Q = TypeVar("Q", bound=Request)
 R = TypeVar("R")
@@ -210,9 +212,11 @@ class Client:
         )
 
     @contextmanager
-    def leased(self, labels: Labels | None = None) -> Iterator["Client"]:
+    def leased(self, labels: "Labels | None" = None) -> Iterator["Client"]:
         """A client whose calls make what they make under a lease of its own. That goes with the block, or with our
         process, whichever ends first; what a crash in between leaves of it expires in a day."""
+        from spec.api.leases import CreateRequest, HoldRequest, Leases
+
         expires = datetime.fromtimestamp(time.time() + EXPIRES_S, UTC).isoformat()
         id = self.leases.create(CreateRequest(labels={GC_EXPIRE: expires, **(labels or {})})).id
         holder = Client(self.address, self.namespace, pool=self._pool)  # without our deadline
@@ -284,51 +288,75 @@ class Client:
     # Stubs.
 
     @cached_property
-    def version(self) -> Version:
+    def version(self) -> "Version":
+        from spec.api.version import Version
+
         return Version(self)
 
     @cached_property
-    def namespaces(self) -> Namespaces:
+    def namespaces(self) -> "Namespaces":
+        from spec.api.namespaces import Namespaces
+
         return Namespaces(self)
 
     @cached_property
-    def images(self) -> Images:
+    def images(self) -> "Images":
+        from spec.api.images import Images
+
         return Images(self)
 
     @cached_property
-    def containers(self) -> Containers:
+    def containers(self) -> "Containers":
+        from spec.api.containers import Containers
+
         return Containers(self)
 
     @cached_property
-    def tasks(self) -> Tasks:
+    def tasks(self) -> "Tasks":
+        from spec.api.tasks import Tasks
+
         return Tasks(self)
 
     @cached_property
-    def snapshots(self) -> Snapshots:
+    def snapshots(self) -> "Snapshots":
+        from spec.api.snapshots import Snapshots
+
         return Snapshots(self)
 
     @cached_property
-    def content(self) -> Content:
+    def content(self) -> "Content":
+        from spec.api.content import Content
+
         return Content(self)
 
     @cached_property
-    def diff(self) -> Diff:
+    def diff(self) -> "Diff":
+        from spec.api.diff import Diff
+
         return Diff(self)
 
     @cached_property
-    def events(self) -> Events:
+    def events(self) -> "Events":
+        from spec.api.events import Events
+
         return Events(self)
 
     @cached_property
-    def introspection(self) -> Introspection:
+    def introspection(self) -> "Introspection":
+        from spec.api.introspection import Introspection
+
         return Introspection(self)
 
     @cached_property
-    def leases(self) -> Leases:
+    def leases(self) -> "Leases":
+        from spec.api.leases import Leases
+
         return Leases(self)
 
     @cached_property
-    def transfer(self) -> Transfer:
+    def transfer(self) -> "Transfer":
+        from spec.api.transfer import Transfer
+
         return Transfer(self)
 
 

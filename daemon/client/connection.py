@@ -143,7 +143,7 @@ class Connection:
 def raise_status(response: wire.Response) -> None:
     """Raise the error that `response` says, if it says one."""
     if response.status.code:
-        raise errors.from_code(response.status.code, response.status.message)
+        raise errors.from_code(response.status.code, response.status.message, response.status.brief)
 
 
 def descriptors(ancillary: Sequence[tuple[int, int, bytes]]) -> list[int]:

@@ -8,7 +8,7 @@ from daemon.diff.bounds import Bounds
 from spec import digest as digests
 from spec import errors
 from spec.oci.image import OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD, Descriptor
-from spec.ports import BlobReader, BlobWriter, Cancel, ContentStore, Source
+from spec.ports import BlobReader, BlobWriter, Cancel, ContentStore
 
 CHUNK = 1 << 20
 HEAD = 4  # bytes that tell compressions apart
@@ -53,7 +53,7 @@ class Converter:
 
 
 class _Reading:
-    """A Source over a blob, as long as it is wanted."""
+    """A ports.Source over a blob, as long as it is wanted."""
 
     def __init__(self, reader: BlobReader, cancel: Cancel) -> None:
         self._reader = reader
@@ -66,11 +66,13 @@ class _Reading:
     def close(self) -> None: ...
 
 
-def _pour(source: Source, writer: BlobWriter, wanted: str, algorithm: str) -> str:
+def _pour(source: processors.Filling, writer: BlobWriter, wanted: str, algorithm: str) -> str:
     """The diff id."""
     running = digests.hasher(algorithm)
     packing = compression.compressor(_WRITTEN[wanted])
-    while data := source.read(CHUNK):
+    buffer = memoryview(bytearray(CHUNK))
+    while size := source.readinto(buffer):
+        data = buffer[:size]
         running.update(data)
         if packed := packing.compress(data):
             writer.write(packed)

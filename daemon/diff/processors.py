@@ -20,18 +20,18 @@ GZIP_MAGIC = b"\x1f\x8b\x08"
 FRUITLESS = 4 << 20  # bytes of gzip in a row that inflate to nothing: work without end that no bound on the output ends
 
 
-class Plain(Protocol):
-    """A plain tar."""
+class Filling(Protocol):
+    """What fills buffers, which are used again."""
 
     def readinto(self, buffer: memoryview, /) -> int:
         """How many of its next bytes are in `buffer` now; 0 at the end."""
 
 
-def opened(source: Source, media_type: str, bounds: Bounds = Bounds()) -> Plain:
+def opened(source: Source, media_type: str, bounds: Bounds = Bounds()) -> "Bounded":
     """`source` as a plain tar. Unimplemented for a media type that is no layer's."""
     kind = graph.compression(media_type)
     counted = Counted(source)
-    plain: Plain = counted
+    plain: Filling = counted
     if kind:  # which compression the bytes say themselves
         plain = head = Peeked(counted)
         kind = sniffed(head.head)
@@ -123,13 +123,20 @@ class _Fed:
 
 
 class Bounded:
-    """Ends what inflates too much."""
+    """A Source, and what fills buffers. Ends what inflates too much."""
 
-    def __init__(self, plain: Plain, counted: Counted, bounds: Bounds) -> None:
+    def __init__(self, plain: Filling, counted: Counted, bounds: Bounds) -> None:
         self._plain = plain
         self._counted = counted
         self._bounds = bounds
         self._out = 0
+
+    def read(self, size: int, /) -> bytes:
+        buffer = memoryview(bytearray(size))
+        return bytes(buffer[: self.readinto(buffer)])
+
+    def close(self) -> None:
+        """The source is closed by whoever opened it."""
 
     def readinto(self, buffer: memoryview, /) -> int:
         got = self._plain.readinto(buffer)

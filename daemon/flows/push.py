@@ -5,10 +5,11 @@ the image. What the registry has already is not sent.
 """
 
 from collections.abc import Sequence
-from concurrent.futures import FIRST_EXCEPTION, Executor, wait
-from contextvars import copy_context
+from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 
+from daemon.flows import together
 from daemon.flows.progress import Report
 from daemon.flows.stored import document
 from daemon.kit.cancel import Token
@@ -49,8 +50,8 @@ class Push:
         pusher = self.registry.pusher(str(self.reference))
         found = list(graph.walk(target, self._below))
         report.tell("pushing content", target.digest)
-        documents = [one for one in found if _opens(one)]
-        self._blobs([one for one in found if not _opens(one)], pusher, report)
+        documents = [one for one in found if graph.opens(one.media_type)]
+        self._blobs([one for one in found if not graph.opens(one.media_type)], pusher, report)
         # Parents come before their children in the walk, so backwards every child is there first.
         manifests = [one for one in reversed(documents) if graph.is_manifest(one.media_type)]
         indexes = [one for one in reversed(documents) if graph.is_index(one.media_type)]
@@ -78,7 +79,7 @@ class Push:
 
     def _below(self, descriptor: Descriptor) -> Sequence[Descriptor]:
         """All that it names; for a manifest of another platform that is not here, a way out."""
-        if not _opens(descriptor):
+        if not graph.opens(descriptor.media_type):
             return ()
         try:
             below = graph.children(descriptor, document(self.content, descriptor))
@@ -90,44 +91,43 @@ class Push:
 
     def _blobs(self, blobs: Sequence[Descriptor], pusher: Pusher, report: Report) -> None:
         cancel = self.cancel.child()
-        running = [self.pool.submit(copy_context().run, self._blob, one, pusher, report, cancel) for one in blobs]
-        try:
-            done, _ = wait(running, return_when=FIRST_EXCEPTION)
-            for one in done:
-                one.result()
-        except BaseException:
-            cancel.cancel("another part of the push failed")
-            for one in running:
-                one.cancel()
-            self.registry.close()  # wakes those that wait for the registry
-            wait(running)
-            failures = [one.exception() for one in running if not one.cancelled()]
-            for failure in failures:
-                if failure is not None and not isinstance(failure, errors.Canceled):
-                    raise failure from None  # what the rest was cancelled for
-            raise
+        parts = [partial(self._blob, one, pusher, report, cancel) for one in blobs]
+        together.run(self.pool, parts, cancel, self.registry.close, "push")
 
     def _blob(self, blob: Descriptor, pusher: Pusher, report: Report, cancel: Token) -> None:
         cancel.check()
         ref = f"{'config' if graph.is_config(blob.media_type) else 'layer'}-{blob.digest}"
         report.tell_part("waiting", ref, 0, blob.size)
-        label = f"{names.DISTRIBUTION_SOURCE}.{self.reference.host}"
         try:
-            neighbours = self.content.info(blob.digest).labels.get(label, "")
+            neighbours = self._sources(blob)
             reader = self.content.reader(blob.digest)
-        except errors.NotFound as exc:
-            raise errors.FailedPrecondition(
-                f"pushing {self.name}: {blob.digest} is not here; pull all platforms, or push one of them"
-            ) from exc
+        except errors.NotFound:
+            report.tell_part(self._absent(blob, pusher), ref, blob.size, blob.size)
+            return
         with reader:
             how = pusher.blob(
                 blob, reader, neighbours, lambda sent: report.tell_part("uploading", ref, sent, blob.size), cancel
             )
         value = distribution.sources(neighbours, self.reference.repository)
+        label = self._label
         if value != neighbours and len(label) + len(value) <= names.MAX_LABEL:
             self.content.update(ContentInfo(digest=blob.digest, labels={label: value}), [f"labels.{label}"])
         report.tell_part(how, ref, blob.size, blob.size)
 
+    def _absent(self, blob: Descriptor, pusher: Pusher) -> str:
+        """One that is not here: the registry that the image is from has it."""
+        how = pusher.borrow(blob, self._sources(self.target))
+        if not how:
+            raise errors.FailedPrecondition(
+                f"pushing {self.name}: {blob.digest} is neither here nor at {self.reference.host};"
+                " pull all platforms, or push one of them"
+            )
+        return how
 
-def _opens(descriptor: Descriptor) -> bool:
-    return graph.is_manifest(descriptor.media_type) or graph.is_index(descriptor.media_type)
+    @property
+    def _label(self) -> str:
+        return f"{names.DISTRIBUTION_SOURCE}.{self.reference.host}"
+
+    def _sources(self, descriptor: Descriptor) -> str:
+        """The repositories there that had it. NotFound."""
+        return self.content.info(descriptor.digest).labels.get(self._label, "")

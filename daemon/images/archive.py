@@ -18,7 +18,7 @@ from daemon.images import saved
 from daemon.images.folders import Directory, Folder, Part, Tar
 from daemon.images.saved import Compressor, Saved
 from spec import digest as digests
-from spec import errors
+from spec import errors, wire
 from spec.base import to_json
 from spec.oci import graph, layout
 from spec.oci.image import OCI_INDEX, Descriptor, Index
@@ -37,22 +37,10 @@ class Named(NamedTuple):
 
 
 class Plain(Protocol):
-    """What is left when compression is undone."""
+    """Bytes that are not compressed."""
 
     def readinto(self, buffer: memoryview, /) -> int:
-        """How many of its next bytes are in `buffer` now; 0 at the end."""
-
-
-class AsItIs:
-    """A source that is not compressed."""
-
-    def __init__(self, source: Source) -> None:
-        self._source = source
-
-    def readinto(self, buffer: memoryview, /) -> int:
-        data = self._source.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
+        """How many of the next are in `buffer` now; 0 at the end."""
 
 
 class Archive:
@@ -68,7 +56,7 @@ class Archive:
         fd: int,
         directory: str,
         cancel: Cancel,
-        opened: Callable[[Source], Plain] = AsItIs,
+        opened: Callable[[Source], Plain],
         compressor: Callable[[], Compressor] | None = None,
     ) -> None:
         self._closed = threading.Event()
@@ -136,7 +124,7 @@ class Archive:
     def _oci(self, mark: bytes) -> tuple[Sequence[Descriptor], bytes]:
         try:
             version = msgspec.json.decode(mark, type=layout.Layout).image_layout_version
-        except msgspec.DecodeError as exc:
+        except wire.UNREADABLE as exc:
             raise errors.InvalidArgument(f"reading an archive: its {layout.MARK}: {exc}") from exc
         if version != layout.VERSION:
             raise errors.InvalidArgument(
@@ -232,7 +220,7 @@ def _spooled(plain: Plain, directory: str, cancel: Cancel, held: ExitStack) -> i
     spool = saved.unnamed(directory)
     held.callback(os.close, spool)
     buffer = memoryview(bytearray(CHUNK))
-    while got := plain.readinto(buffer):
+    while size := plain.readinto(buffer):
         cancel.check()
-        saved.append(spool, buffer[:got])
+        saved.append(spool, buffer[:size])
     return spool

@@ -28,6 +28,13 @@ from spec import errors
 MAX_HEAD = 64 << 10  # bytes of a status line and headers
 HEAD_S = 60.0  # for all of them, once they began to come
 BLOCK = 256 << 10  # bytes of a body that are sent at once
+# Where Debian, Fedora, SUSE and Alpine keep the authorities that the system trusts.
+AUTHORITIES = (
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+)
 IDLE = 16  # connections to one host that are kept
 
 Answer = urllib3.BaseHTTPResponse
@@ -146,7 +153,7 @@ def context(host: Host) -> ssl.SSLContext:
     elif not (host.ca or host.authorities or host.client or host.identities):
         return everyone()
     else:
-        made = ssl.create_default_context()
+        made = _system()
     for path in host.ca:
         made.load_verify_locations(cafile=path)
     for text in host.authorities:
@@ -162,7 +169,18 @@ def context(host: Host) -> ssl.SSLContext:
 @functools.cache
 def everyone() -> ssl.SSLContext:
     """Trust in the system's authorities alone, which all hosts without any of their own share."""
-    return ssl.create_default_context()
+    return _system()
+
+
+def _system() -> ssl.SSLContext:
+    """Trust in the system's authorities, wherever it keeps them: OpenSSL knows where its own maker's does."""
+    made = ssl.create_default_context()
+    known = ssl.get_default_verify_paths()
+    if known.cafile is None and known.capath is None:
+        found = next(filter(os.path.exists, AUTHORITIES), None)
+        if found is not None:
+            made.load_verify_locations(found)
+    return made
 
 
 def _no_password() -> str:

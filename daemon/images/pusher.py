@@ -79,6 +79,14 @@ class RegistryPusher:
         _Sending(self, descriptor, reader, told, cancel, doing).run(upload)
         return "complete"
 
+    def borrow(self, descriptor: Descriptor, neighbours: str = "") -> str:
+        """An upload that the registry begins instead of mounting it comes to nothing."""
+        doing = f"pushing {descriptor.digest} to {self._ref}"
+        if self._has(distribution.blob_path(self._ref.repository, descriptor.digest), "*/*", "", doing):
+            return "already exists"
+        candidate = distribution.mount_candidate(neighbours, self._ref.repository)
+        return "mounted" if candidate and self._begin(descriptor.digest, candidate, doing) is None else ""
+
     def begin(self, doing: str) -> Upload:
         """Another upload."""
         upload = self._begin("", "", doing)

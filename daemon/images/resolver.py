@@ -3,10 +3,11 @@
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 from msgspec.structs import replace
 
-from daemon.images import hosts, transport
+from daemon.images import hosts, referrers, transport
 from daemon.images.auth import Credentials
 from daemon.images.breaker import Breakers
 from daemon.images.fetcher import RegistryFetcher
@@ -18,6 +19,8 @@ from spec import errors, reference
 from spec.oci import distribution
 from spec.oci.image import Descriptor
 from spec.reference import Reference
+
+T = TypeVar("T")
 
 LENGTH = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
 
@@ -58,20 +61,19 @@ class RegistryResolver:
     def resolve(self, ref: str) -> Descriptor:
         parsed = reference.parse(ref)
         doing = f"resolving {ref}"
-        failure: errors.Error = errors.FailedPrecondition(f"{doing}: no host is configured that may be asked")
         sessions = self._having(parsed, "pull" if parsed.digest else "resolve")
-        for session in sessions:
-            if session is not sessions[-1] and not session.may_ask():
-                continue
-            try:
-                return _resolve(session, parsed, doing)
-            except errors.Canceled:
-                raise
-            except errors.Error as exc:
-                failure = exc  # the registry's own host comes last and has the last word
-        if failure.message.startswith(doing):
-            raise failure
-        raise type(failure)(f"{doing}: {failure.message}") from failure
+        return _first(sessions, doing, lambda session: _resolve(session, parsed, doing))
+
+    def referrers(self, ref: str, digest: str, artifact_types: Sequence[str] = ()) -> Sequence[Descriptor]:
+        parsed = reference.parse(ref)
+        doing = f"asking for referrers of {digest} in {parsed.locator}"
+        digests.check(digest)
+
+        def ask(session: Session) -> Sequence[Descriptor]:
+            pages = referrers.referrers(session, parsed, digest, artifact_types, doing)
+            return list({one.digest: one for page in pages for one in page}.values())
+
+        return _first(self._having(parsed, "referrers"), doing, ask)
 
     def fetcher(self, ref: str) -> RegistryFetcher:
         parsed = reference.parse(ref)
@@ -114,6 +116,23 @@ class RegistryResolver:
                 found = self._lookup(ref.host, self._hosts_dir, self._plain_http, self._skip_verify, self._trust)
                 self._sessions[ref.host] = [self._session(host, ref.host) for host in found]
             return [session for session in self._sessions[ref.host] if capability in session.host.capabilities]
+
+
+def _first(sessions: Sequence[Session], doing: str, ask: Callable[[Session], T]) -> T:
+    """The answer of the first host that has one; the registry's own comes last and has the last word."""
+    failure: errors.Error = errors.FailedPrecondition(f"{doing}: no host is configured that may be asked")
+    for session in sessions:
+        if session is not sessions[-1] and not session.may_ask():
+            continue
+        try:
+            return ask(session)
+        except errors.Canceled:
+            raise
+        except errors.Error as exc:
+            failure = exc
+    if failure.message.startswith(doing):
+        raise failure
+    raise type(failure)(f"{doing}: {failure.message}") from failure
 
 
 def _resolve(session: Session, ref: Reference, doing: str) -> Descriptor:

@@ -173,7 +173,7 @@ class Bundle:
         """The pid that the runtime wrote to a pid file; 0 when there is none."""
         try:
             return int(Path(self.at(name)).read_bytes())
-        except (FileNotFoundError, ValueError):
+        except (OSError, ValueError):
             return 0
 
     @contextlib.contextmanager

@@ -21,7 +21,7 @@ END_SECONDS = 10.0  # for a process that is killed to end
 SOCKET_PATH_MAX = 107  # bytes (unix(7)); the runtime connects to the name it is given
 
 # A runtime needs a PATH for the programs of hooks and nothing else of ours.
-_ENVIRONMENT = ("PATH=" + os.environ.get("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),)
+ENVIRONMENT = ("PATH=" + os.environ.get("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),)
 
 
 class _State(msgspec.Struct, frozen=True):
@@ -41,9 +41,11 @@ class Calls:
         self.commands = commands
         self.bundle = bundle
 
-    async def create(self, shim: Shim, streams: Mapping[int, int], terminal: str = "") -> int:
+    async def create(
+        self, shim: Shim, streams: Mapping[int, int], terminal: str = "", heard: bool = False
+    ) -> int:
         """Make the container, its init process with `streams`, or else with a terminal held by the name `terminal`; its
-        pid."""
+        pid. `heard`: the caller reads what comes on stderr, which is the runtime's until the process runs."""
         bundle = self.bundle
         async with self._console(shim, terminal) as socket:
             await self._call(
@@ -51,20 +53,32 @@ class Calls:
                 lambda log: self.commands.create(log, bundle.path, bundle.at("init.pid"), socket),
                 "create",
                 streams,
+                heard=heard,
             )
         return self._made(shim, "init.pid", "create")
 
     async def exec(
-        self, shim: Shim, exec_id: str, streams: Mapping[int, int], names: Mapping[int, str], terminal: str = ""
+        self,
+        shim: Shim,
+        exec_id: str,
+        streams: Mapping[int, int],
+        names: Mapping[int, str],
+        terminal: str = "",
+        heard: bool = False,
     ) -> int:
         """Start the process of `exec-EXEC_ID.json`, its streams lent or held by name, or a terminal as in `create`; its
-        pid. When the call fails and left a process, that is ended."""
+        pid. When the call fails and left a process, that is ended. `heard` as in `create`."""
         process, pid_file = self.bundle.at(f"exec-{exec_id}.json"), self.bundle.at(f"exec-{exec_id}.pid")
         doing = f"exec {exec_id} in"
         try:
             async with self._console(shim, terminal) as socket:
                 await self._call(
-                    shim, lambda log: self.commands.exec(log, process, pid_file, socket), doing, streams, names
+                    shim,
+                    lambda log: self.commands.exec(log, process, pid_file, socket),
+                    doing,
+                    streams,
+                    names,
+                    heard=heard,
                 )
         except errors.Error:
             await self._end_left(shim, f"exec-{exec_id}.pid")
@@ -166,6 +180,7 @@ class Calls:
         streams: Mapping[int, int] | None = None,
         names: Mapping[int, str] | None = None,
         timeout: float = 0.0,  # noqa: ASYNC109  the shim's; 0 for the configured one
+        heard: bool = False,
     ) -> Finished:
         commands = self.commands
         doing = self._doing(doing)
@@ -173,7 +188,7 @@ class Calls:
             try:
                 finished = await shim.run(
                     argv(log),
-                    env=_ENVIRONMENT,
+                    env=ENVIRONMENT,
                     cwd=self.bundle.path,
                     fds=streams or {},
                     names=names or {},
@@ -189,8 +204,23 @@ class Calls:
             except errors.Error as exc:
                 raise type(exc)(f"{doing}: {exc.message}") from exc
             if finished.status != 0:
-                raise errors.Unknown(f"{doing}: {complaint(_read(log), finished.output, finished.status)}")
+                said = _read(log)
+                brief = f"{doing}: it failed" if heard and logged(said) and await self._repeats(shim) else ""
+                raise errors.Unknown(f"{doing}: {complaint(said, finished.output, finished.status)}", brief)
         return finished
+
+    async def _repeats(self, shim: Shim) -> bool:
+        """Whether the runtime prints what it logs, too, seen by what must fail: runc and crun do, runsc does not."""
+        nobody = Commands(self.commands.launch, f"{self.commands.id}-none")
+        with self.bundle.log() as log:
+            try:
+                finished = await shim.run(
+                    nobody.state(log), env=ENVIRONMENT, cwd=self.bundle.path, timeout=nobody.launch.timeout_s
+                )
+            except errors.Error:
+                return False
+            words = logged(_read(log))
+            return bool(words) and words in finished.output.decode(errors="replace")
 
     def _doing(self, verb: str) -> str:
         return f"{verb} container {self.commands.id} by runtime {self.commands.launch.name!r}"

@@ -49,10 +49,16 @@ class Linux(Doc, frozen=True):
     cgroups_path: str = ""
 
 
+class Mount(Doc, frozen=True):
+    uid_mappings: Sequence[IDMapping] | None = None
+    gid_mappings: Sequence[IDMapping] | None = None
+
+
 class Spec(Doc, frozen=True):
     process: Process | None = None
     root: Root | None = None
     linux: Linux | None = None
+    mounts: Sequence[Mount] | None = None
 
     @property
     def user(self) -> User:
@@ -70,6 +76,11 @@ class Spec(Doc, frozen=True):
             if mapping.container_id == 0 and mapping.size > 0:
                 return mapping.host_id
         return None
+
+    @property
+    def maps_mounts(self) -> bool:
+        """Whether a mount of it has id mappings of its own."""
+        return any(mount.uid_mappings or mount.gid_mappings for mount in self.mounts or ())
 
     @property
     def cgroups_path(self) -> str:

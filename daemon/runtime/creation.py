@@ -16,12 +16,14 @@ from daemon.runtime.bundle import Bundle, ProcessRecord, TaskRecord
 from daemon.runtime.calls import Calls
 from daemon.runtime.endings import watch_memory
 from daemon.runtime.nursery import Nursery
-from daemon.runtime.oci import Commands, RuntimeConfig, settle
+from daemon.runtime.oci import Commands, Launch, RuntimeConfig, settle
+from daemon.runtime.probes import Probes
 from daemon.runtime.shim import Shim
 from daemon.runtime.state import Host
-from daemon.runtime.stdio import open_streams, open_writer
+from daemon.runtime.stdio import heard, open_streams, open_writer
 from daemon.runtime.task import ContainerTask
 from spec import errors, events
+from spec.records import RuntimeRef
 from spec.types import Mount
 
 UNDO_SECONDS = 10.0  # for processes that are killed to end, and for the runtime to forget a container
@@ -49,6 +51,7 @@ class Workshop:
         self._detached = detached
         self._cgroup_parent = cgroup_parent
         self._boot_id = living.boot_id()
+        self.probes = Probes(f"{state}/probe", self._shim)
 
     def calls(self, record: TaskRecord, bundle: Bundle) -> Calls:
         return Calls(Commands(record.launch, record.id), bundle)
@@ -56,12 +59,18 @@ class Workshop:
     def same_boot(self, record: TaskRecord) -> bool:
         return record.boot_id == self._boot_id
 
+    def settled(self, runtime: RuntimeRef, namespace: str) -> Launch:
+        """What it means here; see `settle`."""
+        return settle(runtime, self.runtimes, f"{self.state}/runc", namespace)
+
     async def make(self, order: Order) -> ContainerTask:
         """A task whose init process waits to be started; nothing is left of one that fails."""
         spec = config.read_spec(order.spec, order.doing)
         if (spec.process is not None and spec.process.terminal) != order.stdio.terminal:
             raise errors.InvalidArgument(f"{order.doing}: its spec and its stdio disagree about a terminal")
-        launch = settle(order.runtime, self.runtimes, f"{self.state}/runc", order.namespace)
+        launch = self.settled(order.runtime, order.namespace)
+        if spec.maps_mounts:
+            await self._require_maps(launch, order.doing)
         record = TaskRecord(
             namespace=order.namespace,
             id=order.id,
@@ -92,6 +101,13 @@ class Workshop:
                 undoing = self.host.spawn(self._undo_forked(bundle, record, forking))
                 await asyncio.shield(undoing)
                 raise
+
+    async def _require_maps(self, launch: Launch, doing: str) -> None:
+        """Unimplemented when the runtime lists what it can and mounts of mapped ids are not in it: it would leave the
+        mappings out unseen. One that lists nothing judges for itself."""
+        about = await self.probes.about(launch.path)
+        if about.document and not about.features.maps_mounts:
+            raise errors.Unimplemented(f"{doing}: runtime {launch.name!r} ({launch.path}) does not map ids of mounts")
 
     async def _bundle(self, path: str, record: TaskRecord, root_gid: int | None) -> Bundle:
         """A new bundle, also where one is that could not be undone at the time."""
@@ -182,7 +198,8 @@ class Workshop:
             if order.stdio.terminal:
                 pid = await calls.create(shim, {}, held.pty(""))
             else:
-                pid = await calls.create(shim, {**dict.fromkeys(range(3), self.host.null), **streams})
+                null = dict.fromkeys(range(3), self.host.null)
+                pid = await calls.create(shim, {**null, **streams}, heard=heard(order.stdio))
         with tracing.span("watch memory"):
             await watch_memory(shim, pid, order.id)
         return self._told(order, ContainerTask(self.host, bundle, _created(record, pid), calls), shim)
@@ -215,13 +232,17 @@ class Workshop:
         return task
 
     async def undertaker(self, directory: str) -> Shim:
-        """A shim for the bundle in `directory`, whose own is dead; perhaps the one that an earlier daemon started."""
-        bundle = Bundle(directory)
+        """A shim for the bundle in `directory`, whose own is dead."""
+        return await self._shim(f"{directory}/undertaker")
+
+    async def _shim(self, directory: str) -> Shim:
+        """One that serves `directory`, perhaps started by an earlier daemon."""
         try:
-            return await Shim.connect(bundle.at("undertaker"))
+            return await Shim.connect(directory)
         except errors.Unavailable:
-            bundle.vacate("undertaker")
-            return await self.nursery.shim(bundle.at("undertaker"))
+            parent, name = os.path.split(directory)
+            Bundle(parent).vacate(name)
+            return await self.nursery.shim(directory)
 
     async def _undo_forked(self, bundle: Bundle, record: TaskRecord, forking: "asyncio.Task[Shim]") -> None:
         shim = None

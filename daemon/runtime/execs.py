@@ -14,7 +14,7 @@ from daemon.runtime.endings import Endings
 from daemon.runtime.process import TaskProcess
 from daemon.runtime.shim import Shim
 from daemon.runtime.state import TaskState
-from daemon.runtime.stdio import open_streams, open_writer
+from daemon.runtime.stdio import heard, open_streams, open_writer
 from spec import errors, events, names
 from spec.oci.users import Ids
 from spec.records import Exit
@@ -87,7 +87,8 @@ class Execs:
             with self._endings.exits.launching():
                 self._state.save()
                 pty = held.pty(exec_id) if stdio.terminal else ""
-                self._launched(process, await self._state.calls.exec(shim, exec_id, null, streams, pty))
+                pid = await self._state.calls.exec(shim, exec_id, null, streams, pty, heard(stdio))
+                self._launched(process, pid)
         except BaseException:
             process.fail()
             with contextlib.suppress(errors.Error):

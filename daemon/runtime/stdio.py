@@ -79,6 +79,11 @@ def split(uri: str, doing: str) -> tuple[str, str]:
     return parts.scheme, path
 
 
+def heard(stdio: Stdio) -> bool:
+    """Whether standard error is the caller's own descriptor."""
+    return not stdio.terminal and stdio.stderr.startswith("fd:")
+
+
 def _index(text: str, fds: Sequence[int], doing: str) -> int:
     if not (text.isascii() and text.isdigit()) or len(text) > 4 or int(text) >= len(fds):
         raise errors.InvalidArgument(f"{doing}: {len(fds)} descriptors came with the request")

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from daemon.kit import mounting, threads
+from daemon.runtime import facts
 from daemon.runtime.attempts import Attempt, Order
 from daemon.runtime.creation import Workshop
 from daemon.runtime.nursery import Nursery
@@ -21,7 +22,7 @@ from daemon.runtime.task import ContainerTask
 from spec import errors, names
 from spec.events import Envelope
 from spec.ports import Checkpoint, Publisher, Task
-from spec.records import Exit, RuntimeRef
+from spec.records import Exit, RuntimeInfo, RuntimeRef
 from spec.types import Mount, Stdio
 
 T = TypeVar("T")
@@ -54,10 +55,13 @@ class Tasks:
     ) -> None:
         self._recent = recent
         self.publisher = publisher
+        configured = {DEFAULT: RuntimeConfig(), **runtimes}
+        self.exports = {"log-uri-schemes": "fd,fifo,file,binary,binary-v2", "runtimes": ",".join(configured)}
+        self.warnings: dict[str, str] = {}
+        """Of `look`, by the runtime's name."""
         self._default_runtime = default_runtime
         self.pool = threads.Pool("runtime", THREADS)
         self.null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-        configured = {DEFAULT: RuntimeConfig(), **runtimes}
         self._workshop = Workshop(self, state, nursery, configured, detached, cgroup_parent)
         self._tasks: dict[tuple[str, str], ContainerTask] = {}
         self._attempts: dict[tuple[str, str], Attempt[ContainerTask]] = {}
@@ -88,10 +92,12 @@ class Tasks:
                 stack.callback(os.close, fd)
             names.check_namespace(namespace)
             names.check_identifier(id, "container id")
-            if not runtime.name:
-                runtime = msgspec.structs.replace(runtime, name=self._default_runtime)
-            attempt = await self._attempt(Order(namespace, id, spec, rootfs, stdio, runtime, fds, checkpoint), stack)
+            order = Order(namespace, id, spec, rootfs, stdio, self._named(runtime), fds, checkpoint)
+            attempt = await self._attempt(order, stack)
         return await attempt.join()
+
+    def _named(self, runtime: RuntimeRef) -> RuntimeRef:
+        return runtime if runtime.name else msgspec.structs.replace(runtime, name=self._default_runtime)
 
     async def _attempt(self, order: Order, stack: ExitStack) -> Attempt[ContainerTask]:
         """The one under way that `order` may join, or a new one, which takes over what `stack` has to close."""
@@ -127,6 +133,34 @@ class Tasks:
     def tasks(self, namespace: str = "") -> list[Task]:
         known = list(self._tasks.values())  # at once: other threads ask, too
         return [task for task in known if not namespace or task.namespace == namespace]
+
+    async def info(self, namespace: str, runtime: RuntimeRef) -> RuntimeInfo:
+        launch = self._workshop.settled(self._named(runtime), namespace)
+        about = await self._workshop.probes.about(launch.path)
+        said = facts.warning(about.name, launch.path, about.version.version)
+        return RuntimeInfo(
+            name=launch.name,
+            path=launch.path,
+            version=about.version,
+            options=runtime.options,
+            features=about.document,
+            annotations=about.features.annotations or {},
+            warnings=(said,) if said else (),
+        )
+
+    async def look(self) -> None:
+        """Ask every runtime of the configuration what it is, and warn of what is known against it. What cannot be asked
+        is told to whoever uses it."""
+        for name in {self._default_runtime: None, **self._workshop.runtimes}:
+            try:
+                info = await self.info("", RuntimeRef(name=name))
+            except errors.Error as exc:
+                log.info("runtime %s: %s", name, exc.message)
+                continue
+            for warning in info.warnings:
+                if warning not in self.warnings.values():
+                    self.warnings[name] = warning
+                    log.warning("runtime %s: %s", name, warning)
 
     async def delete(self, namespace: str, id: str) -> Exit:
         return await asyncio.shield(self.spawn(self._delete(self.get(namespace, id))))

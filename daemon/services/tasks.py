@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 
+import msgspec
 from msgspec.structs import replace
 
 from daemon.flows.checkpoint import open_checkpoint, store_checkpoint
@@ -16,11 +17,12 @@ from daemon.metadata.store import Store
 from daemon.metadata.tables import CONTAINERS
 from spec import errors, filters
 from spec.api import tasks as api
-from spec.base import Empty
+from spec.base import Empty, pack
 from spec.filterable import TASK
 from spec.ports import ContentStore, Meters, Runtime, Snapshotter, Task
 from spec.records import Container, Exit, Process, RuntimeRef
 from spec.types import Mount
+from spec.wire import NIL, UNREADABLE
 
 log = logging.getLogger(__name__)
 
@@ -52,9 +54,7 @@ class Tasks:
         namespace = context.namespace()
         with self._store.view() as view:
             container = CONTAINERS.get(view, namespace, request.container_id)
-        runtime = container.runtime
-        if request.runtime_path:
-            runtime = RuntimeRef(name=request.runtime_path, options=runtime.options)
+        runtime = _runtime(container, request)
         rootfs = request.rootfs
         if not rootfs:
             with tracing.span("mounts", snapshotter=container.snapshotter):
@@ -200,6 +200,19 @@ class Tasks:
         if not container.snapshot_key:
             return ()
         return self._snapshotter(namespace, container.snapshotter).mounts(container.snapshot_key)
+
+
+def _runtime(container: Container, request: api.CreateRequest) -> RuntimeRef:
+    """The container's, and what the request has instead."""
+    name = request.runtime_path or container.runtime.name
+    options = container.runtime.options
+    if request.options != NIL:
+        try:
+            both = [msgspec.msgpack.decode(raw) or {} for raw in (options, request.options)]
+            options = msgspec.Raw(pack({**both[0], **both[1]}))
+        except (*UNREADABLE, TypeError) as exc:
+            raise errors.InvalidArgument(f"create task {container.id}: read its runtime's options: {exc}") from exc
+    return RuntimeRef(name=name, options=options)
 
 
 def _deleted(id: str, ended: Exit) -> api.DeleteReply:

@@ -2,9 +2,11 @@
 
 import os
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import ExitStack, aclosing
+from dataclasses import replace
 from functools import partial
+from itertools import islice
 from typing import Protocol
 
 from daemon.flows.converting import Convert
@@ -33,6 +35,7 @@ from spec.ports import (
     Cancel,
     ContentStore,
     ImageArchive,
+    ImageVerifier,
     LayerConverter,
     ProgressSink,
     Registries,
@@ -50,6 +53,7 @@ KINDS = {
     (api.ImageStore, api.Archive): "export",
 }
 WITHIN = ("unpack", "tag", "convert")
+BLOCK = 100  # rows of a list message
 DESCRIPTORS = frozenset({"fetch", "import", "export"})  # those that a descriptor comes with
 
 
@@ -71,6 +75,10 @@ class House(Protocol):
     def resolver(self, source: api.Registry) -> Registries: ...
 
     def leases(self, namespace: str) -> ScopedLeases: ...
+
+    def room(self, blobs: Sequence[Descriptor], doing: str) -> None: ...
+
+    def verifiers(self) -> Sequence[ImageVerifier]: ...
 
     def archive(self, fd: int, cancel: Cancel, compress: bool) -> ImageArchive: ...
 
@@ -109,6 +117,23 @@ class Transfer:
             async with aclosing(self._counted(_kind(request), request, fds)) as told:
                 async for progress in told:
                     yield progress
+
+    async def referrers(self, request: api.ReferrersRequest) -> AsyncIterator[api.ReferrersReply]:
+        ref = str(reference.parse(request.source.reference))
+        registry = await hop(self._journeys, self._house.resolver, request.source)
+
+        def work(sink: Callable[[api.ReferrersReply], None], _: Token) -> None:
+            try:
+                digest = request.digest or registry.resolve(ref).digest
+                found = iter(registry.referrers(ref, digest, request.artifact_types))
+                while block := tuple(islice(found, BLOCK)):
+                    sink(api.ReferrersReply(referrers=block))
+            finally:
+                registry.close()
+
+        async with aclosing(journey(self._journeys, work, registry.close)) as told:
+            async for reply in told:
+                yield reply
 
     async def _counted(
         self, kind: str, request: api.TransferRequest, fds: Sequence[int]
@@ -200,6 +225,8 @@ class Transfer:
 
     async def _pull(self, source: api.Registry, destination: api.ImageStore) -> AsyncGenerator[Progress, None]:
         namespace = context.namespace()
+        if destination.unpacks and destination.metadata_only:
+            raise errors.InvalidArgument(f"pulling {source.reference}: without its layers nothing can be unpacked")
         resolver = await hop(self._journeys, self._house.resolver, source)
 
         def work(sink: ProgressSink, token: Token) -> None:
@@ -208,7 +235,8 @@ class Transfer:
                 origin = {f"{names.DISTRIBUTION_SOURCE}.{parsed.host}": parsed.repository}
                 name = destination.name or source.reference
                 with self._house.leases(namespace).passing():
-                    self._one(namespace, str(parsed), name, destination, resolver, sink, token, origin).run()
+                    pull = self._one(namespace, str(parsed), name, destination, resolver, sink, token, origin)
+                    replace(pull, verifiers=self._house.verifiers()).run()
             finally:
                 resolver.close()
 
@@ -268,7 +296,8 @@ class Transfer:
             ):
 
                 def pull(digest: str, name: str) -> Pull:
-                    return self._one(namespace, digest, name, destination, archive, sink, token, {})
+                    made = self._one(namespace, digest, name, destination, archive, sink, token, {})
+                    return replace(made, sparse=True)
 
                 Import(
                     archive=archive,
@@ -336,6 +365,9 @@ class Transfer:
             scope=namespace,
             sink=sink,
             cancel=token,
+            all_metadata=destination.all_metadata,
+            metadata_only=destination.metadata_only,
+            room=self._house.room,
             labels=destination.labels,
             origin=origin,
         )

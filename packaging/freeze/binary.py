@@ -6,53 +6,64 @@ Python's own frozen modules do. So there is nothing to unpack, no loader and no 
 
 import marshal
 import os
-import subprocess
 from pathlib import Path
 
 from keep import initialiser
-from objects import FROZEN, OBJECTS, PYTHON, prefix_map
+from objects import FROZEN, OBJECTS, PYTHON, prefix_map, run
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
 CONFIG = next(Path("/usr/lib", PYTHON).glob("config-*"))
 # Of Python's extension modules those that its library has, and that anything here may import.
 WITHIN = (
-    "_abc _ast _bisect _blake2 _codecs _collections _csv _datetime _functools _heapq _imp _io _locale _md5 _opcode "
-    "_operator _pickle _posixsubprocess _random _sha1 _sha256 _sha3 _sha512 _signal _socket _sre _stat _statistics "
-    "_string _struct _symtable _thread _tokenize _tracemalloc _warnings _weakref array atexit binascii builtins cmath "
-    "errno faulthandler fcntl gc grp itertools marshal math posix pwd select sys time unicodedata zlib"
-).split()
+    "_abc", "_ast", "_bisect", "_blake2", "_codecs", "_collections", "_csv", "_datetime", "_functools", "_heapq",
+    "_imp", "_io", "_locale", "_md5", "_opcode", "_operator", "_pickle", "_posixsubprocess", "_random", "_sha1",
+    "_sha256", "_sha3", "_sha512", "_signal", "_socket", "_sre", "_stat", "_statistics", "_string", "_struct",
+    "_symtable", "_thread", "_tokenize", "_tracemalloc", "_warnings", "_weakref", "array", "atexit", "binascii",
+    "builtins", "cmath", "errno", "faulthandler", "fcntl", "gc", "grp", "itertools", "marshal", "math", "posix",
+    "pwd", "select", "sys", "time", "unicodedata", "zlib",
+)  # fmt: skip
 INIT = {"_warnings": "_PyWarnings_Init", "marshal": "PyMarshal_Init", "builtins": None, "sys": None}
 # Their absence is provided for by those who import them.
 ABSENT = {"_bz2", "_lzma", "_uuid", "_posixshmem", "_multiprocessing", "_ctypes", "readline", "_elementtree", "pyexpat"}
 LIBRARIES = ("-lssl", "-lcrypto", "-lz", "-lm")
+COMPILE = ("-O2", "-g0", prefix_map(), f"-I/usr/include/{PYTHON}")
+LINK = ("-Wl,--gc-sections", "-Wl,-s", "-Wl,-z,pack-relative-relocs", "-Wl,--build-id=none",
+        "-Wl,--wrap=__libc_dlopen_mode", "-Wl,--wrap=_PyConfig_InitPathConfig")  # fmt: skip
 
 
-def link(analysis: object, name: str, documented: tuple[str, ...] = ()) -> None:
-    """Link `dist/NAME` of a PyInstaller Analysis that was made with noarchive; its one script is NAME's `__main__`.
+def link(analysis: object, out: Path, command: str, *, pie: bool, documented: tuple[str, ...] = ()) -> None:
+    """Link `out` of a PyInstaller Analysis of boot.py that was made with noarchive; it calls `main` of the module
+    `command`.
 
+    With `pie` the kernel loads it at random addresses, for which 65,000 of them are put right at each start: 5 ms.
     The modules in `documented` keep their docstrings. SystemExit for what cannot be linked in.
     """
     extensions = _extensions(analysis)
-    work = FROZEN / name
-    work.mkdir(parents=True, exist_ok=True)
-    code = _code(analysis)
+    code = _code(analysis, command)
     for module in documented:
-        path = ROOT / (module.replace(".", "/") + ".py")
-        code[module] = (marshal.dumps(compile(path.read_bytes(), f"{module}.py", "exec", optimize=1)), False)
+        code[module] = (_compiled(f"{module.replace('.', '/')}.py"), False)
+    code["spec.version"] = (_compiled("spec/version.py", _version()), False)
+    work = FROZEN / "linked" / out.name
+    work.mkdir(parents=True, exist_ok=True)
     _tables(work, code, extensions)
-    out = ROOT / "dist" / name
-    out.parent.mkdir(exist_ok=True)
-    command = ["gcc", *PIE, "-O2", "-g0", prefix_map(), f"-I{work}", f"-I/usr/include/{PYTHON}", "-o", out,
-        HERE / "main.c", work / "modules.S",
-        *(OBJECTS / f"{module}.o" for module in extensions), CONFIG / LIBRARY,
-        *LIBRARIES, "-Wl,--gc-sections", "-Wl,-s", "-Wl,--build-id=none", "-Wl,--wrap=__libc_dlopen_mode", "-Wl,--wrap=_PyConfig_InitPathConfig",*os.environ.get("FREEZE_LD", "").split(),
-        "-Wl,-Map=" + str(work / "map")]  # fmt: skip
-    subprocess.run([str(part) for part in command], check=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    kind = ("-static-pie", f"-I{work}") if pie else ("-static", "-no-pie", f"-I{work}")
+    objects = [OBJECTS / f"{module}.o" for module in extensions]
+    python = CONFIG / f"lib{PYTHON}{'-pic' if pie else ''}.a"
+    run("gcc", *kind, *COMPILE, HERE / "main.c", work / "modules.S", *objects, python, *LIBRARIES, *LINK,
+        f"-Wl,-Map={work}/map", "-o", out)  # fmt: skip
 
 
-PIE = ("-static-pie",) if not os.environ.get("NOPIE") else ("-static", "-no-pie")
-LIBRARY = "libpython3.11-pic.a" if not os.environ.get("NOPIE") else "libpython3.11.a"
+def _compiled(path: str, more: str = "") -> bytes:
+    """The byte code of a source file, `more` put after it, with its docstrings."""
+    return marshal.dumps(compile((ROOT / path).read_text() + more, path, "exec", optimize=1))
+
+
+def _version() -> str:
+    """What the environment has the binary say of itself, as more of spec/version.py."""
+    names = {"VERSION": "HOLDD_VERSION", "REVISION": "HOLDD_REVISION"}
+    return "".join(f"{name} = {os.environ[key]!r}\n" for name, key in names.items() if key in os.environ)
 
 
 def _extensions(analysis: object) -> list[str]:
@@ -68,7 +79,7 @@ def _extensions(analysis: object) -> list[str]:
     return sorted(wanted & have)
 
 
-def _code(analysis: object) -> dict[str, tuple[bytes, bool]]:
+def _code(analysis: object, command: str) -> dict[str, tuple[bytes, bool]]:
     """By module its marshalled code, and whether it is a package."""
     found = {}
     for place, path, _ in analysis.datas:
@@ -77,9 +88,8 @@ def _code(analysis: object) -> dict[str, tuple[bytes, bool]]:
         module = place.removesuffix(".pyc").replace("/", ".")
         package = module.endswith(".__init__")
         found[module.removesuffix(".__init__")] = (Path(path).read_bytes()[16:], package)
-    script = next(path for name, path, kind in analysis.scripts if not name.startswith("pyi"))
-    boot = (HERE / "boot.py").read_text() + Path(script).read_text()
-    found["__main__"] = (marshal.dumps(compile(boot, "__main__.py", "exec", optimize=2)), False)
+    boot = (HERE / "boot.py").read_text().replace("COMMAND", repr(command))
+    found["__main__"] = (marshal.dumps(compile(boot, "boot.py", "exec", optimize=2)), False)
     return found
 
 

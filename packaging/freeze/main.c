@@ -52,11 +52,8 @@ int main(int argc, char **argv) {
     if (PyStatus_Exception(status = Py_InitializeFromConfig(&config)))
         fail(status, &config);
     PyConfig_Clear(&config);
-    if (PyImport_ImportFrozenModule("__main__") < 1) {
-        /* the exit code of SystemExit, or a traceback and 1 */
-        if (PyErr_Occurred())
-            PyErr_Print();
-        return 1;
-    }
-    return Py_FinalizeEx() < 0 ? 120 : 0;
+    if (PyImport_ImportFrozenModule("__main__") < 0)
+        PyErr_Print();
+    Py_FinalizeEx(); /* boot.py has ended the process by itself, unless something went wrong */
+    return 1;
 }

@@ -6,8 +6,9 @@ from importlib import import_module
 
 # What some module would import, and none of ours needs: what is optional, and what is for those who develop.
 NEVER = [
-    "_bz2", "_ctypes", "_lzma", "_multiprocessing", "_posixshmem", "_uuid", "bz2", "cffi", "ctypes", "curses", "doctest",
-    "lzma", "markdown_it", "mdurl", "multiprocessing", "pdb", "pip", "pkg_resources", "pydoc", "pygments", "pyexpat", "readline", "setuptools", "sqlite3", "tkinter",
+    "_bz2", "_ctypes", "_lzma", "_multiprocessing", "_posixshmem", "_pydecimal", "_uuid", "bz2", "cffi", "ctypes",
+    "curses", "doctest", "lmdb.cffi", "lmdb.tool", "lzma", "markdown_it", "mdurl", "multiprocessing", "pdb", "pip",
+    "pkg_resources", "pydoc", "pyexpat", "pygments", "readline", "setuptools", "sqlite3", "tkinter",
     "typing_extensions", "unittest", "xml", "zstandard._cffi", "zstandard.backend_cffi",
 ]  # fmt: skip
 CODECS = ("aliases", "ascii", "idna", "latin_1", "utf_8")

@@ -53,8 +53,9 @@ def environment(objects: Path) -> dict[str, str]:
     return dict(
         os.environ,
         HOLDD_OBJECTS=str(objects),
+        CC=f"sh {Path(__file__).parent / 'cc.sh'}",
         LDSHARED=f"{sys.executable} {Path(__file__).parent / 'keep.py'} gcc -shared",
-        CFLAGS=f"-g0 -ffunction-sections -fdata-sections {prefix_map()}",
+        CFLAGS="-g0 -ffunction-sections -fdata-sections",
     )
 
 
@@ -71,7 +72,8 @@ def packages() -> None:
     ]
     wheels = FROZEN / "wheels"
     run(sys.executable, "-m", "pip", "wheel", "-q", "--disable-pip-version-check", "--no-deps", "--no-cache-dir",
-        f"--no-binary={','.join(PACKAGES)}", f"--wheel-dir={wheels}", *pins, cwd=FROZEN, env=environment(OBJECTS))  # fmt: skip
+        f"--no-binary={','.join(PACKAGES)}", f"--wheel-dir={wheels}", *pins,
+        cwd=FROZEN, env=environment(OBJECTS))  # fmt: skip
 
 
 def pythons() -> None:
@@ -99,27 +101,32 @@ def source() -> Path:
     apt += ["-oAPT::Sandbox::User=root"]
     run("apt-get", "-qq", *apt, "update")
     for version in _versions(apt):
-        done = subprocess.run(["apt-get", "-qq", *apt, "source", f"{PYTHON}={version}"], cwd=at, capture_output=True)
+        command = ["apt-get", "-qq", *apt, "source", f"{PYTHON}={version}"]
+        done = subprocess.run(command, cwd=at, capture_output=True, check=False)
         if done.returncode == 0:
             return next(path for path in at.iterdir() if (path / "Modules").is_dir())
     raise SystemExit(f"freeze: no source of {PYTHON} can be had:\n{done.stderr.decode()}")
 
 
+# A line of sources.list(5).
+ONE_LINE = re.compile(r"deb\s+(?:\[(?P<options>.*?)\]\s+)?(?P<uri>\S+)\s+(?P<suite>\S+)\s+(?P<parts>.+)")
+
+
 def _source_lists() -> str:
     """This machine's own lists, asking for sources."""
     etc = Path("/etc/apt")
-    texts = []
-    for path in sorted(etc.glob("sources.list.d/*.sources")):
-        texts.append(re.sub(r"^Types:.*$", "Types: deb-src", path.read_text(), flags=re.MULTILINE))
+    texts = [
+        re.sub(r"^Types:.*$", "Types: deb-src", path.read_text(), flags=re.MULTILINE)
+        for path in sorted(etc.glob("sources.list.d/*.sources"))
+    ]
     for path in [etc / "sources.list", *sorted(etc.glob("sources.list.d/*.list"))]:
         for line in path.read_text().splitlines() if path.exists() else ():
-            if match := re.match(r"deb\s+(?:\[(?P<options>.*?)\]\s+)?(?P<uri>\S+)\s+(?P<suite>\S+)\s+(?P<parts>.+)", line):
+            if match := ONE_LINE.match(line):
                 options = dict(option.split("=", 1) for option in (match["options"] or "").split() if "=" in option)
-                signed = f"Signed-By: {options['signed-by']}\n" if "signed-by" in options else ""
-                texts.append(
-                    f"Types: deb-src\nURIs: {match['uri']}\nSuites: {match['suite']}\nComponents: {match['parts']}\n"
-                    + signed
-                )
+                fields = {"Types": "deb-src", "URIs": match["uri"], "Suites": match["suite"]}
+                fields |= {"Components": match["parts"]}
+                fields |= {"Signed-By": options["signed-by"]} if "signed-by" in options else {}
+                texts.append("".join(f"{field}: {value}\n" for field, value in fields.items()))
     return "\n\n".join(texts) + "\n"
 
 

@@ -2,9 +2,12 @@
 
 from collections.abc import Sequence
 
+import msgspec
+
 from spec.api.service import Service, unary
 from spec.base import Reply, Request
 from spec.records import PluginInfo
+from spec.wire import NIL
 
 
 class PluginsRequest(Request, frozen=True):
@@ -17,12 +20,28 @@ class PluginsReply(Reply, frozen=True):
     plugins: Sequence[PluginInfo] = ()
 
 
+class PluginInfoRequest(Request, frozen=True):
+    """`options` is what the plugin takes: a RuntimeRequest for io.holdd.runtime.v1 tasks."""
+
+    type: str
+    id: str
+    options: msgspec.Raw = NIL
+
+
+class PluginInfoReply(Reply, frozen=True):
+    """`extra` is what the plugin tells beyond `plugin`: a RuntimeInfo from io.holdd.runtime.v1 tasks."""
+
+    plugin: PluginInfo
+    extra: msgspec.Raw = NIL
+
+
 class ServerRequest(Request, frozen=True):
     pass
 
 
 class Deprecation(Reply, frozen=True):
-    """Something that is used and will not be for ever: `id` is io.holdd.deprecation/NAME."""
+    """Something that is used and should not be: `id` is io.holdd.deprecation/NAME of what will not be for ever, and
+    io.holdd.warning/NAME of what is known to be vulnerable."""
 
     id: str
     message: str = ""
@@ -47,4 +66,5 @@ class Introspection(Service):
     NAMESPACED = False
 
     plugins = unary(PluginsRequest, PluginsReply)
+    plugin_info = unary(PluginInfoRequest, PluginInfoReply)
     server = unary(ServerRequest, ServerReply)

@@ -2,16 +2,20 @@
 
 from collections.abc import Sequence
 
+import msgspec
+
 from spec.api.service import Service, giving, unary
 from spec.base import Empty, Reply, Request
 from spec.metrics import Figures
 from spec.oci.image import Descriptor
 from spec.records import CheckpointOptions, Process
 from spec.types import Mount, Stdio
+from spec.wire import NIL
 
 
 class CreateRequest(Request, frozen=True):
-    """Descriptors that come with it are what `fd://N` in `stdio` means. `runtime_path` overrides the container's.
+    """Descriptors that come with it are what `fd://N` in `stdio` means. `runtime_path` goes before the container's
+    runtime, and what is set in `options`, a RuntimeOptions, before the same of its options.
 
     With a `checkpoint`, the tar that `Checkpoint` makes, the start restores what was running then; there is no pid
     before.
@@ -21,6 +25,7 @@ class CreateRequest(Request, frozen=True):
     rootfs: Sequence[Mount] = ()
     stdio: Stdio = Stdio()
     runtime_path: str = ""
+    options: msgspec.Raw = NIL
     checkpoint: Descriptor | None = None
 
 

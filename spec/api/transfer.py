@@ -5,7 +5,7 @@ descriptor); tag, convert and unpack (image store to image store)."""
 from collections.abc import Sequence
 
 from spec.api.service import Service, server_stream
-from spec.base import Record, Request
+from spec.base import Record, Reply, Request
 from spec.oci.image import Descriptor
 from spec.types import Progress
 
@@ -72,8 +72,10 @@ class Unpack(Record, frozen=True):
 
 
 class ImageStore(Record, frozen=True, tag="image_store"):
-    """A name among the images. `platforms` chooses what is kept of an index; none means the host's. From an archive
-    `name` is one more name: of its only image, or of the index of all.
+    """A name among the images. `platforms` chooses what is kept of an index; none means the host's. With
+    `all_metadata` an index keeps the manifests and configs of its other platforms too, without their layers, so that it
+    can be pushed again to the registry it is from; with `metadata_only` no layers come at all, and nothing is unpacked.
+    From an archive `name` is one more name: of its only image, or of the index of all.
 
     From one image store to another, a name that is taken is AlreadyExists, unless `force` points it elsewhere; to the
     same name, with `unpacks`, nothing but snapshots are made. With `conversion` what is chosen is converted, and the
@@ -93,6 +95,8 @@ class ImageStore(Record, frozen=True, tag="image_store"):
     force: bool = False
     target: Descriptor | None = None
     non_distributable: bool = False
+    all_metadata: bool = False
+    metadata_only: bool = False
     extra_references: Sequence[str] = ()
     conversion: Conversion | None = None
 
@@ -115,7 +119,23 @@ class TransferRequest(Request, frozen=True):
     destination: Registry | ImageStore | Archive | Raw
 
 
+class ReferrersRequest(Request, frozen=True):
+    """What refers to `digest`, "" for what the reference names, in the repository of `source`: manifests of these
+    `artifact_types`, none for all."""
+
+    source: Registry
+    digest: str = ""
+    artifact_types: Sequence[str] = ()
+
+
+class ReferrersReply(Reply, frozen=True):
+    """A block of up to 100; none when nothing does."""
+
+    referrers: Sequence[Descriptor] = ()
+
+
 class Transfer(Service):
     NAME = "holdd.services.transfer.v1.Transfer"
 
     transfer = server_stream(TransferRequest, Progress, takes=True)
+    referrers = server_stream(ReferrersRequest, ReferrersReply)

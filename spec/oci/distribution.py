@@ -73,6 +73,18 @@ def blob_path(repository: str, digest: str) -> str:
     return f"{repository}/blobs/{digest}"
 
 
+def referrers_path(repository: str, digest: str, artifact_types: Sequence[str] = ()) -> str:
+    """Path of what refers to a manifest (distribution spec v1.1, listing referrers). A registry may filter, or not."""
+    query = "&".join(f"artifactType={quote(kind, safe='')}" for kind in artifact_types)
+    return f"{repository}/referrers/{digest}{'?' if query else ''}{query}"
+
+
+def referrers_tag(digest: str) -> str:
+    """The tag that stands for that path where a registry does not know it (referrers tag schema)."""
+    algorithm, _, value = digest.partition(":")
+    return f"{algorithm[:32]}-{value[:64]}"
+
+
 def pull_scope(repository: str) -> str:
     """The token scope that pulling takes."""
     return f"repository:{repository}:pull"

@@ -57,6 +57,11 @@ def is_manifest(media_type: str) -> bool:
     return media_type in image.MANIFEST_TYPES
 
 
+def opens(media_type: str) -> bool:
+    """Whether it points at others: a manifest or an index."""
+    return is_manifest(media_type) or is_index(media_type)
+
+
 def is_config(media_type: str) -> bool:
     return media_type in image.CONFIG_TYPES
 
@@ -144,13 +149,27 @@ def choose(document: Index, matcher: platforms.Matcher) -> list[Descriptor]:
     """
     ranked = []
     for position, child in enumerate(document.manifests):
-        if not (is_manifest(child.media_type) or is_index(child.media_type)):
+        if not opens(child.media_type):
             continue
         if child.platform is None:
             ranked.append(((1, 0, 0, position), child))
         elif (rank := matcher.rank(child.platform)) is not None:
             ranked.append(((0, rank, -len(child.platform.os_features), position), child))
     return [child for _, child in sorted(ranked, key=lambda entry: entry[0])]
+
+
+def select(document: Index, matchers: Sequence[platforms.Matcher], wanted: str, doing: str) -> dict[str, Descriptor]:
+    """The best for each of `matchers`, by digest. NotFound when one finds nothing: `wanted` names the platforms,
+    `doing` what is being done to which image."""
+    chosen = {}
+    for matcher in matchers:
+        best = choose(document, matcher)
+        if not best:
+            raise errors.NotFound(
+                f"{doing}: it has nothing for {wanted}; it has {', '.join(offered(document)) or 'nothing'}"
+            )
+        chosen[best[0].digest] = best[0]
+    return chosen
 
 
 def offered(document: Index) -> list[str]:
@@ -176,11 +195,11 @@ def child_labels(parent: Descriptor, descriptors: Sequence[Descriptor]) -> dict[
     labels: dict[str, str] = {}
     counts: dict[str, int] = {}
     for child in descriptors:
-        opens = is_manifest(parent.media_type) and child is descriptors[0] and not is_layer(child.media_type)
-        if is_config(child.media_type) or opens:
+        first = is_manifest(parent.media_type) and child is descriptors[0] and not is_layer(child.media_type)
+        if is_config(child.media_type) or first:
             labels[f"{GC_REF_CONTENT}.config"] = child.digest
             continue
-        letter = "m." if is_manifest(child.media_type) or is_index(child.media_type) else "l."
+        letter = "m." if opens(child.media_type) else "l."
         prefix = letter if letter == "m." or is_layer(child.media_type) else ""
         number = counts.get(prefix, 0)
         counts[prefix] = number + 1

@@ -9,7 +9,7 @@ import pytest
 
 from spec import errors, names
 from spec.api import content, images, transfer
-from tests.fake import INDEX, Fake
+from tests.fake import INDEX, Fake, digest_of
 from tests.registry import Registry, make_image
 
 FILES = {"bin/a": b"a" * 300_000}
@@ -115,6 +115,77 @@ def test_an_index(daemon):
         assert two.manifests["1"] == one.manifests["1"]
         pushed = [path for method, path, _ in two.requests if method == "PUT" and "/manifests/" in path]
         assert pushed[-1] == "/v2/a/manifests/1", "the tag comes last"
+
+
+def indexed(fake, *platforms):
+    """An image of several platforms; its layers by platform."""
+    descriptors, layers = [], {}
+    for arch in platforms:
+        made = fake.image(arch, {"bin/a": arch.encode() * 1000}, ("linux", arch))
+        descriptors.append(made | {"platform": {"os": "linux", "architecture": arch}})
+        layers[arch] = json.loads(fake.manifests[arch][1])["layers"][0]["digest"]
+    fake.manifest("1", {"schemaVersion": 2, "mediaType": INDEX, "manifests": descriptors}, INDEX)
+    return layers
+
+
+def stored(daemon):
+    with daemon.client() as client:
+        return {info.digest for block in client.content.list(content.ListRequest()) for info in block.info}
+
+
+def test_an_index_of_which_one_platform_is_here(daemon, tmp_path):
+    """With the others' metadata it goes to any repository of the registry it is from, and nowhere else."""
+    with Fake() as fake, Registry(tmp_path / "one") as one, Registry(tmp_path / "two") as two:
+        layers = indexed(fake, "amd64", "arm64")
+        name = f"{one.host}/a:1"
+        pull(daemon, f"{fake.host}/a:1", all_platforms=True)
+        push(daemon, f"{fake.host}/a:1", name)
+        daemon.ctr("images", "rm", "--sync", f"{fake.host}/a:1")
+        assert not stored(daemon)
+        daemon.ctr("images", "pull", "--quiet", "--platform", "linux/amd64", name)
+        assert layers["amd64"] in stored(daemon)
+        assert layers["arm64"] not in stored(daemon)
+        daemon.ctr("images", "push", "--quiet", f"{one.host}/b/c:2", name)
+        assert inspected(one, "b/c:2") == fake.manifests["1"][1]
+        argv = ["skopeo", "--insecure-policy", "copy", "--all", "--src-tls-verify=false"]
+        argv += [f"docker://{one.host}/b/c:2", f"oci:{tmp_path / 'layout'}"]
+        subprocess.run(argv, check=True, capture_output=True)  # every blob is in that repository
+        failed = daemon.ctr("images", "push", "--quiet", f"{two.host}/a:1", name, check=False)
+        assert failed.returncode
+        assert f"{layers['arm64']} is neither here nor at {two.host}; pull all platforms" in failed.stderr
+
+
+def test_metadata_that_the_registry_lacks_or_that_is_senseless_is_passed_over(daemon):
+    with Fake() as fake:
+        indexed(fake, "amd64", "arm64", "s390x")
+        config = json.loads(fake.manifests["s390x"][1])["config"]["digest"]
+        pinned = {arch: digest_of(fake.manifests[arch][1]) for arch in ("arm64", "s390x")}
+        del fake.manifests[pinned["arm64"]]
+        del fake.blobs[config]
+        daemon.ctr("images", "pull", "--quiet", "--platform", "linux/amd64", f"{fake.host}/a:1")
+        assert pinned["s390x"] in stored(daemon)
+        assert not {pinned["arm64"], config} & stored(daemon)
+
+
+def test_how_much_metadata(daemon):
+    with Fake() as fake:
+        layers = indexed(fake, "amd64", "arm64")
+        arm = digest_of(fake.manifests["arm64"][1])
+        amd = digest_of(fake.manifests["amd64"][1])
+        name = f"{fake.host}/a:1"
+        chosen = ("--quiet", "--platform", "linux/amd64", name)
+        daemon.ctr("content", "fetch", "--metadata-only", *chosen)
+        assert amd in stored(daemon)
+        assert not {arm, *layers.values()} & stored(daemon)
+        daemon.ctr("content", "fetch", "--skip-metadata", *chosen)
+        assert layers["amd64"] in stored(daemon)
+        assert not {arm, layers["arm64"]} & stored(daemon)
+        daemon.ctr("content", "fetch", *chosen)
+        assert arm in stored(daemon)
+        assert layers["arm64"] not in stored(daemon)
+        assert "disagree" not in daemon.ctr("images", "check", "--verify").stdout
+        with pytest.raises(errors.InvalidArgument, match="without its layers"):
+            pull(daemon, name, metadata_only=True, unpacks=[transfer.Unpack()])
 
 
 def test_a_foreign_layer_stays_here(daemon):

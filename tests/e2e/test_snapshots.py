@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from spec import digest as digests
 from spec import errors
 from spec.api import content, images, snapshots, transfer
-from tests.daemon import BIN, Daemon
+from tests.daemon import Daemon
 from tests.fake import Fake
 from tests.fake import layer as fake_layer
 from tests.registry import BUSYBOX
@@ -356,5 +357,5 @@ def test_a_check_that_is_given_up_leaves_nothing(whole):
 def test_ctr_mounts_without_the_daemons_modules():
     """What ctr imports at its start does not grow by what few verbs need."""
     code = "import sys; from ctr.commands import images, snapshots; print([m for m in sys.modules if 'mount' in m])"
-    done = subprocess.run([BIN / "python", "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "['ctr.mount']\n"

@@ -50,6 +50,12 @@ def test_inflating(blob, media_type, size):
     assert inflated(blob, media_type, size=size) == DATA
 
 
+def test_it_is_a_source():
+    source = opened(io.BytesIO(gzip.compress(DATA)), OCI_LAYER_GZIP)
+    assert source.read(1000) + source.read(len(DATA) * 2) == DATA
+    assert source.read(1000) == b""
+
+
 @pytest.mark.parametrize("compress", [gzip.compress, zstandard.compress])
 def test_what_ends_too_early(compress):
     blob = compress(DATA)

@@ -5,20 +5,23 @@ import json
 import os
 import tarfile
 import threading
+from functools import partial
 
 import pytest
 
+from daemon.diff import processors
 from daemon.images import tarindex
 from daemon.images.archive import Archive
 from daemon.kit.cancel import Token
 from spec import errors
 from spec.names import IMAGE_NAME, REF_NAME
-from spec.oci.image import Descriptor
+from spec.oci.image import OCI_LAYER_GZIP, Descriptor
 from tests.fake import MANIFEST, digest_of
 from tests.tarball import archive, entry, file, folder, hardlink, long_name, pax, symlink
 
 BLOB = b"a blob's bytes" * 1000
 DIGEST = digest_of(BLOB)
+undone = partial(processors.opened, media_type=OCI_LAYER_GZIP)
 LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 
 
@@ -85,7 +88,7 @@ def opened(request, tmp_path):
     def make(contents):
         fd = request.param(tmp_path, contents)
         held.append(fd)
-        made = Archive(fd, str(tmp_path), Token())
+        made = Archive(fd, str(tmp_path), Token(), undone)
         held.append(made)
         return made
 
@@ -130,6 +133,19 @@ def test_what_is_no_layout(opened, changes, error, says):
         opened(files(**changes))
 
 
+def test_an_index_of_four_gigabytes(tmp_path):
+    """It is mostly a hole, and not read."""
+    size = 4 << 30
+    head = archive(file("oci-layout", LAYOUT))[:-1024] + pax(size=size) + file("index.json")
+    with (tmp_path / "huge.tar").open("wb") as made:
+        made.write(head)
+        made.truncate(len(head) + size + 1024)
+    fd = os.open(tmp_path / "huge.tar", os.O_RDONLY)
+    with pytest.raises(errors.InvalidArgument, match=r"index\.json has more than"):
+        Archive(fd, str(tmp_path), Token(), undone)
+    os.close(fd)
+
+
 def test_a_blob_that_is_not_there(opened):
     with pytest.raises(errors.NotFound, match="0000"):
         opened(files()).fetch(Descriptor(digest="sha256:" + "0" * 64))
@@ -152,11 +168,11 @@ def test_links_lead_nowhere(tmp_path):
     blob = tmp_path / "layout/blobs/sha256" / DIGEST[7:]
     blob.unlink()
     blob.symlink_to(tmp_path / "secret")
-    with Archive(fd, str(tmp_path), Token()) as made, pytest.raises(errors.Error, match=DIGEST[7:]):
+    with Archive(fd, str(tmp_path), Token(), undone) as made, pytest.raises(errors.Error, match=DIGEST[7:]):
         made.fetch(Descriptor(digest=DIGEST))
     blob.unlink()
     os.mkfifo(blob)
-    with Archive(fd, str(tmp_path), Token()) as made, pytest.raises(errors.InvalidArgument, match="no file"):
+    with Archive(fd, str(tmp_path), Token(), undone) as made, pytest.raises(errors.InvalidArgument, match="no file"):
         made.fetch(Descriptor(digest=DIGEST))
     os.close(fd)
 
@@ -166,7 +182,7 @@ def test_who_gives_up_on_a_pipe(tmp_path):
     token = Token()
     token.cancel("enough")
     with pytest.raises(errors.Canceled, match="enough"):
-        Archive(read, str(tmp_path), token)
+        Archive(read, str(tmp_path), token, undone)
     os.close(read)
     os.close(write)
 

@@ -1,5 +1,0 @@
-import sys
-
-from ctr.cli import main
-
-sys.exit(main())

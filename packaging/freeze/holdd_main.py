@@ -1,5 +1,0 @@
-import sys
-
-from daemon.__main__ import main
-
-sys.exit(main())

@@ -1,0 +1,117 @@
+"""What refers to what, from registries that know of it and from such as have a tag for it."""
+
+import json
+
+import pytest
+
+from daemon.images.resolver import RegistryResolver
+from spec import errors
+from tests.fake import INDEX, MANIFEST, Fake, digest_of
+
+SBOM, SIGNATURE = "application/spdx+json", "application/vnd.example.signature"
+SUBJECT = digest_of(b"subject")
+
+
+def artifact(number, kind=SBOM):
+    return {"mediaType": MANIFEST, "digest": digest_of(b"%d" % number), "size": 10, "artifactType": kind}
+
+
+MADE = [artifact(number, SIGNATURE if number % 5 == 0 else SBOM) for number in range(25)]
+
+
+@pytest.fixture
+def fake():
+    with Fake() as fake:
+        yield fake
+
+
+@pytest.fixture
+def resolver():
+    made = RegistryResolver(plain_http=True)
+    yield made
+    made.close()
+
+
+def asked(resolver, fake, *types, digest=SUBJECT):
+    return [one.digest for one in resolver.referrers(f"{fake.host}/a:1", digest, types)]
+
+
+@pytest.mark.parametrize("page", [100, 25, 10, 1])
+@pytest.mark.parametrize("filters", [True, False])
+def test_by_the_api(fake, resolver, page, filters):
+    fake.referrers, fake.page, fake.filters = {SUBJECT: MADE}, page, filters
+    assert asked(resolver, fake) == [one["digest"] for one in MADE]
+    assert asked(resolver, fake, SIGNATURE) == [one["digest"] for one in MADE[::5]]
+    assert asked(resolver, fake, SIGNATURE, SBOM) == [one["digest"] for one in MADE]
+    assert asked(resolver, fake, digest=digest_of(b"other")) == []
+
+
+def test_by_the_tag(fake, resolver):
+    fake.manifest(SUBJECT.replace(":", "-"), {"schemaVersion": 2, "mediaType": INDEX, "manifests": MADE * 2}, INDEX)
+    assert asked(resolver, fake) == [one["digest"] for one in MADE]
+    assert asked(resolver, fake, SIGNATURE) == [one["digest"] for one in MADE[::5]]
+    assert asked(resolver, fake, digest=digest_of(b"other")) == []
+
+
+def test_with_tokens(fake, resolver):
+    fake.tokens, fake.referrers = (), {SUBJECT: MADE}
+    assert len(asked(resolver, fake)) == len(MADE)
+
+
+def endless(handler, data, start):
+    headers = {"Content-Type": INDEX, "Link": f"<{handler.path}>; rel=next"}
+    handler._send(200, json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": []}).encode(), headers)
+
+
+def failing(handler, data, start):
+    handler._send(403, b'{"errors":[{"code":"DENIED","message":"not for you"}]}')
+
+
+@pytest.mark.parametrize(
+    ("document", "error", "says"),
+    [
+        ({"manifests": [], "padding": "x" * (4 << 20)}, errors.InvalidArgument, "more than 4194304 bytes"),
+        ({"manifests": [{**MADE[0], "digest": "sha256:../../etc"}]}, errors.InvalidArgument, "etc"),
+        ({"mediaType": MANIFEST, "layers": []}, errors.InvalidArgument, "manifest"),
+    ],
+)
+def test_answers_that_are_wrong(fake, resolver, document, error, says):
+    fake.manifest(SUBJECT.replace(":", "-"), {"schemaVersion": 2, **document}, INDEX)
+    with pytest.raises(error, match=says) as raised:
+        asked(resolver, fake)
+    assert raised.value.message.startswith(f"asking for referrers of {SUBJECT}")
+
+
+@pytest.mark.parametrize(
+    ("trick", "error", "says"),
+    [(endless, errors.ResourceExhausted, "64 pages"), (failing, errors.PermissionDenied, "not for you")],
+)
+def test_who_never_ends_or_forbids(fake, resolver, trick, error, says):
+    tag = SUBJECT.replace(":", "-")
+    fake.manifest(tag, {"schemaVersion": 2, "manifests": []}, INDEX)
+    fake.tricks[tag] = [trick] * 100
+    with pytest.raises(error, match=says):
+        asked(resolver, fake)
+
+
+def test_a_page_elsewhere_gets_no_token(fake, resolver):
+    """As with uploads: what is known of one host is not told another."""
+    with Fake() as other:
+        other.referrers = {SUBJECT: MADE[10:]}
+        fake.tokens = ()
+        tag = SUBJECT.replace(":", "-")
+
+        def elsewhere(handler, data, start):
+            where = f"<http://{other.host}/v2/a/referrers/{SUBJECT}>; rel=\"next\""
+            body = json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": MADE[:10]}).encode()
+            handler._send(200, body, {"Content-Type": INDEX, "Link": where})
+
+        fake.manifest(tag, {}, INDEX)
+        fake.tricks[tag] = [elsewhere]
+        assert len(asked(resolver, fake)) == len(MADE)
+        assert [header for _, _, header in other.requests] == [""]
+
+
+def test_what_is_no_digest(fake, resolver):
+    with pytest.raises(errors.InvalidArgument, match="sha256:1"):
+        asked(resolver, fake, digest="sha256:1")
