@@ -259,6 +259,7 @@ def test_ctr_makes_an_image_of_a_container_and_back(daemon, program, registry):
     assert "RUNNING" in daemon.ctr("tasks", "ls").stdout
     assert "exists" in daemon.ctr("containers", "checkpoint", "c", "ck:1", check=False).stderr
     assert "ck:1" in daemon.ctr("images", "ls").stdout
+    assert "ck:1" in daemon.ctr("images", "check", "--verify").stdout
     daemon.ctr("tasks", "rm", "-f", "c")
     daemon.ctr("containers", "rm", "c")
     refused = daemon.ctr("containers", "restore", "--live", "-d", "r", "ck:1", check=False)
