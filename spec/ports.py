@@ -254,7 +254,8 @@ class Applier(Protocol):
     def apply_stream(
         self, source: Source, layer: Descriptor, mounts: Sequence[Mount], cancel: Cancel | None = None
     ) -> "Applied":
-        """As `apply`, of bytes from anywhere: they may still be arriving."""
+        """As `apply`, of bytes from anywhere: they may still be arriving. Unimplemented, before any of them is read,
+        by who takes blobs alone, too."""
 
     def settle(self, applied: "Applied", mounts: Sequence[Mount]) -> bool:
         """Give each implied directory the owner, mode, times and attributes of the one below, which `mounts` show.
@@ -264,7 +265,7 @@ class Applier(Protocol):
         """
 
     def sync(self, mounts: Sequence[Mount]) -> None:
-        """Make durable what was written through the mounts, and all else on their filesystem (syncfs(2))."""
+        """Make durable what was applied through the mounts, and perhaps all else on their filesystem (syncfs(2))."""
 
 
 class Applied(Protocol):
