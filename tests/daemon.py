@@ -21,7 +21,8 @@ START_S = 30.0
 class Daemon:
     """`holdd` below `directory`. A context manager: what it ran is ended with it."""
 
-    def __init__(self, directory, config=""):
+    def __init__(self, directory, config="", binaries=BIN):
+        self.binaries = binaries
         self.directory = Path(directory)
         self.root = self.directory / "root"
         self.state = self.directory / "state"
@@ -33,7 +34,7 @@ class Daemon:
 
     def start(self, under=(), **options):
         """Start it and wait for its first answer. `under` is a command that executes what follows it."""
-        argv = [*under, BIN / "holdd", "--config", self.config, "--root", self.root, "--state", self.state]
+        argv = [*under, self.binaries / "holdd", "--config", self.config, "--root", self.root, "--state", self.state]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **options)
         deadline = time.monotonic() + START_S
@@ -62,7 +63,7 @@ class Daemon:
 
     def ctr(self, *args, check=True, namespace="default", **options):
         """Run ctr against it; the finished process, with its output as text."""
-        argv = [BIN / "ctr", "--address", self.address, "--namespace", namespace, *map(str, args)]
+        argv = [self.binaries / "ctr", "--address", self.address, "--namespace", namespace, *map(str, args)]
         options = {"capture_output": True, "text": True, "timeout": 120, "stdin": subprocess.DEVNULL} | options
         done = subprocess.run(argv, check=False, **options)
         if check and done.returncode:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 
 from msgspec.structs import replace
 
+from daemon.kit import mounting
 from daemon.snapshots import folders
 from daemon.snapshots.directory import DirectorySnapshotter
 from daemon.snapshots.probes import Probes
@@ -43,6 +44,8 @@ class Overlay(DirectorySnapshotter):
     ) -> None:
         if not set(root).isdisjoint(SPECIAL):
             raise errors.InvalidArgument(f"overlay below {root}: its options cannot name a path with one of {SPECIAL}")
+        if not mounting.has("overlay"):
+            raise errors.FailedPrecondition(f"overlay below {root}: the kernel has none; is its module loaded?")
         self._root = root
         self._given = tuple(mount_options)
         self._upperdir_label = upperdir_label
