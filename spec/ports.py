@@ -43,7 +43,7 @@ class Cancel(Protocol):
 
 
 class Source(Protocol):
-    """A stream of bytes."""
+    """A stream of bytes. One that has `readinto(buffer) -> int` as well is read without a copy."""
 
     def read(self, size: int, /) -> bytes:
         """Up to `size` bytes; empty at the end."""
@@ -76,8 +76,9 @@ class BlobReader(Protocol):
 class Tail(Protocol):
     """A look at what an ingest holds, while it grows and after it has become a blob."""
 
-    def pread(self, size: int, offset: int, /) -> bytes:
-        """Bytes that were written; empty where there are none yet. From any thread."""
+    def preadinto(self, buffer: memoryview, offset: int, /) -> int:
+        """How many bytes from `offset` on are in `buffer` now, of those written; 0 where there are none yet. From any
+        thread."""
 
     def close(self) -> None: ...
 
