@@ -12,7 +12,7 @@ image reference; `digest` is `alg:hex`.
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from spec.base import Event
 from spec.edges import Node, Resource
@@ -396,8 +396,8 @@ class Registries(Resolver, Protocol):
 
 
 class ImageVerifier(Protocol):
-    def verify(self, name: str, target: Descriptor) -> None:
-        """PermissionDenied, with the reason, when the image may not be used."""
+    def verify(self, name: str, target: Descriptor, cancel: Cancel | None = None) -> None:
+        """PermissionDenied, with the reason, when the image may not be used; FailedPrecondition without a verdict."""
 
 
 class ImageStore(Protocol):
@@ -481,6 +481,13 @@ class Task(Measured, Protocol):
         """Forget an exec'd process that is not running."""
 
 
+class Checkpoint(NamedTuple):
+    """The state of a container's processes: a tar of CRIU's images, by its digest, and a descriptor to read it from."""
+
+    digest: str
+    fd: int
+
+
 class Runtime(Protocol):
     """Makes tasks, finds them again after a restart, and ends them."""
 
@@ -493,8 +500,10 @@ class Runtime(Protocol):
         stdio: Stdio,
         runtime: RuntimeRef,
         fds: Sequence[int] = (),
+        checkpoint: Checkpoint | None = None,
     ) -> Task:
-        """A task whose init process waits to be started. AlreadyExists. Steals `fds`; leaves nothing when it fails."""
+        """A task whose init process waits to be started, or to be restored from a `checkpoint`: then it has no pid
+        before. AlreadyExists. Steals descriptors; leaves nothing when it fails."""
 
     def get(self, namespace: str, id: str) -> Task:
         """NotFound."""

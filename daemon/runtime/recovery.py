@@ -9,7 +9,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 
-from daemon.runtime import living
+from daemon.runtime import living, restoring
 from daemon.runtime.bundle import Bundle, Phase, TaskRecord, bundles, clear
 from daemon.runtime.creation import Workshop
 from daemon.runtime.process import TaskProcess
@@ -89,6 +89,7 @@ async def _adopt(task: ContainerTask, bundle: Bundle, shim: Shim, told: Callable
     starting = any(process.record.phase is Phase.STARTING for process in task.state.processes.values())
     if starting or task.state.record.unsettled:
         await _finish_calls(task, shim)
+    restoring.found(task.state)
     for process in task.state.processes.values():
         _find_started(process, bundle)
         if process.record.pid and process.record.exit is None:
@@ -134,6 +135,7 @@ def _find_started(process: TaskProcess, bundle: Bundle) -> None:
 def _bury(task: ContainerTask, bundle: Bundle, workshop: Workshop) -> None:
     """In its own time: a process that is slow to die must not keep the daemon from starting."""
     log.warning("task %s has lost its shim", task.id)
+    restoring.found(task.state)
     for process in task.state.processes.values():
         _find_started(process, bundle)
     if task.state.init.record.phase is Phase.STARTING:

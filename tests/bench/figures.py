@@ -1,6 +1,7 @@
 """How benchmarks run and print: clients as processes, a journaled filesystem to run on, one table."""
 
 import contextlib
+import json
 import os
 import statistics
 import subprocess
@@ -49,11 +50,25 @@ def journaled(size="3G", below=None):
 
 def at_once(clients, work):
     """Run `work(n)`, which returns how many operations it did, in `clients` processes at once; operations a second."""
+    took, counts = _together(clients, work)
+    return sum(counts) / took
+
+
+def times_at_once(clients, work):
+    """As `at_once`, of `work` that returns what each operation took: operations a second, and all those times."""
+    took, found = _together(clients, work)
+    times = [time for times in found for time in times]
+    return len(times) / took, times
+
+
+def _together(clients, work):
+    """From when all are ready until all have ended, in seconds; and what each returned, by way of JSON."""
     ready_r, ready_w = os.pipe()
     go_r, go_w = os.pipe()
-    done_r, done_w = os.pipe()
+    results = []
     pids = []
     for number in range(clients):
+        result_r, result_w = os.pipe()
         pid = os.fork()
         if pid == 0:
             code = 1
@@ -61,28 +76,31 @@ def at_once(clients, work):
                 os.close(go_w)
                 os.write(ready_w, b".")
                 os.read(go_r, 1)
-                count = work(number)
-                os.write(done_w, b"%d\n" % count)
+                with os.fdopen(result_w, "w") as file:
+                    json.dump(work(number), file)
                 code = 0
             except BaseException:
                 traceback.print_exc()
             finally:
                 os._exit(code)
+        os.close(result_w)
+        results.append(result_r)
         pids.append(pid)
     for _ in range(clients):
         os.read(ready_r, 1)
     began = time.perf_counter()
     os.close(go_w)
+    texts = []
+    for fd in results:
+        with os.fdopen(fd) as file:
+            texts.append(file.read())
     failed = [pid for pid in pids if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])]
     took = time.perf_counter() - began
-    os.close(done_w)
-    with os.fdopen(done_r) as lines:
-        total = sum(int(line) for line in lines)
     for fd in (ready_r, ready_w, go_r):
         os.close(fd)
     if failed:
         raise RuntimeError(f"{len(failed)} of {clients} clients failed")
-    return total / took
+    return took, [json.loads(text) for text in texts]
 
 
 def median_ms(runs, work):

@@ -27,7 +27,7 @@ from spec import digest as digests
 from spec import errors
 from spec.api import diff as diff_api
 from spec.oci.image import OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD, Descriptor
-from spec.types import Mount
+from spec.types import Mount, Usage
 from tests.echo import SECONDS, Server
 from tests.tarball import archive, entry, file, folder, hardlink, pax, symlink
 
@@ -115,6 +115,22 @@ def test_layers_hide_and_link_what_is_below(content, snapshotter):
         os.close(fd)
         assert os.stat("f", dir_fd=root).st_nlink == 2
     assert seen(snapshotter, "one") == ["d", "f", "gone"]
+
+
+def test_usage_through_a_mount_counts_what_that_makes(content, tmp_path):
+    """A link to a file below and a whiteout: neither is told by the archive alone."""
+    with contextlib.closing(Overlay(str(tmp_path / "snapshots"), DictKV())) as snapshots:
+        below = archive(folder("d"), folder("d/e"), file("d/e/f", b"1" * 100_000), file("gone"), file("also"))
+        apply(content, snapshots, below, name="below")
+        mounts = snapshots.prepare("active", "below")
+        empty = snapshots.usage("active")
+        for entries in ((hardlink("d/e/link", "d/e/f"), file("d/e/.wh.gone"), file(".wh.gone")), (file(".wh.also"),)):
+            before = snapshots.usage("active")
+            applied = content.applier.apply(layer(content, archive(*entries)), mounts)
+            after = snapshots.usage("active")
+            assert applied.usage == Usage(size=after.size - before.size, inodes=after.inodes - before.inodes)
+        assert after.inodes - empty.inodes == 5
+        assert after.size - empty.size > 100_000
 
 
 @pytest.mark.parametrize(
