@@ -13,6 +13,7 @@ from msgspec.structs import asdict, replace
 from daemon import builtin
 from daemon.config import Config, changed, reloadable
 from daemon.config import StreamProcessor as Processor
+from daemon.content.room import Room
 from daemon.diff.bounds import Bounds
 from daemon.diff.chain import Chain
 from daemon.figures import Internals, Telling
@@ -44,13 +45,14 @@ from daemon.settings import dotted
 from spec import errors, names, otel
 from spec.api.service import Service
 from spec.api.transfer import Registry
-from spec.oci.image import OCI_LAYER_GZIP
+from spec.oci.image import OCI_LAYER_GZIP, Descriptor
 from spec.ports import (
     Applier,
     Cancel,
     ContentStore,
     Differ,
     ImageArchive,
+    ImageVerifier,
     LayerConverter,
     Registries,
     Snapshotter,
@@ -115,6 +117,9 @@ class System:
         self._differs = [self._plugins.later(builtin.DIFFER, id) for id in config.diff.differs]
         self._resolver = self._plugins.later(builtin.RESOLVER, "registry")
         self._breakers = Breakers()
+        self._verifiers = self._plugins.every(
+            builtin.VERIFIER, lambda row, cls: cls(**asdict(config.image_verifier))
+        )
         self._archive = self._plugins.later(builtin.RESOLVER, "archive")
 
         # Running processes.
@@ -334,6 +339,14 @@ class System:
             breakers=self._breakers,
         )
         return made
+
+    def room(self, blobs: Sequence[Descriptor], doing: str) -> None:
+        """Whether they fit in here; a content store in another process knows that itself."""
+        if not any(row.type == builtin.CONTENT for row in self._proxied):
+            Room(self._content, self._root("content")).check(blobs, doing)
+
+    def verifiers(self) -> Sequence[ImageVerifier]:
+        return list(self._verifiers.values())
 
     async def collected(self) -> Collected:
         """What a garbage collection did, begun now."""

@@ -97,6 +97,15 @@ class Registry(Section, frozen=True):
     max_concurrent_uploads: Positive = 3
 
 
+class ImageVerifier(Section, frozen=True):
+    """Programs that say whether a pulled image may be used: those of `bin_dir`, of which `max_verifiers` are asked (all
+    when it is less than 0), each for at most `per_verifier_timeout_s`."""
+
+    bin_dir: str = "/opt/containerd/image-verifier/bin"
+    max_verifiers: int = 10
+    per_verifier_timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 10.0
+
+
 class Transfer(Section, frozen=True):
     """How many layers are unpacked at once, by all transfers together; 0 for as many as there are cores."""
 
@@ -201,6 +210,7 @@ class Config(Section, frozen=True):
     metrics: Metrics = Metrics()
     registry: Registry = Registry()
     transfer: Transfer = Transfer()
+    image_verifier: ImageVerifier = ImageVerifier()
     snapshotter: Snapshotters = Snapshotters()
     diff: Diff = Diff()
     stream_processors: dict[str, StreamProcessor] = {}

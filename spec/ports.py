@@ -396,8 +396,8 @@ class Registries(Resolver, Protocol):
 
 
 class ImageVerifier(Protocol):
-    def verify(self, name: str, target: Descriptor) -> None:
-        """PermissionDenied, with the reason, when the image may not be used."""
+    def verify(self, name: str, target: Descriptor, cancel: Cancel | None = None) -> None:
+        """PermissionDenied, with the reason, when the image may not be used; FailedPrecondition without a verdict."""
 
 
 class ImageStore(Protocol):

@@ -31,13 +31,14 @@ done
 while [ $# -gt 1 ]; do
     case $1 in
         --image-path) image=$2;; --work-path) work=$2;; --bundle) bundle=$2;; --pid-file) pid=$2;;
+        --log) said=$2;;
     esac
     shift
 done
 if [ -e $self.fail ]; then
     [ $verb = restore ] && log=restore.log || log=dump.log
     echo '(00.1) fine\n(00.2) Error (criu/x.c:7): no such luck\n(00.3) Error (criu/y.c:8): so' > $work/$log
-    echo "criu failed: type NOTIFY errno 0" >&2
+    echo '{"level": "error", "msg": "criu failed: type NOTIFY errno 0"}' >> $said
     exit 1
 fi
 if [ $verb = restore ]; then

@@ -192,7 +192,7 @@ def test_options_of_one_start(shared, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (("--runtime", "crun/x"), "not in the configuration"),
+        (("--runtime", "x/runc"), "not in the configuration"),
         (("--runtime-config-path", "/no/such.toml"), "/no/such.toml: no such file or directory"),
         (("--runc-binary", "no-such-runc"), "no executable 'no-such-runc'"),
     ],
