@@ -1,13 +1,14 @@
 # holdd: every command of the checkout. `make demo` and `make test` set up a bare Debian 12 by themselves (as root).
-# `make test-vm` is the part of the tests that boots a virtual machine.
-.PHONY: demo build freeze test test-vm bench lint protocol clean system install uninstall dist
+# `make test-vm` is the part of the tests that boots a virtual machine, `make test-frozen` tests the frozen binaries.
+.PHONY: demo build freeze test test-frozen test-vm bench lint protocol clean system install uninstall dist
 
 PYTHON ?= /usr/bin/python3
 VENV := .venv
 BIN := $(VENV)/bin
 SYSTEM := gcc libc6-dev python3 python3-dev python3-venv runc docker-registry skopeo umoci busybox-static \
-  ca-certificates openssl btrfs-progs crun e2fsprogs qemu-system-x86 xfsprogs apparmor \
+  ca-certificates openssl btrfs-progs crun criu e2fsprogs qemu-system-x86 xfsprogs apparmor \
   systemd mandoc groff-base zsh fish debootstrap
+OBJECTS := build/frozen/made
 FREEZING := binutils dpkg-dev libbluetooth-dev libssl-dev make nasm xz-utils zlib1g-dev
 PEERS := containerd
 SOURCES := $(wildcard pyx/*.pyx pyx/*.pxd) setup.py
@@ -15,9 +16,14 @@ SOURCES := $(wildcard pyx/*.pyx pyx/*.pxd) setup.py
 demo: build
 	$(BIN)/python packaging/demo.py
 
-test: build lint
+test: build lint freeze
 	@base=$$(mktemp -d /tmp/holdd-test-XXXXXX) && trap "rm -rf $$base" EXIT && \
 	  $(BIN)/python -m pytest --basetemp=$$base/t
+
+# All that starts real daemons once more, on the frozen binaries.
+test-frozen: freeze
+	@base=$$(mktemp -d /tmp/holdd-test-XXXXXX) && trap "rm -rf $$base" EXIT && \
+	  HOLDD_TEST_BIN=dist $(BIN)/python -m pytest --basetemp=$$base/t tests/e2e tests/frozen
 
 test-vm: build
 	@base=$$(mktemp -d /tmp/holdd-test-XXXXXX) && trap "rm -rf $$base" EXIT && \
@@ -26,11 +32,11 @@ test-vm: build
 build: $(VENV)/built
 
 # dist/holdd and dist/ctr: static, of one file each.
-freeze: $(VENV)/built $(VENV)/objects
-	SOURCE_DATE_EPOCH=0 PYTHONHASHSEED=0 $(BIN)/python packaging/freeze/build.py
+freeze: $(VENV)/built $(OBJECTS)
+	$(BIN)/python packaging/freeze/build.py
 
 # What the binaries are linked from. Ours is compiled again with each freeze.
-$(VENV)/objects: packaging/freeze/objects.py packaging/freeze/keep.py requirements.txt $(VENV)/ready
+$(OBJECTS): packaging/freeze/objects.py packaging/freeze/keep.py requirements.txt $(VENV)/ready
 	@dpkg -s $(FREEZING) >/dev/null 2>&1 || { apt-get update -q && \
 	  DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $(FREEZING); }
 	$(BIN)/python packaging/freeze/objects.py

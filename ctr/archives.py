@@ -31,6 +31,7 @@ def _register_import(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--snapshotter", default=os.environ.get("HOLDD_SNAPSHOTTER", ""), help="unpack into this one")
     parser.add_argument("--label", action="append", default=[], metavar="KEY=VALUE", help="of the images")
     progress.register(parser)
+    output.accept(parser, "--local", "--sync-fs")
     parser.add_argument("file", help="an OCI layout or docker's, a tar, packed or not, or a directory; - for stdin")
     parser.set_defaults(do=_import)
 
@@ -42,6 +43,7 @@ def _import(args: argparse.Namespace, client: Client, out: Out) -> None:
         labels=output.parse_labels(args.label),
         platforms=args.platform,
         all_platforms=args.all_platforms,
+        all_metadata=True,
         unpacks=() if args.no_unpack else unpacks,
     )
     source = transfer.Archive(
@@ -67,6 +69,7 @@ def _register_export(parser: argparse.ArgumentParser) -> None:
         "--skip-non-distributable", action="store_true", help="without layers that may not be redistributed"
     )
     progress.register(parser)
+    output.accept(parser, "--local")
     parser.add_argument("file", help="the archive, written anew; - for stdout")
     parser.add_argument("refs", nargs="+", metavar="ref")
     parser.set_defaults(do=_export)

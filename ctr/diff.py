@@ -37,26 +37,33 @@ def _diff(args: argparse.Namespace, client: Client, out: Out) -> None:
     labels = output.parse_labels(args.label)
     if args.keep:
         labels[names.GC_ROOT] = output.timestamp()
-    with _leased(client) as leased, contextlib.ExitStack() as undo:
+    with leased(client) as held, contextlib.ExitStack() as undo:
         if args.other:
-            left = _look(args.snapshotter, leased, args.key, undo)
-            right = _look(args.snapshotter, leased, args.other, undo)
+            left = _look(args.snapshotter, held, args.key, undo)
+            right = _look(args.snapshotter, held, args.other, undo)
         else:
-            info = leased.snapshots.stat(api.StatRequest(snapshotter=args.snapshotter, key=args.key))
-            left = _view(args.snapshotter, leased, info.parent, undo) if info.parent else ()
-            right = _look(args.snapshotter, leased, args.key, undo)
+            left, right = own(args.snapshotter, held, args.key, undo)
         request = diff.DiffRequest(
             left=left, right=right, media_type=args.media_type, ref=args.ref, labels=labels,
             source_date_epoch_s=_epoch(),
         )  # fmt: skip
-        made = leased.diff.diff(request).diff
-        _, fds = leased.content.open(content.OpenRequest(digest=made.digest))
+        made = held.diff.diff(request).diff
+        _, fds = held.content.open(content.OpenRequest(digest=made.digest))
         with os.fdopen(fds[0], "rb") as blob:
             sys.stdout.flush()
             shutil.copyfileobj(blob, sys.stdout.buffer)
             sys.stdout.buffer.flush()
     if args.keep:
         print(made.digest, file=sys.stderr)
+
+
+def own(
+    snapshotter: str, client: Client, key: str, undo: contextlib.ExitStack
+) -> tuple[Sequence[Mount], Sequence[Mount]]:
+    """Mounts that show what a snapshot was made on, and the snapshot."""
+    info = client.snapshots.stat(api.StatRequest(snapshotter=snapshotter, key=key))
+    left = _view(snapshotter, client, info.parent, undo) if info.parent else ()
+    return left, _look(snapshotter, client, key, undo)
 
 
 def _look(snapshotter: str, client: Client, key: str, undo: contextlib.ExitStack) -> Sequence[Mount]:
@@ -75,7 +82,7 @@ def _view(snapshotter: str, client: Client, name: str, undo: contextlib.ExitStac
 
 
 @contextlib.contextmanager
-def _leased(client: Client) -> Iterator[Client]:
+def leased(client: Client) -> Iterator[Client]:
     """A client whose work stays until the block ends, and is no longer needed then."""
     expires = (datetime.now(UTC) + HOUR).isoformat(timespec="seconds")
     lease = client.leases.create(leases.CreateRequest(labels={names.GC_EXPIRE: expires}))

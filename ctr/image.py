@@ -45,8 +45,12 @@ def every(client: Client, filters: Sequence[str] = ()) -> Iterator[Image]:
 
 def resolve(client: Client, name: str, platform: str = "") -> Resolved:
     """NotFound for an image that is not there, or has nothing for the platform."""
-    image = client.images.get(images.GetRequest(name=name))
-    descriptor = image.target
+    return look(client, client.images.get(images.GetRequest(name=name)), platform)
+
+
+def look(client: Client, image: Image, platform: str = "") -> Resolved:
+    """As `resolve`, of what a record says, whether or not it is stored."""
+    name, descriptor = image.name, image.target
     if graph.is_index(descriptor.media_type):
         index = graph.index(descriptor, read(client, descriptor.digest))
         chosen = graph.choose(index, matcher(platform))

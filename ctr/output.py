@@ -25,6 +25,12 @@ def register_list(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
+def accept(parser: argparse.ArgumentParser, *flags: str) -> None:
+    """Take flags of containerd's ctr that ask for what is so anyway."""
+    for flag in flags:
+        parser.add_argument(flag, action="store_true", help=argparse.SUPPRESS)
+
+
 class Out:
     """Standard output, in the form that the command's flags ask for."""
 

@@ -9,6 +9,7 @@ from typing import TextIO
 from spec.base import to_json
 from spec.types import Progress
 
+DONE = frozenset({"complete", "extracted", "already exists", "mounted", "converted"})
 PLAIN_STEP = 4  # a plain line for every quarter of an object
 
 
@@ -72,5 +73,5 @@ def _bars(events: Iterable[Progress], where: TextIO) -> None:
             if event.name not in known:
                 known[event.name] = bars.add_task(event.name[-48:], phase=event.event, total=event.total or None)
             total = event.total or None
-            done = event.total if event.event in ("complete", "extracted", "already exists") else event.progress
+            done = event.total if event.event in DONE else event.progress
             bars.update(known[event.name], phase=event.event, completed=done, total=total)

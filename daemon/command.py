@@ -2,12 +2,14 @@
 
 import argparse
 import asyncio
+import contextlib
 import logging
 import os
 import resource
 import sys
+from collections.abc import Iterator, Sequence
 
-from daemon import config, configure, lifecycle
+from daemon import config, configure, lifecycle, preflight
 from daemon.kit import log
 from daemon.manager import Manager
 from daemon.runtime.nursery import Nursery
@@ -44,6 +46,18 @@ def _raise_descriptors() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
+@contextlib.contextmanager
+def _emptied(made: Sequence[str]) -> Iterator[None]:
+    """When the block fails, what it made of these directories goes again, as far as nothing is in it."""
+    try:
+        yield
+    except BaseException:
+        for path in reversed(made):
+            with contextlib.suppress(OSError):
+                os.rmdir(path)
+        raise
+
+
 def run(argv: list[str], nursery: Nursery | None) -> int:
     """Serve as `argv` says; the exit code."""
     args = parser().parse_args(argv)
@@ -54,9 +68,11 @@ def run(argv: list[str], nursery: Nursery | None) -> int:
             return configure.run(args, overrides)
         settings = config.load(args.config, overrides)
         log.setup(settings.log_level, settings.log_format)
-        _raise_descriptors()
         manager = Manager.of(os.environ)
-        asyncio.run(lifecycle.serve(settings, nursery, lambda: config.load(args.config, overrides), manager))
+        preflight.check(settings, listens=not manager.sockets)
+        _raise_descriptors()
+        with _emptied(preflight.missing(settings)):
+            asyncio.run(lifecycle.serve(settings, nursery, lambda: config.load(args.config, overrides), manager))
     except errors.Error as exc:
         print("\n".join(f"holdd: {line}" for line in exc.message.splitlines()), file=sys.stderr)
         return DAMAGED if isinstance(exc, errors.DataLoss) else 1

@@ -22,7 +22,7 @@ class Plugins:
         self._rows = rows
         self._disabled = frozenset(disabled)
         self._required = required
-        self._infos: dict[str, PluginInfo] = {}
+        self._notes: dict[str, tuple[str, str, object]] = {}  # by uri: status, error, component
         self._made: list[Any] = []
         twice = {row.uri for row in rows if sum(row.uri == other.uri for other in rows) > 1}
         if twice:
@@ -59,8 +59,9 @@ class Plugins:
         return partial(_load, row)
 
     def infos(self) -> list[PluginInfo]:
-        """All rows, in their order. One that the configuration makes no use of is skipped."""
-        return [self._infos.get(row.uri) or _info(row, "skip", "not configured") for row in self._rows]
+        """All rows, in their order, as they are now. One that the configuration makes no use of is skipped."""
+        unused = ("skip", "not configured", None)
+        return [_info(row, *self._notes.get(row.uri, unused)) for row in self._rows]
 
     def check(self) -> None:
         """Once all are made: FailedPrecondition, with the reasons, when required ones do not work."""
@@ -94,7 +95,7 @@ class Plugins:
         return component
 
     def _note(self, row: Row, status: str, error: str, component: object = None) -> None:
-        self._infos[row.uri] = _info(row, status, error, component)
+        self._notes[row.uri] = (status, error, component)
 
 
 def _info(row: Row, status: str, error: str, component: object = None) -> PluginInfo:

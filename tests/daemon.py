@@ -2,9 +2,11 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -18,10 +20,22 @@ BIN = Path(os.environ.get("HOLDD_TEST_BIN") or Path(sys.executable).parent).abso
 START_S = 30.0
 
 
+@contextlib.contextmanager
+def passable():
+    """A directory that the mapped root of a container may walk through, as /run is."""
+    directory = tempfile.mkdtemp(prefix="holdd-test-", dir="/run")
+    os.chmod(directory, 0o711)
+    try:
+        yield Path(directory)
+    finally:
+        shutil.rmtree(directory)
+
+
 class Daemon:
     """`holdd` below `directory`. A context manager: what it ran is ended with it."""
 
-    def __init__(self, directory, config=""):
+    def __init__(self, directory, config="", binaries=BIN):
+        self.binaries = binaries
         self.directory = Path(directory)
         self.root = self.directory / "root"
         self.state = self.directory / "state"
@@ -33,7 +47,7 @@ class Daemon:
 
     def start(self, under=(), **options):
         """Start it and wait for its first answer. `under` is a command that executes what follows it."""
-        argv = [*under, BIN / "holdd", "--config", self.config, "--root", self.root, "--state", self.state]
+        argv = [*under, self.binaries / "holdd", "--config", self.config, "--root", self.root, "--state", self.state]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **options)
         deadline = time.monotonic() + START_S
@@ -62,7 +76,7 @@ class Daemon:
 
     def ctr(self, *args, check=True, namespace="default", **options):
         """Run ctr against it; the finished process, with its output as text."""
-        argv = [BIN / "ctr", "--address", self.address, "--namespace", namespace, *map(str, args)]
+        argv = [self.binaries / "ctr", "--address", self.address, "--namespace", namespace, *map(str, args)]
         options = {"capture_output": True, "text": True, "timeout": 120, "stdin": subprocess.DEVNULL} | options
         done = subprocess.run(argv, check=False, **options)
         if check and done.returncode:

@@ -1,9 +1,13 @@
 """Filesystems of their own: small ones to be filled or to lack something, larger ones for what depends on the kind."""
 
 import contextlib
+import errno
+import os
 import shutil
 import subprocess
 from pathlib import Path
+
+import pytest
 
 from daemon.kit import mounting
 from spec.types import Mount
@@ -42,6 +46,21 @@ def disk(place, kind, size=16 * MIB, *options):
         mounting.detach(str(target))
         image.unlink(missing_ok=True)
         target.rmdir()
+
+
+def fill(directory):
+    """Until not one block is left; the file that does it."""
+    path = directory / "filler"
+    with path.open("wb", buffering=0) as file:
+        for size in (MIB, 4096, 1):
+            with contextlib.suppress(OSError):
+                while file.write(bytes(size)):
+                    os.fsync(file.fileno())
+    with pytest.raises(OSError, match="No space left") as failed:
+        (directory / "one more").write_bytes(b"x" * 4096)
+    assert failed.value.errno == errno.ENOSPC
+    (directory / "one more").unlink(missing_ok=True)
+    return path
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ import sys
 
 import msgspec
 
-from ctr import container, output
+from ctr import checkpoint, container, output
 from ctr.output import Out
 from ctr.phases import Phases
 from daemon.client.client import Client
@@ -38,6 +38,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     label.add_argument("id")
     label.add_argument("labels", nargs="+", metavar="KEY=VALUE")
     label.set_defaults(do=_label)
+    checkpoint.register(verbs)
 
 
 def run(args: argparse.Namespace, client: Client, out: Out) -> int:

@@ -35,6 +35,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     tag = verbs.add_parser("tag", help="give an image another name")
     tag.add_argument("--force", action="store_true", help="take the name from the image that has it")
     tag.add_argument("--skip-reference-check", action="store_true", help="allow any name")
+    output.accept(tag, "--local")
     tag.add_argument("source")
     tag.add_argument("targets", nargs="+", metavar="target")
     tag.set_defaults(do=_tag)
@@ -79,7 +80,9 @@ def _register_pull(pull: argparse.ArgumentParser) -> None:
     registry.register_metadata(pull)
     pull.add_argument("--snapshotter", default=os.environ.get("HOLDD_SNAPSHOTTER", ""), help="unpack into this one")
     pull.add_argument("--label", action="append", default=[], metavar="KEY=VALUE", help="of the image")
+    pull.add_argument("--print-chainid", action="store_true", help="print the name of its uppermost snapshot")
     progress.register(pull)
+    output.accept(pull, "--local", "--sync-fs")
     pull.add_argument("ref")
     pull.set_defaults(do=_pull)
 
@@ -96,6 +99,9 @@ def _pull(args: argparse.Namespace, client: Client, out: Out) -> None:
     )
     request = transfer.TransferRequest(source=registry.source(args, args.ref), destination=destination)
     progress.show(client.transfer.transfer(request), args)
+    if args.print_chainid:
+        for platform in args.platform or [""]:
+            out.line(image.resolve(client, args.ref, platform).chain_id)
 
 
 def _register_push(push: argparse.ArgumentParser) -> None:
@@ -108,6 +114,7 @@ def _register_push(push: argparse.ArgumentParser) -> None:
         "--allow-non-distributable-blobs", action="store_true", help="layers that may not be redistributed, too"
     )
     progress.register(push)
+    output.accept(push, "--local")
     push.add_argument("remote")
     push.add_argument("local", nargs="?", default="", help="the image, if its name is another")
     push.set_defaults(do=_push)
@@ -156,22 +163,13 @@ def _rm(args: argparse.Namespace, client: Client, out: Out) -> int:
 
 
 def _tag(args: argparse.Namespace, client: Client, out: Out) -> None:
-    source = client.images.get(api.GetRequest(name=args.source))
+    source = transfer.ImageStore(name=args.source)
     for name in args.targets:
         if not args.skip_reference_check:
             reference.parse(name)
-        _point(client, name, source.target, args.force)
+        destination = transfer.ImageStore(name=name, force=args.force)
+        progress.finish(client.transfer.transfer(transfer.TransferRequest(source=source, destination=destination)))
         out.line(name)
-
-
-def _point(client: Client, name: str, target: Descriptor, force: bool) -> None:
-    record = Image(name=name, target=target)
-    try:
-        client.images.create(api.CreateRequest(image=record))
-    except errors.AlreadyExists:
-        if not force:
-            raise
-        client.images.update(api.UpdateRequest(image=record, fields=["target"]))
 
 
 def _label(args: argparse.Namespace, client: Client, out: Out) -> None:

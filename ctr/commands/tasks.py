@@ -53,9 +53,10 @@ def register(parser: argparse.ArgumentParser) -> None:
     process.register_keys(attach, "ctrl-p,ctrl-q")
     metrics = _verb(verbs, "metrics", _metrics, "show what it uses")
     metrics.add_argument("--format", choices=("table", "json"), default="table")
-    checkpoint = _verb(verbs, "checkpoint", _checkpoint, "write the state of its processes to a directory, with CRIU")
+    what = "write the state of its processes to an image, whose name is printed, or a directory, with CRIU"
+    checkpoint = _verb(verbs, "checkpoint", _checkpoint, what)
     checkpoint.add_argument("--exit", action="store_true", help="end it")
-    checkpoint.add_argument("--image-path", required=True, metavar="DIR")
+    checkpoint.add_argument("--image-path", default="", metavar="DIR")
     checkpoint.add_argument("--work-path", default="", metavar="DIR", help="where CRIU leaves its log")
     top = verbs.add_parser("top", help="watch what tasks use")
     top.add_argument("--once", action="store_true", help="look once, for the length of an interval")
@@ -219,7 +220,12 @@ def _metrics(args: argparse.Namespace, client: Client, out: Out) -> None:
 def _checkpoint(args: argparse.Namespace, client: Client, out: Out) -> None:
     paths = {"image_path": args.image_path, "work_path": args.work_path}
     options = CheckpointOptions(exit=args.exit, **{key: os.path.abspath(path) for key, path in paths.items() if path})
-    client.tasks.checkpoint(api.CheckpointRequest(container_id=args.id, options=options))
+    if args.image_path:
+        client.tasks.checkpoint(api.CheckpointRequest(container_id=args.id, options=options))
+        return
+    from ctr import checkpoint
+
+    out.line(checkpoint.save(client, args.id, task=options))
 
 
 def _seconds(text: str) -> float:

@@ -11,7 +11,7 @@ from daemon.diff.bounds import Bounds
 from daemon.diff.feeder import Feeder
 from daemon.diff.upper import Upper
 from daemon.kit import mounting
-from pyx import fs
+from pyx import fs, walk
 from pyx.unpack import Entangled, Exceeded, Malformed, Truncated, Unpacker
 from spec import digest as digests
 from spec import errors
@@ -68,8 +68,15 @@ class ArchiveApplier:
         target = upper.of(mounts)
         if target is not None and not target.lowers:
             return self._apart(target, source, layer, cancel)
+        branch = upper.branch(mounts)
+        before = _usage(branch)
         with mounting.opened(mounts) as root:
-            return self._unpack(source, layer, self._unpacker(root), cancel)
+            applied = self._unpack(source, layer, self._unpacker(root), cancel)
+        if branch:  # what is hidden, and what is copied up, is in no archive
+            after = _usage(branch)
+            size, inodes = max(0, after.size - before.size), max(0, after.inodes - before.inodes)
+            applied.usage = Usage(size=size, inodes=inodes)
+        return applied
 
     def settle(self, applied: Applied, mounts: Sequence[Mount]) -> bool:
         if not isinstance(applied, AppliedLayer) or not applied.implied:
@@ -176,6 +183,18 @@ def _directory(path: str, doing: str) -> Iterator[int]:
         os.close(fd)
 
 
+def _usage(path: str) -> Usage:
+    """Of the tree at `path`; none without one."""
+    if not path:
+        return Usage()
+    with _directory(path, "measuring a layer") as fd:
+        try:
+            size, inodes = walk.usage(fd)
+        except OSError as exc:
+            raise errors.from_os(exc, f"measuring {path}") from exc
+    return Usage(size=size, inodes=inodes)
+
+
 def _sync(fd: int) -> None:
     try:
         fs.syncfs(fd)
@@ -199,11 +218,16 @@ class _Watched:
 
     def __init__(self, source: Source, cancel: Cancel) -> None:
         self._source = source
+        self._into = processors.into(source)
         self._cancel = cancel
 
     def read(self, size: int, /) -> bytes:
         self._cancel.check()
         return self._source.read(size)
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        self._cancel.check()
+        return self._into(buffer)
 
     def close(self) -> None:
         self._source.close()

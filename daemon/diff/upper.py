@@ -54,6 +54,20 @@ def of(mounts: Sequence[Mount]) -> Upper | None:
     return Upper(mounts[0])
 
 
+def branch(mounts: Sequence[Mount]) -> str:
+    """The directory where a lone overlay, or aufs, keeps what is written through it; "" for other mounts."""
+    if len(mounts) != 1:
+        return ""
+    for option in mounts[0].options:
+        key, _, value = option.partition("=")
+        if mounts[0].type == "overlay" and key == "upperdir":
+            return value
+        if mounts[0].type == "aufs" and option.startswith("br:"):
+            first, _, rights = option[3:].split(":", 1)[0].rpartition("=")
+            return first if rights.startswith("rw") else ""
+    return ""
+
+
 @cache
 def owns_ids() -> bool:
     """Whether we are in the host's user namespace: only there are ids and attributes what they seem."""

@@ -1,16 +1,17 @@
-"""A checkpoint into the content store: a tar of CRIU's images, and the spec of the container. Knows no task."""
+"""A checkpoint into the content store, and out of it: a tar of CRIU's images, and the spec of the container. Knows no
+task."""
 
 import contextlib
+import os
 import secrets
 import tarfile
+import tempfile
 from collections.abc import Callable, Sequence
 
 from spec import errors
+from spec.oci.checkpoint import CRIU, SPEC
 from spec.oci.image import Descriptor
-from spec.ports import BlobWriter, ContentStore
-
-CRIU = "application/vnd.containerd.container.criu.checkpoint.criu.tar"
-SPEC = "application/vnd.containerd.container.checkpoint.config.v1+json"
+from spec.ports import BlobReader, BlobWriter, Checkpoint, ContentStore
 
 
 def store_checkpoint(content: ContentStore, id: str, spec: bytes, directory: str) -> Sequence[Descriptor]:
@@ -21,6 +22,32 @@ def store_checkpoint(content: ContentStore, id: str, spec: bytes, directory: str
             archive.add(directory, arcname=".")
 
     return [_stored(content, id, CRIU, pack), _stored(content, id, SPEC, lambda writer: writer.write(spec))]
+
+
+def open_checkpoint(content: ContentStore, descriptor: Descriptor) -> Checkpoint:
+    """The tar of a checkpoint, for whoever takes over its descriptor. NotFound; InvalidArgument for what is none."""
+    doing = f"restoring checkpoint {descriptor.digest}"
+    if descriptor.media_type != CRIU:
+        raise errors.InvalidArgument(f"{doing}: its media type is {descriptor.media_type!r}, not {CRIU}")
+    with content.reader(descriptor.digest) as reader:
+        if descriptor.size != reader.size:
+            raise errors.InvalidArgument(f"{doing}: it has {reader.size} bytes, not {descriptor.size}")
+        try:
+            return Checkpoint(descriptor.digest, os.dup(reader.fileno()))
+        except errors.Unimplemented:
+            return Checkpoint(descriptor.digest, _copied(reader, doing))
+
+
+def _copied(reader: BlobReader, doing: str) -> int:
+    """A descriptor of the blob's bytes in a file without a name."""
+    try:
+        with tempfile.TemporaryFile() as file:
+            while data := reader.read(1 << 20):
+                file.write(data)
+            file.flush()
+            return os.dup(file.fileno())
+    except OSError as exc:
+        raise errors.from_os(exc, doing) from exc
 
 
 class _Sink:

@@ -5,7 +5,7 @@ together; name the image last. What an interrupted pull has fetched is found aga
 an archive.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
@@ -19,7 +19,7 @@ from daemon.kit.keylock import Once
 from spec import errors, names, platforms
 from spec.oci import graph
 from spec.oci.image import Descriptor, ImageConfig, Manifest
-from spec.ports import ContentStore, ImageStore, ProgressSink, Resolver
+from spec.ports import ContentStore, ImageStore, ImageVerifier, ProgressSink, Resolver
 from spec.records import Labels
 
 MAX_INDEXES = 64  # of one image, below one another and side by side
@@ -40,8 +40,10 @@ class Pull:
     `pool` runs downloads, as many at once as it has threads; `once` is shared by all pulls, so that a blob wanted twice
     comes once; `scope` is the namespace. Each of `matchers` chooses one of an index's manifests (none: all are wanted);
     `wanted` names the platforms in errors. With `all_metadata` manifests and configs of an index's other platforms come
-    too, without their layers; with `metadata_only` no layers come at all. `labels` are the image's, `origin` those of
-    blobs that come. A pull that fails closes its `resolver`, so that nothing it began runs on.
+    too, without their layers; with `metadata_only` no layers come at all; with `sparse` manifests that are wanted and
+    not there are passed over. `verifiers` are asked before anything comes, and `room` whether there is room for the
+    layers. `labels` are the image's, `origin` those of blobs that come. A pull that fails closes its `resolver`, so
+    that nothing it began runs on.
     """
 
     reference: str
@@ -58,7 +60,10 @@ class Pull:
     sink: ProgressSink
     cancel: Token
     all_metadata: bool = False
+    sparse: bool = False
     metadata_only: bool = False
+    verifiers: Sequence[ImageVerifier] = ()
+    room: Callable[[Sequence[Descriptor], str], None] = lambda blobs, doing: None
     labels: Labels = field(default_factory=dict)
     origin: Labels = field(default_factory=dict)
 
@@ -73,6 +78,9 @@ class Pull:
         with tracing.span("resolve", reference=self.reference):
             target = self.resolver.resolve(self.reference)
         report.tell(f"Pulling from {self.reference}", target.digest)
+        for verifier in self.verifiers:
+            with tracing.span("verify", reference=self.reference):
+                verifier.verify(self.reference, target, self.cancel)
         self.bring(target, report)
         report.tell(f"Completed pull from {self.reference}", target.digest)
         return target
@@ -113,17 +121,10 @@ class Pull:
             raise errors.InvalidArgument(f"pulling {self.reference}: it has more than {MAX_INDEXES} indexes")
         seen.add(target.digest)
         index = graph.index(target, fetch.document(target))
-        chosen: dict[str, Descriptor] = {}
-        for matcher in self.matchers:
-            best = graph.choose(index, matcher)
-            if not best:
-                raise errors.NotFound(
-                    f"pulling {self.reference}: it has nothing for {self.wanted};"
-                    f" it has {', '.join(graph.offered(index)) or 'nothing'}"
-                )
-            chosen[best[0].digest] = best[0]
+        chosen = graph.select(index, self.matchers, self.wanted, f"pulling {self.reference}")
         if not self.matchers:
-            chosen = {child.digest: child for child in graph.choose(index, platforms.Every())}
+            every = graph.choose(index, platforms.Every())
+            chosen = {child.digest: child for child in every if not self.sparse or _comes(child, fetch)}
         return [manifest for child in chosen.values() for manifest in self._manifests(child, fetch, seen)]
 
     def _take(self, descriptor: Descriptor, fetch: Fetch) -> None:
@@ -143,6 +144,7 @@ class Pull:
     def _layers(
         self, document: Manifest, config: ImageConfig | None, unpackers: Sequence[Unpacker], fetch: Fetch
     ) -> None:
+        self.room(document.layers, f"pulling {self.reference}")
         with Downloads(fetch, self.resolver, document.layers) as downloads:
             for unpacker in unpackers:
                 assert config is not None
@@ -163,6 +165,14 @@ class Pull:
                 f"pulling {self.reference}: it has nothing for {self.wanted}; it is {platforms.format(platform)}"
             )
         return unpackers
+
+
+def _comes(child: Descriptor, fetch: Fetch) -> bool:
+    try:
+        fetch.document(child)
+    except errors.NotFound:
+        return False
+    return True
 
 
 def _check(descriptor: Descriptor, document: Manifest, diff_ids: int) -> None:

@@ -87,6 +87,15 @@ def detach(target: str) -> None:
             raise errors.from_os(exc, f"unmounting {target}") from exc
 
 
+def has(type: str) -> bool:
+    """Whether the kernel has filesystems of `type`, or loads them now. True, too, where it cannot be asked."""
+    try:
+        os.close(calls.fsopen(type))
+    except OSError as exc:
+        return exc.errno != errno.ENODEV
+    return True
+
+
 def is_mount(path: str) -> bool:
     """Whether `path`, which is not followed when it is a link, is the root of a mount, bind mounts included."""
     found = fs.is_mount_root(AT_FDCWD, path)

@@ -9,6 +9,7 @@ import os
 from collections.abc import Sequence
 from typing import Generic, NamedTuple, TypeVar
 
+from spec.ports import Checkpoint
 from spec.records import RuntimeRef
 from spec.types import Mount, Stdio
 
@@ -16,7 +17,7 @@ T = TypeVar("T")
 
 
 class Order(NamedTuple):
-    """What a task is made of. `fds` are lent."""
+    """What a task is made of. Descriptors are lent."""
 
     namespace: str
     id: str
@@ -25,6 +26,7 @@ class Order(NamedTuple):
     stdio: Stdio
     runtime: RuntimeRef
     fds: Sequence[int]
+    checkpoint: Checkpoint | None = None
 
     @property
     def doing(self) -> str:
@@ -60,4 +62,5 @@ class Attempt(Generic[T]):
 
 def _meaning(order: Order) -> tuple[object, ...]:
     files = [(status.st_dev, status.st_ino) for status in map(os.fstat, order.fds)]
-    return (order.spec, list(order.rootfs), order.stdio, order.runtime, files)
+    checkpoint = order.checkpoint.digest if order.checkpoint else ""
+    return (order.spec, list(order.rootfs), order.stdio, order.runtime, files, checkpoint)

@@ -6,7 +6,8 @@
         rootfs/                 where the shim mounts the root filesystem, in its own mount namespace
         init.pid                written by the runtime
         exec-EXEC_ID.json       an exec'd process, until it was started, and its pid file, exec-EXEC_ID.pid
-        criu/                   CRIU's log, after a checkpoint
+        criu/                   CRIU's log, after a checkpoint or a restore
+        checkpoint/             CRIU's images, until init was restored from them
         resources.json          what an update asks for, while it runs
         log-N.json              one runtime call's log, while it runs
         shim.sock, exits        the shim's
@@ -59,7 +60,8 @@ class ProcessRecord(Record, frozen=True):
 class TaskRecord(Record, frozen=True):
     """What recovery must know of a task. `created` is false from before anything is done for it until the runtime has
     made it; one found so after a restart is undone. `unsettled` is true while a pause or resume is under way,
-    `logged` once a logger was started for a process of it, `oom_told` once a kill for memory was told."""
+    `logged` once a logger was started for a process of it, `oom_told` once a kill for memory was told; `restores` until
+    its init process was made of the checkpoint that its bundle holds."""
 
     namespace: str
     id: str
@@ -74,6 +76,7 @@ class TaskRecord(Record, frozen=True):
     paused: bool = False
     unsettled: bool = False
     logged: bool = False
+    restores: bool = False
     oom_told: bool = False
     timing: Sequence[Timing] = ()
 
@@ -170,7 +173,7 @@ class Bundle:
         """The pid that the runtime wrote to a pid file; 0 when there is none."""
         try:
             return int(Path(self.at(name)).read_bytes())
-        except (FileNotFoundError, ValueError):
+        except (OSError, ValueError):
             return 0
 
     @contextlib.contextmanager

@@ -3,7 +3,7 @@
 import contextlib
 import math
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -107,21 +107,40 @@ class Calls:
             self.bundle.discard(name)
 
     async def checkpoint(self, shim: Shim, options: CheckpointOptions) -> None:
-        work = options.work_path or self.commands.launch.criu_work_path
-        if not work:
-            self.bundle.vacate("criu")
-            work = self.bundle.at("criu")
-        try:
+        work = self._work(options.work_path)
+        with _criu_says(os.path.join(work, "dump.log")):
             await self._call(
                 shim,
                 lambda log: self.commands.checkpoint(log, work, options),
                 "checkpoint",
                 timeout=CHECKPOINT_SECONDS,
             )
-        except errors.Unknown as exc:
-            if words := criu_complaint(_read(os.path.join(work, "dump.log"))):
-                raise errors.Unknown(f"{exc.message}; criu: {words}") from exc
-            raise
+
+    async def restore(
+        self, shim: Shim, images: str, streams: Mapping[int, int], names: Mapping[int, str], terminal: str = ""
+    ) -> int:
+        """Make the container of the checkpoint in the directory `images`, its streams lent or held by name, or a
+        terminal as in `create`; the pid of its init process."""
+        bundle, pid_file, work = self.bundle, self.bundle.at("init.pid"), self._work()
+        async with self._console(shim, terminal) as socket:
+            with _criu_says(os.path.join(work, "restore.log")):
+                await self._call(
+                    shim,
+                    lambda log: self.commands.restore(log, bundle.path, pid_file, images, work, socket),
+                    "restore",
+                    streams,
+                    names,
+                    timeout=CHECKPOINT_SECONDS,
+                )
+        return self._made(shim, "init.pid", "restore")
+
+    def _work(self, wanted: str = "") -> str:
+        """Where CRIU leaves its log."""
+        work = wanted or self.commands.launch.criu_work_path
+        if not work:
+            self.bundle.vacate("criu")
+            work = self.bundle.at("criu")
+        return work
 
     async def delete(self, shim: Shim, force: bool = False, at_most: float = math.inf) -> None:
         """Within `at_most` seconds, if those are fewer than it has anyway."""
@@ -221,6 +240,17 @@ class Calls:
         if pid and living.parent(pid) == shim.pid:
             with contextlib.suppress(errors.DeadlineExceeded):
                 await living.end(pid, living.started_ticks(pid), END_SECONDS)
+
+
+@contextlib.contextmanager
+def _criu_says(log: str) -> Iterator[None]:
+    """With CRIU's words, from its log, if the block fails."""
+    try:
+        yield
+    except errors.Unknown as exc:
+        if words := criu_complaint(_read(log)):
+            raise errors.Unknown(f"{exc.message}; criu: {words}") from exc
+        raise
 
 
 def _read(path: str) -> bytes:

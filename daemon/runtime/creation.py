@@ -10,10 +10,11 @@ from contextlib import ExitStack
 import msgspec
 
 from daemon.kit import steps, threads, tracing
-from daemon.runtime import cgroups, config, held, leftovers, living, loggers, roots, users
+from daemon.runtime import cgroups, config, held, leftovers, living, loggers, restoring, roots, users
 from daemon.runtime.attempts import Order
 from daemon.runtime.bundle import Bundle, ProcessRecord, TaskRecord
 from daemon.runtime.calls import Calls
+from daemon.runtime.endings import watch_memory
 from daemon.runtime.nursery import Nursery
 from daemon.runtime.oci import Commands, Launch, RuntimeConfig, settle
 from daemon.runtime.probes import Probes
@@ -92,7 +93,10 @@ class Workshop:
                 if writer is not None:
                     await shim.keep(held.writer(""), writer)
                 await loggers.start(programs, self.host, shim, order.namespace, order.id)
-                return await self._create(order, record, bundle, shim, {**streams, **piped})
+                streams |= piped
+                if order.checkpoint is not None:
+                    return await self._await_restore(order, record, bundle, shim, streams, order.checkpoint.fd)
+                return await self._create(order, record, bundle, shim, streams)
             except BaseException:
                 undoing = self.host.spawn(self._undo_forked(bundle, record, forking))
                 await asyncio.shield(undoing)
@@ -197,24 +201,35 @@ class Workshop:
                 null = dict.fromkeys(range(3), self.host.null)
                 pid = await calls.create(shim, {**null, **streams}, heard=heard(order.stdio))
         with tracing.span("watch memory"):
-            await self._watch_memory(shim, pid, order.id)
-        task = ContainerTask(self.host, bundle, _created(record, pid), calls)
+            await watch_memory(shim, pid, order.id)
+        return self._told(order, ContainerTask(self.host, bundle, _created(record, pid), calls), shim)
+
+    async def _await_restore(
+        self, order: Order, record: TaskRecord, bundle: Bundle, shim: Shim, streams: Mapping[int, int], images: int
+    ) -> ContainerTask:
+        """A task that its start will restore from a checkpoint, of which `images` can be read."""
+        with tracing.span("checkpoint"):
+            await threads.hop(self.host.pool, restoring.unpack, images, bundle, order.doing)
+        await restoring.keep(shim, order.stdio, streams)
+        record = msgspec.structs.replace(record, created=True, restores=True, timing=tracing.phases())
+        return self._told(order, ContainerTask(self.host, bundle, record, self.calls(record, bundle)), shim)
+
+    def _told(self, order: Order, task: ContainerTask, shim: Shim) -> ContainerTask:
+        bundle, init = task.state.home, task.state.init
         bundle.save(task.state.record)
         event = events.TaskCreate(
-            container_id=order.id, bundle=bundle.path, rootfs=order.rootfs, io=order.stdio, pid=pid
+            container_id=order.id,
+            bundle=bundle.path,
+            rootfs=order.rootfs,
+            io=order.stdio,
+            checkpoint=order.checkpoint.digest if order.checkpoint else "",
+            pid=init.record.pid,
         )
         self.host.publisher.publish(order.namespace, events.topic_of(event), event)
-        task.endings.expect(task.state.init)
+        if init.record.pid:
+            task.endings.expect(init)
         task.endings.adopt(shim)
         return task
-
-    async def _watch_memory(self, shim: Shim, pid: int, id: str) -> None:
-        """Before the start, so that no kill is missed. A container without it runs as well."""
-        try:
-            if cgroup := cgroups.memory(pid):
-                await shim.watch_oom(cgroup)
-        except errors.Error as exc:
-            log.debug("task %s: its memory is not watched: %s", id, exc.message)
 
     async def undertaker(self, directory: str) -> Shim:
         """A shim for the bundle in `directory`, whose own is dead."""

@@ -7,7 +7,7 @@ import logging
 import signal as signals
 import time
 
-from daemon.runtime import living
+from daemon.runtime import cgroups, living
 from daemon.runtime.bundle import Phase
 from daemon.runtime.exits import Exits, as_exit
 from daemon.runtime.process import TaskProcess
@@ -151,3 +151,12 @@ class Endings:
         told = self.earlier.exit(process.exec_id, pid)
         status, at_ns = (told.exit_status, told.exited_at_ns) if told else (LOST_STATUS, time.time_ns())
         self._reaped(process, Exit(pid=pid, status=status, exited_at_ns=at_ns))
+
+
+async def watch_memory(shim: Shim, pid: int, id: str) -> None:
+    """Before the start, so that no kill is missed. A container without it runs as well."""
+    try:
+        if cgroup := cgroups.memory(pid):
+            await shim.watch_oom(cgroup)
+    except errors.Error as exc:
+        log.debug("task %s: its memory is not watched: %s", id, exc.message)

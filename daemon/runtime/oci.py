@@ -57,8 +57,9 @@ class Launch(Record, frozen=True):
 def settle(ref: RuntimeRef, runtimes: Mapping[str, RuntimeConfig], root: str, namespace: str) -> Launch:
     """What `ref` means. `root` is where runtimes keep state that are not told otherwise.
 
-    `ref.name` is a name in `runtimes`, containerd's `io.containerd.NAME.vN` of one, or an absolute path. NotFound for
-    a runtime that is not there; InvalidArgument for options that are none, or why a file that they name cannot be read.
+    `ref.name` is a name in `runtimes`, or else of a program in PATH, or containerd's `io.containerd.NAME.vN` of either,
+    or an absolute path. NotFound for a runtime that is not there; InvalidArgument for options that are none, or why a
+    file that they name cannot be read.
     """
     name = ref.name
     try:
@@ -87,10 +88,14 @@ def _configured(name: str, runtimes: Mapping[str, RuntimeConfig]) -> RuntimeConf
     if name.startswith("/"):
         return RuntimeConfig(path=name)
     config = runtimes.get(name)
-    if config is None and (match := _CONTAINERD.match(name)):
+    match = _CONTAINERD.match(name)
+    if config is None and match:
         config = runtimes.get(match[1])
+    program = match[1] if match else name
+    if config is None and program and "/" not in program and shutil.which(program):
+        config = RuntimeConfig(path=program)
     if config is None:
-        raise errors.NotFound(f"runtime {name!r} not found: it is not in the configuration")
+        raise errors.NotFound(f"runtime {name!r} not found: it is not in the configuration, and no program in PATH")
     return config
 
 
@@ -179,6 +184,15 @@ class Commands:
         argv = [*self._global(log), "checkpoint", "--image-path", options.image_path, "--work-path", work]
         argv += [flag for flag, wanted in flags.items() if wanted]
         return [*argv, *(text for pair in values for text in pair), self.id]
+
+    def restore(self, log: str, bundle: str, pid_file: str, images: str, work: str, console_socket: str) -> list[str]:
+        argv = [*self._global(log), "restore", "--detach", "--bundle", bundle, "--pid-file", pid_file]
+        argv += ["--image-path", images, "--work-path", work]
+        if console_socket:
+            argv += ["--console-socket", console_socket]
+        if self.launch.no_pivot:
+            argv.append("--no-pivot")
+        return [*argv, self.id]
 
     def delete(self, log: str, force: bool = False) -> list[str]:
         flags = ["--force"] if force else []

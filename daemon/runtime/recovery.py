@@ -6,10 +6,9 @@ A task that is well costs a few system calls and no call of its runtime: fifty o
 import asyncio
 import functools
 import logging
-import os
 from collections.abc import Callable, Sequence
 
-from daemon.runtime import living
+from daemon.runtime import living, restoring
 from daemon.runtime.bundle import Bundle, Phase, TaskRecord, bundles, clear
 from daemon.runtime.creation import Workshop
 from daemon.runtime.process import TaskProcess
@@ -89,6 +88,7 @@ async def _adopt(task: ContainerTask, bundle: Bundle, shim: Shim, told: Callable
     starting = any(process.record.phase is Phase.STARTING for process in task.state.processes.values())
     if starting or task.state.record.unsettled:
         await _finish_calls(task, shim)
+    restoring.found(task.state)
     for process in task.state.processes.values():
         _find_started(process, bundle)
         if process.record.pid and process.record.exit is None:
@@ -114,10 +114,11 @@ async def _finish_calls(task: ContainerTask, shim: Shim) -> None:
 
 
 def _calls_under_way(task: ContainerTask, shim: Shim) -> list[tuple[int, int]]:
-    path = os.path.realpath(task.state.record.launch.path)
+    """By their arguments, which stay what a runtime was called with when it is a script, or executes another."""
     known = {process.record.pid for process in task.state.processes.values()}
-    children = [pid for pid in living.children(shim.pid) if pid not in known and living.program(pid) == path]
-    return [(pid, ticks) for pid in children if (ticks := living.started_ticks(pid))]
+    root = task.state.record.launch.root
+    calls = [pid for pid in living.children(shim.pid) if pid not in known and root in living.arguments(pid)]
+    return [(pid, ticks) for pid in calls if (ticks := living.started_ticks(pid))]
 
 
 def _find_started(process: TaskProcess, bundle: Bundle) -> None:
@@ -134,6 +135,7 @@ def _find_started(process: TaskProcess, bundle: Bundle) -> None:
 def _bury(task: ContainerTask, bundle: Bundle, workshop: Workshop) -> None:
     """In its own time: a process that is slow to die must not keep the daemon from starting."""
     log.warning("task %s has lost its shim", task.id)
+    restoring.found(task.state)
     for process in task.state.processes.values():
         _find_started(process, bundle)
     if task.state.init.record.phase is Phase.STARTING:

@@ -5,10 +5,11 @@ import asyncio
 import contextlib
 import logging
 import signal as signals
+import time
 from collections.abc import Awaitable, Callable, Sequence
 
 from daemon.kit import tracing
-from daemon.runtime import cgroups, held, leftovers, living, loggers
+from daemon.runtime import cgroups, held, leftovers, living, loggers, restoring
 from daemon.runtime.bundle import Bundle, Phase, TaskRecord
 from daemon.runtime.calls import Calls
 from daemon.runtime.config import check_resources
@@ -71,7 +72,7 @@ class ContainerTask:
             try:
                 with tracing.timeline():
                     with tracing.span("start"):
-                        await self.state.calls.start(shim)
+                        await self._begin(shim)
                     phases = tracing.phases()
             except BaseException:
                 init.change(phase=Phase.ADDED)
@@ -83,6 +84,12 @@ class ContainerTask:
             self.state.publish(events.TaskStart(container_id=self.id, pid=init.record.pid))
             self.endings.tell(init)
             return init.record.pid
+
+    async def _begin(self, shim: Shim) -> None:
+        if self.state.record.restores:
+            await restoring.start(self.state, self.endings, shim)
+        else:
+            await self.state.calls.start(shim)
 
     async def exec(self, exec_id: str, spec: bytes, stdio: Stdio, fds: Sequence[int] = ()) -> None:
         await self._execs.add(exec_id, spec, stdio, fds)
@@ -160,6 +167,9 @@ class ContainerTask:
         self.state.save(unsettled=True)
         try:
             await call(shim)
+        except errors.DeadlineExceeded:
+            await self.settle(shim)  # it may have come so far before it was killed
+            raise
         except BaseException as exc:
             self.state.save(unsettled=False)
             if isinstance(exc, errors.Unknown) and self.state.init.reaped is not None:
@@ -170,7 +180,7 @@ class ContainerTask:
         self.state.save(paused=paused, unsettled=False)
 
     async def settle(self, shim: Shim) -> None:
-        """After a restart: ask the runtime what became of the call that was under way."""
+        """Ask the runtime what became of a call that was under way when the daemon, or the call, was ended."""
         try:
             status = await self.state.calls.status(shim)
         except errors.Error as exc:
@@ -256,7 +266,10 @@ class ContainerTask:
             return exit
 
     async def _end_created(self) -> None:
-        """Kill an init process that waits to be started."""
+        """Kill an init process that waits to be started, if there is one already."""
+        if self.state.record.restores:
+            self.state.init.end(Exit(exited_at_ns=time.time_ns()))
+            return
         with contextlib.suppress(errors.NotFound):
             self.state.init.send(signals.SIGKILL)
         try:
@@ -274,7 +287,7 @@ class ContainerTask:
             finally:
                 await shim.shutdown()
         else:
-            await self._forget(shim)
+            await self._forget(shim, force=self.state.record.restores)
             await leftovers.end(self.state.record, shim.pid)
             if self.state.record.logged:
                 await self._end_loggers(shim)

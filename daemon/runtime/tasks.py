@@ -21,7 +21,7 @@ from daemon.runtime.shim import Shim
 from daemon.runtime.task import ContainerTask
 from spec import errors, names
 from spec.events import Envelope
-from spec.ports import Publisher, Task
+from spec.ports import Checkpoint, Publisher, Task
 from spec.records import Exit, RuntimeInfo, RuntimeRef
 from spec.types import Mount, Stdio
 
@@ -82,16 +82,17 @@ class Tasks:
         stdio: Stdio,
         runtime: RuntimeRef,
         fds: Sequence[int] = (),
+        checkpoint: Checkpoint | None = None,
     ) -> ContainerTask:
         """See the port. The spec's `process.user.username` ("name|uid[:name|gid]"), when there is one, is resolved
         within the root filesystem. NotFound also for a runtime that is not there. While a task is being made, whoever
         asks for the same joins: AlreadyExists is for those who want another by that id, or come later."""
         with ExitStack() as stack:
-            for fd in fds:
+            for fd in (*fds, *([checkpoint.fd] if checkpoint else ())):
                 stack.callback(os.close, fd)
             names.check_namespace(namespace)
             names.check_identifier(id, "container id")
-            order = Order(namespace, id, spec, rootfs, stdio, self._named(runtime), fds)
+            order = Order(namespace, id, spec, rootfs, stdio, self._named(runtime), fds, checkpoint)
             attempt = await self._attempt(order, stack)
         return await attempt.join()
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 import msgspec
 from msgspec.structs import replace
 
-from daemon.flows.checkpoint import store_checkpoint
+from daemon.flows.checkpoint import open_checkpoint, store_checkpoint
 from daemon.kit import context, tracing
 from daemon.kit.threads import Pool, hop
 from daemon.metadata.store import Store
@@ -59,8 +59,11 @@ class Tasks:
         if not rootfs:
             with tracing.span("mounts", snapshotter=container.snapshotter):
                 rootfs = await asyncio.to_thread(self._mounts, namespace, container)
+        checkpoint = None
+        if request.checkpoint is not None:
+            checkpoint = await hop(self._pool, open_checkpoint, self._content(namespace), request.checkpoint)
         task = await self._runtime.create(
-            namespace, container.id, container.spec, rootfs, request.stdio, runtime, fds
+            namespace, container.id, container.spec, rootfs, request.stdio, runtime, fds, checkpoint
         )
         return api.CreateReply(container_id=container.id, pid=task.process().pid)
 

@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import ExitStack, aclosing
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import Protocol
@@ -34,6 +35,7 @@ from spec.ports import (
     Cancel,
     ContentStore,
     ImageArchive,
+    ImageVerifier,
     LayerConverter,
     ProgressSink,
     Registries,
@@ -73,6 +75,10 @@ class House(Protocol):
     def resolver(self, source: api.Registry) -> Registries: ...
 
     def leases(self, namespace: str) -> ScopedLeases: ...
+
+    def room(self, blobs: Sequence[Descriptor], doing: str) -> None: ...
+
+    def verifiers(self) -> Sequence[ImageVerifier]: ...
 
     def archive(self, fd: int, cancel: Cancel, compress: bool) -> ImageArchive: ...
 
@@ -229,7 +235,8 @@ class Transfer:
                 origin = {f"{names.DISTRIBUTION_SOURCE}.{parsed.host}": parsed.repository}
                 name = destination.name or source.reference
                 with self._house.leases(namespace).passing():
-                    self._one(namespace, str(parsed), name, destination, resolver, sink, token, origin).run()
+                    pull = self._one(namespace, str(parsed), name, destination, resolver, sink, token, origin)
+                    replace(pull, verifiers=self._house.verifiers()).run()
             finally:
                 resolver.close()
 
@@ -289,7 +296,8 @@ class Transfer:
             ):
 
                 def pull(digest: str, name: str) -> Pull:
-                    return self._one(namespace, digest, name, destination, archive, sink, token, {})
+                    made = self._one(namespace, digest, name, destination, archive, sink, token, {})
+                    return replace(made, sparse=True)
 
                 Import(
                     archive=archive,
@@ -359,6 +367,7 @@ class Transfer:
             cancel=token,
             all_metadata=destination.all_metadata,
             metadata_only=destination.metadata_only,
+            room=self._house.room,
             labels=destination.labels,
             origin=origin,
         )

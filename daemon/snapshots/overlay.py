@@ -10,10 +10,10 @@ its container: its overlay never syncs, and cannot be mounted again once it was 
 
 import os
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 
 from msgspec.structs import replace
 
+from daemon.kit import mounting
 from daemon.snapshots import folders
 from daemon.snapshots.directory import DirectorySnapshotter
 from daemon.snapshots.probes import Probes
@@ -44,6 +44,8 @@ class Overlay(DirectorySnapshotter):
     ) -> None:
         if not set(root).isdisjoint(SPECIAL):
             raise errors.InvalidArgument(f"overlay below {root}: its options cannot name a path with one of {SPECIAL}")
+        if not mounting.has("overlay"):
+            raise errors.FailedPrecondition(f"overlay below {root}: the kernel has none; is its module loaded?")
         self._root = root
         self._given = tuple(mount_options)
         self._upperdir_label = upperdir_label
@@ -58,10 +60,6 @@ class Overlay(DirectorySnapshotter):
 
     @property
     def capabilities(self) -> frozenset[str]:
-        return self._capabilities
-
-    @cached_property
-    def _capabilities(self) -> frozenset[str]:
         found = {
             "rebase": not self._probes.in_user_namespace,
             "remap-ids": self._probes.maps_ids,
@@ -137,7 +135,7 @@ class Overlay(DirectorySnapshotter):
                 options.append("volatile")
         return (Mount(type="overlay", source="overlay", options=tuple(options)),)
 
-    @cached_property
+    @property
     def _options(self) -> tuple[str, ...]:
         """Of every overlay: what the host needs, unless the configuration says otherwise, and what that adds."""
         words = {option.partition("=")[0] for option in self._given}

@@ -1,5 +1,5 @@
 """What this kernel and the filesystem below a directory can do for overlay. Each answer is found by trying, once, with
-mounts that nobody sees."""
+mounts that nobody sees; it is no answer when there is no room to try."""
 
 import os
 import tempfile
@@ -22,6 +22,7 @@ class Probes:
 
     def __init__(self, root: str) -> None:
         self._root = root
+        self._found: dict[tuple[str, ...], bool] = {}
 
     @cached_property
     def names_types(self) -> bool:
@@ -44,29 +45,34 @@ class Probes:
             return file.read().split() != ["0", "0", str((1 << 32) - 1)]
         return False
 
-    @cached_property
+    @property
     def wants_user_xattr(self) -> bool:
         """Whether overlay must keep its marks in user.* attributes, as trusted.* ones are root's outside."""
         return self.in_user_namespace and self._mounts("userxattr")
 
-    @cached_property
+    @property
     def maps_ids(self) -> bool:
         """Whether an overlay stands on layers that are shown through id maps (Linux 5.19, and the filesystem's)."""
         return self._mounts(*MAPS)
 
-    @cached_property
+    @property
     def takes_volatile(self) -> bool:
         """Whether overlay can do without syncing (Linux 5.10)."""
         return self._mounts("volatile")
 
     def _mounts(self, *more: str) -> bool:
-        """Not, when there is no room to try."""
-        try:
-            with tempfile.TemporaryDirectory(prefix="probe-", dir=self._root) as place:
-                os.close(mounting.detached([_overlay(place, more)]))
-        except (errors.Error, OSError):
-            return False
-        return True
+        """Whether such an overlay can be mounted. For want of room it cannot for now, and the next who asks tries."""
+        if more not in self._found:
+            try:
+                with tempfile.TemporaryDirectory(prefix="probe-", dir=self._root) as place:
+                    os.close(mounting.detached([_overlay(place, more)]))
+                self._found[more] = True
+            except (errors.Error, OSError) as exc:
+                told = errors.from_os(exc, "probing") if isinstance(exc, OSError) else exc
+                if isinstance(told, errors.ResourceExhausted):
+                    return False
+                self._found[more] = False
+        return self._found[more]
 
 
 def _names_types(path: str) -> bool:

@@ -5,6 +5,7 @@ Python's own frozen modules do. So there is nothing to unpack, no loader and no 
 """
 
 import marshal
+import os
 from pathlib import Path
 
 from keep import initialiser
@@ -31,28 +32,38 @@ LINK = ("-Wl,--gc-sections", "-Wl,-s", "-Wl,-z,pack-relative-relocs", "-Wl,--bui
         "-Wl,--wrap=__libc_dlopen_mode", "-Wl,--wrap=_PyConfig_InitPathConfig")  # fmt: skip
 
 
-def link(analysis: object, name: str, command: str, *, pie: bool, documented: tuple[str, ...] = ()) -> None:
-    """Link `dist/NAME` of a PyInstaller Analysis of boot.py that was made with noarchive; it calls `main` of the module
+def link(analysis: object, out: Path, command: str, *, pie: bool, documented: tuple[str, ...] = ()) -> None:
+    """Link `out` of a PyInstaller Analysis of boot.py that was made with noarchive; it calls `main` of the module
     `command`.
 
     With `pie` the kernel loads it at random addresses, for which 65,000 of them are put right at each start: 5 ms.
     The modules in `documented` keep their docstrings. SystemExit for what cannot be linked in.
     """
     extensions = _extensions(analysis)
-    work = FROZEN / name
-    work.mkdir(parents=True, exist_ok=True)
     code = _code(analysis, command)
     for module in documented:
-        path = ROOT / (module.replace(".", "/") + ".py")
-        code[module] = (marshal.dumps(compile(path.read_bytes(), f"{module}.py", "exec", optimize=1)), False)
+        code[module] = (_compiled(f"{module.replace('.', '/')}.py"), False)
+    code["spec.version"] = (_compiled("spec/version.py", _version()), False)
+    work = FROZEN / "linked" / out.name
+    work.mkdir(parents=True, exist_ok=True)
     _tables(work, code, extensions)
-    out = ROOT / "dist" / name
-    out.parent.mkdir(exist_ok=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
     kind = ("-static-pie", f"-I{work}") if pie else ("-static", "-no-pie", f"-I{work}")
     objects = [OBJECTS / f"{module}.o" for module in extensions]
     python = CONFIG / f"lib{PYTHON}{'-pic' if pie else ''}.a"
     run("gcc", *kind, *COMPILE, HERE / "main.c", work / "modules.S", *objects, python, *LIBRARIES, *LINK,
         f"-Wl,-Map={work}/map", "-o", out)  # fmt: skip
+
+
+def _compiled(path: str, more: str = "") -> bytes:
+    """The byte code of a source file, `more` put after it, with its docstrings."""
+    return marshal.dumps(compile((ROOT / path).read_text() + more, path, "exec", optimize=1))
+
+
+def _version() -> str:
+    """What the environment has the binary say of itself, as more of spec/version.py."""
+    names = {"VERSION": "HOLDD_VERSION", "REVISION": "HOLDD_REVISION"}
+    return "".join(f"{name} = {os.environ[key]!r}\n" for name, key in names.items() if key in os.environ)
 
 
 def _extensions(analysis: object) -> list[str]:

@@ -53,8 +53,9 @@ def environment(objects: Path) -> dict[str, str]:
     return dict(
         os.environ,
         HOLDD_OBJECTS=str(objects),
+        CC=f"sh {Path(__file__).parent / 'cc.sh'}",
         LDSHARED=f"{sys.executable} {Path(__file__).parent / 'keep.py'} gcc -shared",
-        CFLAGS=f"-g0 -ffunction-sections -fdata-sections {prefix_map()}",
+        CFLAGS="-g0 -ffunction-sections -fdata-sections",
     )
 
 

@@ -15,13 +15,18 @@ from spec.wire import NIL
 
 class CreateRequest(Request, frozen=True):
     """Descriptors that come with it are what `fd://N` in `stdio` means. `runtime_path` goes before the container's
-    runtime, and what is set in `options`, a RuntimeOptions, before the same of its options."""
+    runtime, and what is set in `options`, a RuntimeOptions, before the same of its options.
+
+    With a `checkpoint`, the tar that `Checkpoint` makes, the start restores what was running then; there is no pid
+    before.
+    """
 
     container_id: str
     rootfs: Sequence[Mount] = ()
     stdio: Stdio = Stdio()
     runtime_path: str = ""
     options: msgspec.Raw = NIL
+    checkpoint: Descriptor | None = None
 
 
 class CreateReply(Reply, frozen=True):

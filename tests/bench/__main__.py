@@ -6,6 +6,7 @@ from pathlib import Path
 
 from spec.api.version import VersionRequest
 from tests.bench import (
+    archives,
     cgroups,
     containerd,
     diff,
@@ -58,6 +59,7 @@ def measure_idle(daemon, peer):
 def main():
     show(layers.measure())
     show(registry.measure())
+    show(archives.measure())
     with journaled(below="/dev/shm") as where:  # what the daemon adds, not what the disk does
         for name, measure in (("lists", lists.measure), ("garbage", garbage.measure), ("events", events.measure)):
             Path(where, name).mkdir()

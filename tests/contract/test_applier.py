@@ -10,6 +10,7 @@ import zstandard
 
 from daemon.client import connect
 from daemon.client.proxies import RemoteDiffer
+from daemon.config import ProxyPlugin
 from daemon.content.local import LocalContent
 from daemon.diff.applier import ArchiveApplier
 from daemon.diff.walking import WalkingDiffer
@@ -19,6 +20,7 @@ from daemon.kit.cancel import Token
 from daemon.kit.dictkv import DictKV
 from daemon.kit.threads import Pool
 from daemon.metadata.store import Store
+from daemon.proxy import ProxyDiffer
 from daemon.scoped.content import ScopedContent
 from daemon.services.diff import Diff
 from daemon.snapshots.native import Native
@@ -27,7 +29,7 @@ from spec import digest as digests
 from spec import errors
 from spec.api import diff as diff_api
 from spec.oci.image import OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD, Descriptor
-from spec.types import Mount
+from spec.types import Mount, Usage
 from tests.echo import SECONDS, Server
 from tests.tarball import archive, entry, file, folder, hardlink, pax, symlink
 
@@ -43,7 +45,7 @@ def snapshotter(request, tmp_path):
     made.close()
 
 
-@pytest.fixture(params=["local", "scoped", "remote"])
+@pytest.fixture(params=["local", "scoped", "remote", "proxied"])
 def content(request, tmp_path):
     """A store; its `applier` is the one under test."""
     content = LocalContent(str(tmp_path / "content"))
@@ -52,9 +54,13 @@ def content(request, tmp_path):
             store = stack.enter_context(contextlib.closing(Store(str(tmp_path / "metadata"))))
             content = ScopedContent(content, store, Exchange(), "default")
         content.applier = differ = WalkingDiffer(content)
-        if request.param == "remote":
+        if request.param in ("remote", "proxied"):
             service = Diff(lambda namespace, payloads: differ, stack.enter_context(Pool("diff", 2)))
             server = stack.enter_context(Server(extra=[(diff_api.Diff, service)]))
+        if request.param == "proxied":
+            plugin = ProxyPlugin(type="diff", address=server.path, timeout_s=SECONDS)
+            content.applier = stack.enter_context(contextlib.closing(ProxyDiffer("mine", plugin, sync_fs=True)))
+        if request.param == "remote":
             client = stack.enter_context(connect(server.path, "default", timeout_s=SECONDS))
             content.applier = RemoteDiffer(client, sync_fs=True)
         yield content
@@ -115,6 +121,22 @@ def test_layers_hide_and_link_what_is_below(content, snapshotter):
         os.close(fd)
         assert os.stat("f", dir_fd=root).st_nlink == 2
     assert seen(snapshotter, "one") == ["d", "f", "gone"]
+
+
+def test_usage_through_a_mount_counts_what_that_makes(content, tmp_path):
+    """A link to a file below and a whiteout: neither is told by the archive alone."""
+    with contextlib.closing(Overlay(str(tmp_path / "snapshots"), DictKV())) as snapshots:
+        below = archive(folder("d"), folder("d/e"), file("d/e/f", b"1" * 100_000), file("gone"), file("also"))
+        apply(content, snapshots, below, name="below")
+        mounts = snapshots.prepare("active", "below")
+        empty = snapshots.usage("active")
+        for entries in ((hardlink("d/e/link", "d/e/f"), file("d/e/.wh.gone"), file(".wh.gone")), (file(".wh.also"),)):
+            before = snapshots.usage("active")
+            applied = content.applier.apply(layer(content, archive(*entries)), mounts)
+            after = snapshots.usage("active")
+            assert applied.usage == Usage(size=after.size - before.size, inodes=after.inodes - before.inodes)
+        assert after.inodes - empty.inodes == 5
+        assert after.size - empty.size > 100_000
 
 
 @pytest.mark.parametrize(
@@ -206,6 +228,10 @@ def test_a_layer_apart_from_those_below(content, tmp_path):
     upper = Mount(type="overlay", source="overlay", options=(f"upperdir={tmp_path / 'upper'}",))
     (tmp_path / "upper").mkdir()
     alone, implying = (layer(content, archive(*entries)) for entries in ((folder("d"), file("d/f")), (file("d/f"),)))
+    if isinstance(content.applier, ProxyDiffer):
+        with pytest.raises(errors.FailedPrecondition, match="needs the layers below"):
+            content.applier.apply(alone, [upper])
+        return
     assert not content.applier.apply(alone, [upper]).implied
     (tmp_path / "upper/d/f").unlink()
     (tmp_path / "upper/d").rmdir()

@@ -1,33 +1,14 @@
 """Records on a disk with not one byte left: what is there can be removed, and what that frees is of use at once."""
 
-import contextlib
-import errno
-import os
-
 import pytest
 
 from daemon.metadata import journal
 from daemon.metadata.store import ROOM, Store
 from spec import errors
-from tests.disks import KINDS, MIB, disk
+from tests.disks import KINDS, MIB, disk, fill
 
 pytestmark = pytest.mark.root
 ROWS = 4000
-
-
-def fill(directory):
-    """Until not one block is left; the file that does it."""
-    path = directory / "filler"
-    with path.open("wb", buffering=0) as file:
-        for size in (MIB, 4096, 1):
-            with contextlib.suppress(OSError):
-                while file.write(bytes(size)):
-                    os.fsync(file.fileno())
-    with pytest.raises(OSError, match="No space left") as failed:
-        (directory / "one more").write_bytes(b"x" * 4096)
-    assert failed.value.errno == errno.ENOSPC
-    (directory / "one more").unlink(missing_ok=True)
-    return path
 
 
 @pytest.fixture(params=KINDS)

@@ -19,11 +19,33 @@ from daemon.snapshots.overlay import Overlay
 from pyx import proc
 from spec import errors, names
 from spec.records import Kind
-from tests.disks import disk
+from tests.disks import MIB, disk, fill
 
 pytestmark = pytest.mark.root
 
 REPOSITORY = Path(__file__).parents[2]
+
+
+def test_a_full_disk_is_no_answer(tmp_path):
+    """What could not be tried for want of room is tried again once there is some."""
+    with disk(tmp_path, "ext4", 32 * MIB) as place:
+        (place / "root").mkdir()
+        wanted = Overlay(str(place / "root"), DictKV()).capabilities
+        assert "remap-ids" in wanted, "this kernel cannot show it"
+        filler = fill(place)
+        snapshots = Overlay(str(place / "root"), DictKV())
+        assert snapshots.capabilities == wanted - {"remap-ids"}
+        assert not snapshots._probes.takes_volatile
+        filler.unlink()
+        assert snapshots.capabilities == wanted
+        assert snapshots._probes.takes_volatile
+
+
+def test_what_the_kernel_cannot_do_is_asked_once(tmp_path, monkeypatch):
+    snapshots = Overlay(str(tmp_path / "root"), DictKV())
+    assert not snapshots._probes._mounts("nosuch")
+    monkeypatch.setattr("daemon.snapshots.probes.mounting.detached", None)
+    assert not snapshots._probes._mounts("nosuch")
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from daemon.runtime import cgroups, living
+from daemon.runtime import cgroups, living, probes
 from daemon.runtime.oci import RuntimeConfig
 from spec import errors
-from spec.records import Status
+from spec.records import RuntimeRef, Status
 from spec.types import Stdio
 from tests.root.tasks_rig import NAMESPACE, Rig, exists, json_process, lived, text, until
 
@@ -213,6 +213,24 @@ def test_a_runtime_that_does_nothing():
     story_of(story)
 
 
+def test_a_runtime_that_hangs_once_it_has_done_its_work():
+    async def story(rig, broken):
+        task = await rig.run("one", "sleep", "1000", runtime="broken")
+        for verb, call, status in (("pause", task.pause, Status.PAUSED), ("resume", task.resume, Status.RUNNING)):
+            broken.breaks(verb, 'runc "$@"; sleep 1000')
+            with pytest.raises(errors.DeadlineExceeded, match=f"{verb} container one by runtime 'broken'"):
+                await call()
+            assert task.process().status is status
+        broken.breaks("exec", 'runc "$@"; sleep 1000')
+        await task.exec("e", json_process("sleep", "1000"), Stdio())
+        with pytest.raises(errors.DeadlineExceeded):
+            await task.start("e")
+        assert len(await task.pids()) == 1
+        await rig.end("one")
+
+    story_of(story)
+
+
 def test_a_runtime_that_deletes_nothing_and_shares_the_hosts_pids():
     async def story(rig, broken):
         namespaces = ("mount", "uts")
@@ -354,5 +372,34 @@ def test_a_state_that_is_garbage():
             assert task.process().status is Status.RUNNING
             assert not task.state.record.unsettled
         await rig.end("one")
+
+    story_of(story)
+
+
+def test_a_runtime_is_asked_once_for_what_it_is(monkeypatch):
+    monkeypatch.setattr(probes, "SECONDS", 0.3)
+    says = "#!/bin/sh\necho $1 >> {notes}\ncase $1 in --version) echo runc version {version};; *) exit 1;; esac\n"
+
+    async def story(rig, broken):
+        notes = Path(f"{broken.path}.notes")
+
+        def asked():
+            return rig.tasks.info("", RuntimeRef(name="broken"))
+
+        broken.path.write_text("#!/bin/sh\nsleep 1000\n")
+        with pytest.raises(errors.DeadlineExceeded, match=f"ask runtime {broken.path} for its version"):
+            await asked()
+        broken.path.write_text(says.format(notes=notes, version="1.1.11"))
+        told = await asyncio.gather(asked(), asked(), asked())
+        assert {info.version.version for info in told} == {"1.1.11"}
+        assert "CVE-2024-21626" in told[0].warnings[0]
+        assert text(notes).split() == ["--version", "features"]
+        broken.path.write_text(says.format(notes=notes, version="99.0"))
+        assert (await asked()).warnings == ()
+        asking = asyncio.create_task(asked())
+        broken.path.write_text("#!/bin/sh\nsleep 1000; exit 0\n")
+        await asyncio.sleep(0)
+        asking.cancel()
+        await asyncio.wait([asking])
 
     story_of(story)

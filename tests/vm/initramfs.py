@@ -25,6 +25,7 @@ VENV = Path(sys.prefix)
 # Those that are here. Where the tests want GNU's, busybox's give way.
 PROGRAMS = (
     "busybox", "runc", "crun", "mkfs.ext4", "mkfs.btrfs", "btrfs", "mkfs.xfs", "find", "nsenter", "apparmor_parser",
+    "criu", "tar",
 )  # fmt: skip
 APPARMOR = (  # what its parser reads
     "/etc/apparmor/parser.conf", "/etc/apparmor.d/abi", "/etc/apparmor.d/abstractions", "/etc/apparmor.d/tunables",
@@ -35,7 +36,11 @@ OWN = ("ctr", "daemon", "pyx", "spec", "tests", "pyproject.toml")
 NOT_OF_PYTHON = {
     "test", "idlelib", "tkinter", "lib2to3", "ensurepip", "turtledemo", "pydoc_data", "config-3.11-x86_64-linux-gnu",
 }  # fmt: skip
-MODULES = ("virtio_pci", "virtio_blk", "virtio_console", "loop", "overlay", "btrfs", "xfs", "erofs", "aufs")
+MODULES = (
+    "virtio_pci", "virtio_blk", "virtio_console", "loop", "overlay", "btrfs", "xfs", "erofs", "aufs",
+    "unix_diag", "tcp_diag", "udp_diag", "raw_diag", "netlink_diag", "af_packet_diag", "tun", "veth",
+    "nf_tables",
+)  # fmt: skip
 ETC = {
     "etc/passwd": "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",
     "etc/group": "root:x:0:\nnogroup:x:65534:\n",

@@ -84,6 +84,28 @@ def test_the_cgroups_of_a_container(host):
     assert cgroups.directories(7, "slice:prefix:name")["memory"] == str(root / "memory/a/b/inner")
 
 
+def test_members_of_what_a_spec_names(host):
+    root = host({"memory": ["memory"], "pids": ["pids"]}, {})
+    fill(root / "memory/a", 7)
+    fill(root / "pids/a/nested", 8)
+    fill(root / "pids/b", 9)
+    assert cgroups.members("/a") == {7, 8}
+    assert cgroups.members("/none") == cgroups.members("") == cgroups.members("slice:a:b") == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("kind", "file", "word"), [(["freezer"], "freezer.state", "THAWED"), ([], "cgroup.freeze", "0")]
+)
+def test_what_is_frozen_is_thawed(host, kind, file, word):
+    root = host({"mounted": kind}, {7: {}, "self": {}})
+    (root / "mounted/a").mkdir()
+    (root / "mounted/a" / file).write_text("as it was")
+    cgroups.thaw(7, "/a")
+    assert (root / "mounted/a" / file).read_text() == word
+    cgroups.thaw(7, "/gone")
+    cgroups.thaw(7, "")
+
+
 def test_only_what_is_empty_is_removed(host):
     root = host({"memory": ["memory"]}, {})
     (root / "memory/a/b").mkdir(parents=True)

@@ -24,6 +24,20 @@ def test_starting_times():
     assert len(living.boot_id()) == 36
 
 
+def test_arguments(sleeper):
+    assert living.arguments(sleeper.pid) == ["/bin/sleep", "1000"]
+    assert living.arguments(2**22 + 1) == []
+
+
+def test_parents(sleeper):
+    assert living.parent(sleeper.pid) == os.getpid()
+    sleeper.kill()
+    asyncio.run(living.end(sleeper.pid, living.started_ticks(sleeper.pid), 10))
+    assert living.parent(sleeper.pid) == os.getpid()  # a zombie has one, too
+    sleeper.wait(10)
+    assert [living.parent(pid) for pid in (sleeper.pid, 2**22 + 1, 0, -1, 10**30)] == [0] * 5
+
+
 def test_a_signal(sleeper):
     ticks = living.started_ticks(sleeper.pid)
     assert living.alive(sleeper.pid, ticks)

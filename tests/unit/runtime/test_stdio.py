@@ -6,7 +6,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from daemon.runtime.stdio import open_streams, split
+from daemon.runtime.stdio import heard, open_streams, split
 from spec import errors
 from spec.types import Stdio
 
@@ -107,3 +107,9 @@ def test_loggers_are_not_for_us():
 
 def test_split():
     assert split("/a%20b", "") == ("fifo", "/a%20b")
+
+
+def test_who_hears_what_is_said_on_standard_error():
+    assert heard(Stdio(stderr="fd://1"))
+    for stdio in (Stdio(), Stdio(stdout="fd://1"), Stdio(stderr="file:///x"), Stdio(stderr="fd://1", terminal=True)):
+        assert not heard(stdio)

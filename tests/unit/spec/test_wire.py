@@ -33,8 +33,18 @@ def test_failure_says_code_and_message():
     assert wire.decode_response(frame.body).status == wire.Status(code=5, message="no image x")
 
 
+def test_failure_may_be_brief():
+    (frame,) = wire.Decoder().feed(bytes(wire.failure(1, errors.Unknown("run x: no such file", "run x"))))
+    status = wire.decode_response(frame.body).status
+    assert status == wire.Status(code=2, message="run x: no such file", brief="run x")
+    error = errors.from_code(status.code, status.message, status.brief)
+    assert (error.message, error.brief, str(error)) == ("run x: no such file", "run x", "run x: no such file")
+    assert errors.from_code(2, "m").brief == errors.Unknown("m", "").brief == "m"
+
+
 def test_failure_cuts_an_absurd_message():
-    assert len(wire.failure(1, errors.NotFound("x" * (wire.MAX_BODY_BYTES + 1)))) < 1 << 17
+    absurd = "x" * (wire.MAX_BODY_BYTES + 1)
+    assert len(wire.failure(1, errors.NotFound(absurd, f"{absurd}!"))) < 1 << 18
 
 
 def test_too_long_a_message_is_not_sent():
