@@ -32,6 +32,7 @@ RUNTIME = "io.holdd.runtime.v1"
 GC = "io.holdd.gc.v1"
 RESTART = "io.holdd.restart.v1"
 METRICS = "io.holdd.metrics.v1"
+VERIFIER = "io.holdd.image-verifier.v1"
 RESOLVER = "io.holdd.resolver.v1"
 SERVICE = "io.holdd.service.v1"
 
@@ -51,6 +52,7 @@ ROWS = (
     Row(METRICS, "otlp", "daemon.metrics.otlp:Exporter"),
     Row(METRICS, "calls", "daemon.metrics.calls:Calls"),
     Row(RESOLVER, "registry", "daemon.images.resolver:RegistryResolver"),
+    Row(VERIFIER, "bindir", "daemon.images.verifiers:BinDir"),
     Row(RESOLVER, "archive", "daemon.images.archive:Archive"),
     Row(GC, "scheduler", "daemon.gc.scheduler:Scheduler", (METADATA, CONTENT, SNAPSHOTTER)),
     Row(SERVICE, "version", "daemon.services.version:Version"),
@@ -72,6 +74,7 @@ ROWS = (
 _PROXIES = (
     Row(SNAPSHOTTER, "snapshot", "daemon.proxy:ProxySnapshotter"),
     Row(CONTENT, "content", "daemon.proxy:ProxyContent"),
+    Row(DIFFER, "diff", "daemon.proxy:ProxyDiffer"),
 )
 
 

@@ -11,8 +11,9 @@ import select
 import shutil
 import signal
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager
 
+from daemon.kit.spawn import end, spawn
 from spec import errors
 from spec.ports import Cancel, Source, StreamProcessor
 
@@ -20,7 +21,6 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 CHUNK = 256 << 10  # bytes asked of the source at once
 LAST_WORDS = 4 << 10  # bytes of standard error that are kept, the last ones
 LOOK_MS = 200  # how often a program that is silent is asked for whether anybody still wants it
-PAYLOAD = 3  # the descriptor at which a program finds its payload
 
 
 class Program:
@@ -183,9 +183,7 @@ class Running:
             raise errors.Unknown(f"stream processor {self._id}: {ended}{': ' if words else ''}{words}")
 
     def _reap(self) -> None:
-        # Its group has its number, which is nobody else's before it is waited for.
-        os.killpg(self._pid, signal.SIGKILL)
-        self._status = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+        self._status = end(self._pid)
 
 
 def _pipes() -> tuple[tuple[int, int, int], tuple[int, int, int]]:
@@ -203,37 +201,16 @@ def _pipes() -> tuple[tuple[int, int, int], tuple[int, int, int]]:
 
 
 def _spawn(argv: Sequence[str], env: Mapping[str, str], ends: Sequence[int], payload: bytes) -> int:
-    """Its pid, which is that of its process group too. Our own descriptors close when it is executed; those that we
-    inherited, we close for it."""
-    actions: list[tuple[int, int] | tuple[int, int, int]] = [
-        (os.POSIX_SPAWN_DUP2, end, number) for number, end in enumerate(ends)
-    ]
-    actions += [(os.POSIX_SPAWN_CLOSE, fd) for fd in _inherited()]
+    """Its pid; a payload is at descriptor 3."""
+    if not payload:
+        return spawn(argv, env, ends)
     memory = os.memfd_create("payload", os.MFD_CLOEXEC)
     try:
         os.write(memory, payload)
         os.lseek(memory, 0, os.SEEK_SET)
-        if payload:
-            actions.append((os.POSIX_SPAWN_DUP2, memory, PAYLOAD))
-        return os.posix_spawn(
-            argv[0],
-            list(argv),
-            env,
-            file_actions=actions,
-            setpgroup=0,
-            setsigmask=(),
-            setsigdef=signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP},
-        )
+        return spawn(argv, env, (*ends, memory))
     finally:
         os.close(memory)
-
-
-def _inherited() -> Iterator[int]:
-    for name in os.listdir("/proc/self/fd"):
-        fd = int(name)
-        with suppress(OSError):  # that of the listing
-            if fd > 2 and os.get_inheritable(fd):
-                yield fd
 
 
 def _closed(fd: int) -> int:

@@ -5,7 +5,7 @@ together; name the image last. What an interrupted pull has fetched is found aga
 an archive.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
@@ -19,7 +19,7 @@ from daemon.kit.keylock import Once
 from spec import errors, names, platforms
 from spec.oci import graph
 from spec.oci.image import Descriptor, ImageConfig, Manifest
-from spec.ports import ContentStore, ImageStore, ProgressSink, Resolver
+from spec.ports import ContentStore, ImageStore, ImageVerifier, ProgressSink, Resolver
 from spec.records import Labels
 
 MAX_INDEXES = 64  # of one image, below one another and side by side
@@ -41,8 +41,9 @@ class Pull:
     comes once; `scope` is the namespace. Each of `matchers` chooses one of an index's manifests (none: all are wanted);
     `wanted` names the platforms in errors. With `all_metadata` manifests and configs of an index's other platforms come
     too, without their layers; with `metadata_only` no layers come at all; with `sparse` manifests that are wanted and
-    not there are passed over. `labels` are the image's, `origin` those of blobs that come. A pull that fails closes its
-    `resolver`, so that nothing it began runs on.
+    not there are passed over. `verifiers` are asked before anything comes, and `room` whether there is room for the
+    layers. `labels` are the image's, `origin` those of blobs that come. A pull that fails closes its `resolver`, so
+    that nothing it began runs on.
     """
 
     reference: str
@@ -61,6 +62,8 @@ class Pull:
     all_metadata: bool = False
     sparse: bool = False
     metadata_only: bool = False
+    verifiers: Sequence[ImageVerifier] = ()
+    room: Callable[[Sequence[Descriptor], str], None] = lambda blobs, doing: None
     labels: Labels = field(default_factory=dict)
     origin: Labels = field(default_factory=dict)
 
@@ -75,6 +78,9 @@ class Pull:
         with tracing.span("resolve", reference=self.reference):
             target = self.resolver.resolve(self.reference)
         report.tell(f"Pulling from {self.reference}", target.digest)
+        for verifier in self.verifiers:
+            with tracing.span("verify", reference=self.reference):
+                verifier.verify(self.reference, target, self.cancel)
         self.bring(target, report)
         report.tell(f"Completed pull from {self.reference}", target.digest)
         return target
@@ -138,6 +144,7 @@ class Pull:
     def _layers(
         self, document: Manifest, config: ImageConfig | None, unpackers: Sequence[Unpacker], fetch: Fetch
     ) -> None:
+        self.room(document.layers, f"pulling {self.reference}")
         with Downloads(fetch, self.resolver, document.layers) as downloads:
             for unpacker in unpackers:
                 assert config is not None

@@ -35,6 +35,7 @@ from spec.ports import (
     Cancel,
     ContentStore,
     ImageArchive,
+    ImageVerifier,
     LayerConverter,
     ProgressSink,
     Registries,
@@ -74,6 +75,10 @@ class House(Protocol):
     def resolver(self, source: api.Registry) -> Registries: ...
 
     def leases(self, namespace: str) -> ScopedLeases: ...
+
+    def room(self, blobs: Sequence[Descriptor], doing: str) -> None: ...
+
+    def verifiers(self) -> Sequence[ImageVerifier]: ...
 
     def archive(self, fd: int, cancel: Cancel, compress: bool) -> ImageArchive: ...
 
@@ -230,7 +235,8 @@ class Transfer:
                 origin = {f"{names.DISTRIBUTION_SOURCE}.{parsed.host}": parsed.repository}
                 name = destination.name or source.reference
                 with self._house.leases(namespace).passing():
-                    self._one(namespace, str(parsed), name, destination, resolver, sink, token, origin).run()
+                    pull = self._one(namespace, str(parsed), name, destination, resolver, sink, token, origin)
+                    replace(pull, verifiers=self._house.verifiers()).run()
             finally:
                 resolver.close()
 
@@ -361,6 +367,7 @@ class Transfer:
             cancel=token,
             all_metadata=destination.all_metadata,
             metadata_only=destination.metadata_only,
+            room=self._house.room,
             labels=destination.labels,
             origin=origin,
         )

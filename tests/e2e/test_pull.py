@@ -10,6 +10,8 @@ import pytest
 
 from spec import errors
 from spec.api import content, images, snapshots, transfer
+from spec.records import Kind
+from tests.daemon import Daemon
 from tests.fake import INDEX, MANIFEST, Fake, digest_of
 from tests.registry import Registry, make_image
 
@@ -134,6 +136,41 @@ def test_a_digest_pins_the_bytes(daemon, fake):
         pull(daemon, f"{fake.host}/a@{other['digest']}")
 
 
+def test_an_image_verifier(tmp_path, fake):
+    """Before anything comes; of what is pulled, by whatever name, and of no other bytes."""
+    programs = tmp_path / "verifiers"
+    programs.mkdir()
+    program = programs / "pinned"
+    good = fake.image("1", FILES)["digest"]
+    fake.image("2", {"bin/other": b"x"})
+    program.write_text(f"#!/bin/sh\\n[ \"$4\" = {good} ] || {{ echo not ours; exit 1; }}\\n".replace("\\n", "\n"))
+    program.chmod(0o755)
+    config = f'[image_verifier]\nbin_dir = "{programs}"\n'
+    (tmp_path / "daemon").mkdir()
+    with Daemon(tmp_path / "daemon", config) as daemon:
+        pull(daemon, f"{fake.host}/a:1")
+        fake.requests.clear()
+        failed = daemon.ctr("images", "pull", "--quiet", f"{fake.host}/a:2", check=False)
+        assert "image verifier pinned" in failed.stderr
+        assert "not ours" in failed.stderr
+        assert {method for method, _, _ in fake.requests} == {"HEAD"}
+        with daemon.client() as client:
+            assert [image.name for image in client.images.list(images.ListRequest()).images] == [f"{fake.host}/a:1"]
+
+
+def test_an_image_that_does_not_fit(daemon, fake):
+    """It is said before any of it comes."""
+    fake.image("1", FILES)
+    document = json.loads(fake.manifests["1"][1])
+    layer = document["layers"][0]
+    layer["size"] = 1 << 49
+    fake.manifest("2", document)
+    with pytest.raises(errors.ResourceExhausted, match=rf"{fake.host}/a:2: it needs 562,949,953.4 MB.*MB free"):
+        pull(daemon, f"{fake.host}/a:2")
+    assert layer["digest"] not in " ".join(path for _, path, _ in fake.requests)
+    nothing_made(daemon)
+
+
 def test_an_image_that_is_not_there(daemon, fake):
     with pytest.raises(errors.NotFound, match=f"{fake.host}/a:nosuch"):
         pull(daemon, f"{fake.host}/a:nosuch")
@@ -244,7 +281,9 @@ def test_kill_minus_nine_during_a_pull_then_the_pull_succeeds(daemon, fake):
     fake.gate.set()
     fake.held.clear()
     daemon.start()
-    nothing_made(daemon)
+    with daemon.client() as client:
+        assert not client.images.list(images.ListRequest()).images
+    assert not [info for info in snapshots_of(daemon) if info.kind == Kind.COMMITTED]  # its lease may keep others
     pull(daemon, reference)
     with daemon.client() as client:
         assert client.images.get(images.GetRequest(name=reference)).target.digest == digest_of(fake.manifests["1"][1])

@@ -141,7 +141,7 @@ def test_an_index_of_four_gigabytes(tmp_path):
         made.write(head)
         made.truncate(len(head) + size + 1024)
     fd = os.open(tmp_path / "huge.tar", os.O_RDONLY)
-    with pytest.raises(errors.InvalidArgument, match="index.json has more than"):
+    with pytest.raises(errors.InvalidArgument, match=r"index\.json has more than"):
         Archive(fd, str(tmp_path), Token(), undone)
     os.close(fd)
 

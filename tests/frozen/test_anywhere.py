@@ -1,0 +1,64 @@
+"""On a host without any libc, with a /tmp that cannot be written to, or one that nothing may be executed on."""
+
+import subprocess
+
+import pytest
+
+from tests.containers import busybox
+from tests.frozen.elsewhere import Elsewhere
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture
+def archive(tmp_path):
+    """An image of busybox, as a tar."""
+    busybox(tmp_path)
+    layout = tmp_path / "oci"
+    for argv in (
+        ["init", "--layout", layout],
+        ["new", "--image", f"{layout}:one"],
+        ["insert", "--image", f"{layout}:one", tmp_path / "rootfs", "/"],
+    ):
+        subprocess.run(["umoci", *argv], check=True, capture_output=True)
+    subprocess.run(
+        ["skopeo", "--insecure-policy", "copy", "-q", f"oci:{layout}:one", f"oci-archive:{tmp_path}/one.tar:one:1"],
+        check=True,
+    )
+    return tmp_path / "one.tar"
+
+
+def test_without_a_libc(dist, archive, tmp_path):
+    with Elsewhere(tmp_path, dist) as there:
+        assert there.ctr("version").stdout.count("Version:") == 2
+        (there.root / "tmp/one.tar").write_bytes(archive.read_bytes())
+        there.ctr("images", "import", "/tmp/one.tar")
+        assert there.ctr("images", "ls", "-q").stdout.split() == ["one:1"]
+        assert there.ctr("content", "verify").returncode == 0
+        failed = there.ctr("run", "--rm", "one:1", "c", "true", check=False)
+        assert failed.returncode == 1
+        assert "runc" in failed.stderr
+        assert there.files() == ["/ctr", "/dev/null", "/holdd", "/tmp/holdd.sock", "/tmp/one.tar"]
+
+
+def test_containers_with_a_runtime_alone(dist, archive, tmp_path):
+    with Elsewhere(tmp_path, dist, ["/usr/sbin/runc"]) as there:
+        (there.root / "tmp/one.tar").write_bytes(archive.read_bytes())
+        there.ctr("images", "import", "/tmp/one.tar")
+        assert there.ctr("run", "--rm", "one:1", "c", "echo", "out").stdout == "out\n"
+        there.ctr("run", "-d", "one:1", "d", "sleep", "1000")
+        there.ctr("tasks", "exec", "--exec-id", "e", "d", "true")
+        there.ctr("tasks", "rm", "--force", "d")
+
+
+@pytest.mark.parametrize("options", ["ro", "noexec"])
+def test_with_such_a_tmp(dist, tmp_path, options):
+    """Nothing is unpacked, so it does not matter."""
+    script = f'mount -t tmpfs -o {options} tmpfs /tmp && exec "$@"'
+    argv = ["unshare", "-m", "--propagation", "private", "sh", "-c", script, "sh", "/proc/self/fd/3", "--version"]
+    for name in ("holdd", "ctr"):
+        with open(dist / name, "rb") as binary:
+            done = subprocess.run(
+                ["sh", "-c", 'exec "$@" 3<&0', "sh", *argv], stdin=binary, capture_output=True, text=True, check=True
+            )
+        assert done.stdout.startswith(name)
