@@ -21,6 +21,7 @@ from daemon.flows.crew import Crew
 from daemon.gc.collector import Collected, Collector
 from daemon.gc.scheduler import Scheduler, Thresholds
 from daemon.images.breaker import Breakers
+from daemon.images.ranges import Ranges
 from daemon.kit import atomic, tracing
 from daemon.kit.keylock import KeyLock
 from daemon.kit.threads import Pool, hop
@@ -117,6 +118,7 @@ class System:
         self._differs = [self._asked(id) for id in config.diff.differs]
         self._resolver = self._plugins.later(builtin.RESOLVER, "registry")
         self._breakers = Breakers()
+        self._ranges = self._parts(config.registry.max_concurrent_ranges, config.registry.concurrent_layer_fetch_buffer)
         self._verifiers = self._plugins.every(
             builtin.VERIFIER, lambda row, cls: cls(**asdict(config.image_verifier))
         )
@@ -349,6 +351,7 @@ class System:
             key=source.key,
             headers=source.headers,
             breakers=self._breakers,
+            ranges=self._ranges,
         )
         return made
 
@@ -422,6 +425,9 @@ class System:
         pool = Pool(name, size)
         self._pools.append(pool)
         return pool
+
+    def _parts(self, most: int, size: int) -> Ranges | None:
+        return Ranges(self._pool("range", most).executor, most, size) if most and size else None
 
     def _crew(self, downloads: int) -> Crew:
         """Layers wait for their bytes beside those that are unpacked, so there are threads for both."""
