@@ -7,7 +7,7 @@ import gc
 import os
 import sys
 
-GARBAGE = 20_000  # objects, where Python looks after 700: a start makes many, and nearly all of them stay
+GARBAGE = 100_000  # objects, where Python looks after 700: a start makes many, and nearly all of them stay
 
 
 class Dotted:
