@@ -4,8 +4,8 @@ import subprocess
 
 import pytest
 
-from tests.containers import busybox
 from tests.frozen.elsewhere import Elsewhere
+from tests.frozen.image import archive_of
 
 pytestmark = pytest.mark.root
 
@@ -13,19 +13,7 @@ pytestmark = pytest.mark.root
 @pytest.fixture
 def archive(tmp_path):
     """An image of busybox, as a tar."""
-    busybox(tmp_path)
-    layout = tmp_path / "oci"
-    for argv in (
-        ["init", "--layout", layout],
-        ["new", "--image", f"{layout}:one"],
-        ["insert", "--image", f"{layout}:one", tmp_path / "rootfs", "/"],
-    ):
-        subprocess.run(["umoci", *argv], check=True, capture_output=True)
-    subprocess.run(
-        ["skopeo", "--insecure-policy", "copy", "-q", f"oci:{layout}:one", f"oci-archive:{tmp_path}/one.tar:one:1"],
-        check=True,
-    )
-    return tmp_path / "one.tar"
+    return archive_of(tmp_path, "one:1")
 
 
 def test_without_a_libc(dist, archive, tmp_path):
