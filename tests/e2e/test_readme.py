@@ -20,7 +20,7 @@ import pytest
 from daemon import config
 from daemon.images import hosts
 from tests import readme
-from tests.daemon import BIN
+from tests.daemon import BIN, Daemon, passable
 from tests.packaging import manual
 from tests.registry import Registry, make_image
 
@@ -43,6 +43,12 @@ BEFORE = {
 }
 ENDLESS = ("ctr tasks top", "ctr events", "ctr events --json --since 0", "holdd --root")
 OFFLINE = ("holdd fsck --rebuild",)
+
+
+@pytest.fixture
+def daemon():
+    with passable() as directory, Daemon(directory) as daemon:
+        yield daemon
 
 
 @pytest.fixture(scope="module")

@@ -4,26 +4,21 @@ import contextlib
 import os
 import socket
 import subprocess
-from pathlib import Path
 
 import pytest
 
 from daemon.kit import mounting
 from spec.types import Mount
 from tests.containers import busybox
-from tests.daemon import BIN, Daemon
+from tests.daemon import BIN, Daemon, passable
 
 
 @pytest.fixture
-def place(tmp_path):
-    """A directory that anybody may write, below directories that anybody may enter."""
-    path = tmp_path / "place"
-    path.mkdir()
-    path.chmod(0o777)
-    for above in path.parents:
-        if above.owner() == "root" and not above.stat().st_mode & 0o001:
-            above.chmod(above.stat().st_mode | 0o011)
-    return path
+def place():
+    """A directory that anybody may write."""
+    with passable() as path:
+        path.chmod(0o777)
+        yield path
 
 
 def everything(place):
@@ -91,17 +86,12 @@ def test_no_directory_for_temporary_files(place):
         exec "$@"
     """
     with read_only(place / "ro") as ro:
-        hidden = Path("/run") / f"holdd-test-{os.getpid()}"
-        hidden.mkdir()
-        try:
-            refused(
-                hidden,
-                says="holdd: no directory for temporary files can be written; TMPDIR may name one",
-                before=("unshare", "-m", "--propagation", "private", "sh", "-c", script, "sh"),
-                cwd=ro,
-            )
-        finally:
-            hidden.rmdir()
+        refused(
+            place,
+            says="holdd: no directory for temporary files can be written; TMPDIR may name one",
+            before=("unshare", "-m", "--propagation", "private", "sh", "-c", script, "sh"),
+            cwd=ro,
+        )
 
 
 def test_a_socket_that_a_daemon_answers_at(place, daemon):
