@@ -42,7 +42,7 @@ $(OBJECTS): packaging/freeze/objects.py packaging/freeze/keep.py requirements.tx
 	$(BIN)/python packaging/freeze/objects.py
 	touch $@
 
-bench: build
+bench: build freeze
 	@dpkg -s $(PEERS) >/dev/null 2>&1 || DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $(PEERS)
 	$(BIN)/python -m tests.bench
 
