@@ -52,7 +52,8 @@ def link(analysis: object, out: Path, command: str, *, pie: bool, documented: tu
     objects = [OBJECTS / f"{module}.o" for module in extensions]
     python = CONFIG / f"lib{PYTHON}{'-pic' if pie else ''}.a"
     run("gcc", *kind, *COMPILE, HERE / "main.c", work / "modules.S", *objects, python, *LIBRARIES, *LINK,
-        f"-Wl,-Map={work}/map", "-o", out)  # fmt: skip
+        f"-Wl,-Map={work}/map", "-o", f"{out}.new")  # fmt: skip
+    Path(f"{out}.new").replace(out)  # the one before may be running
 
 
 def _compiled(path: str, more: str = "") -> bytes:

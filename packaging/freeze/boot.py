@@ -31,8 +31,10 @@ def end(code: object) -> None:
         try:
             if stream is not None:
                 stream.flush()
-        except OSError:
+        except OSError as exc:
             code = 120  # as Python has it
+            if stream is not sys.stderr and sys.stderr is not None and not isinstance(exc, BrokenPipeError):
+                print(f"output: {exc.strerror}", file=sys.stderr)
     os._exit(code)
 
 
