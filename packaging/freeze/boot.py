@@ -7,8 +7,6 @@ import gc
 import os
 import sys
 
-GARBAGE = 100_000  # objects, where Python looks after 700: a start makes many, and nearly all of them stay
-
 
 class Dotted:
     """Finds extension modules of packages among those linked in, which Python's own finder does for top-level ones."""
@@ -40,8 +38,9 @@ def end(code: object) -> None:
 
 sys.frozen = True  # as under PyInstaller's own loader
 sys.meta_path[:] = [machinery.BuiltinImporter, machinery.FrozenImporter, Dotted]  # and never a file's path
-gc.set_threshold(GARBAGE)
+gc.disable()  # of what imports make nearly all stays
 main = __import__(COMMAND, fromlist=["main"]).main  # noqa: F821
+gc.enable()
 try:
     code = main()
 except SystemExit as exc:
