@@ -6,7 +6,7 @@ PYTHON ?= /usr/bin/python3
 VENV := .venv
 BIN := $(VENV)/bin
 SYSTEM := gcc libc6-dev python3 python3-dev python3-venv runc docker-registry skopeo umoci busybox-static \
-  ca-certificates openssl btrfs-progs crun e2fsprogs qemu-system-x86 xfsprogs apparmor \
+  ca-certificates openssl btrfs-progs crun criu e2fsprogs qemu-system-x86 xfsprogs apparmor \
   systemd mandoc groff-base zsh fish debootstrap
 OBJECTS := build/frozen/made
 FREEZING := binutils dpkg-dev libbluetooth-dev libssl-dev make nasm xz-utils zlib1g-dev

@@ -4,7 +4,7 @@ everyone."""
 import logging
 import os
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -21,6 +21,7 @@ from daemon.flows.crew import Crew
 from daemon.gc.collector import Collected, Collector
 from daemon.gc.scheduler import Scheduler, Thresholds
 from daemon.images.breaker import Breakers
+from daemon.images.ranges import Ranges
 from daemon.kit import atomic, tracing
 from daemon.kit.keylock import KeyLock
 from daemon.kit.threads import Pool, hop
@@ -114,9 +115,10 @@ class System:
 
         # Layers and registries: what is imported when the first image is pulled.
         self._take_up()
-        self._differs = [self._plugins.later(builtin.DIFFER, id) for id in config.diff.differs]
+        self._differs = [self._asked(id) for id in config.diff.differs]
         self._resolver = self._plugins.later(builtin.RESOLVER, "registry")
         self._breakers = Breakers()
+        self._ranges = self._parts(config.registry.max_concurrent_ranges, config.registry.concurrent_layer_fetch_buffer)
         self._verifiers = self._plugins.every(
             builtin.VERIFIER, lambda row, cls: cls(**asdict(config.image_verifier))
         )
@@ -219,6 +221,15 @@ class System:
         self._programs = _programs(config.stream_processors)
         self._bounds = Bounds(**asdict(config.diff.layers))
 
+    def _asked(self, id: str) -> "Callable[[ContentStore, Sequence[StreamProcessor], Mapping[str, bytes]], Differ]":
+        """What makes a differ, for each use."""
+        if id in (row.id for row in self._proxied if row.type == builtin.DIFFER):
+            plugin = self.config.proxy_plugins[id]
+            proxy = self._plugins.one(builtin.DIFFER, id, lambda cls: cls(id, plugin, self.config.diff.sync_fs))
+            return lambda content, programs, payloads: proxy.paid(payloads)
+        found = self._plugins.later(builtin.DIFFER, id)
+        return lambda content, programs, payloads: found()(content, programs, self._bounds)
+
     def _content_store(self) -> ContentStore:
         """The one in another process, if the configuration has one, instead of ours."""
         config = self.config
@@ -308,16 +319,19 @@ class System:
         return ScopedSnapshots(raw, name, self._events, namespace, self._collector, self.leases(namespace).keep)
 
     def applier(self, content: ContentStore) -> Applier:
-        return self._differ(content, self._programs)
+        return self._differ(content, {})
 
     def differ(self, namespace: str, payloads: Mapping[str, bytes]) -> Differ:
         """With what is for stream processors, by their ids."""
-        from daemon.diff.programs import paid
+        return self._differ(self.content(namespace), payloads)
 
-        return self._differ(self.content(namespace), paid(self._programs, payloads))
+    def _differ(self, content: ContentStore, payloads: Mapping[str, bytes]) -> Differ:
+        programs = self._programs
+        if programs and payloads:
+            from daemon.diff.programs import paid
 
-    def _differ(self, content: ContentStore, programs: Sequence[StreamProcessor]) -> Differ:
-        return Chain([differ()(content, programs, self._bounds) for differ in self._differs])
+            programs = paid(programs, payloads)
+        return Chain([made(content, programs, payloads) for made in self._differs])
 
     def converter(self, content: ContentStore) -> LayerConverter:
         from daemon.diff.converter import Converter
@@ -337,6 +351,7 @@ class System:
             key=source.key,
             headers=source.headers,
             breakers=self._breakers,
+            ranges=self._ranges,
         )
         return made
 
@@ -410,6 +425,9 @@ class System:
         pool = Pool(name, size)
         self._pools.append(pool)
         return pool
+
+    def _parts(self, most: int, size: int) -> Ranges | None:
+        return Ranges(self._pool("range", most).executor, most, size) if most and size else None
 
     def _crew(self, downloads: int) -> Crew:
         """Layers wait for their bytes beside those that are unpacked, so there are threads for both."""

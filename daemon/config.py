@@ -90,11 +90,15 @@ class Metrics(Section, frozen=True):
 
 class Registry(Section, frozen=True):
     """`hosts_dir` holds a folder a registry with its hosts.toml, as containerd's certs.d; of several (between colons)
-    the first that has one counts."""
+    the first that has one counts. A layer of more than twice `concurrent_layer_fetch_buffer` bytes comes in parts of
+    that size, where its server gives parts; `max_concurrent_ranges` of them are fetched ahead, and are in memory, by
+    all pulls together. Either 0 is for one connection a layer."""
 
     hosts_dir: str = "/etc/holdd/certs.d:/etc/containerd/certs.d:/etc/docker/certs.d"
     max_concurrent_downloads: Positive = 3
     max_concurrent_uploads: Positive = 3
+    concurrent_layer_fetch_buffer: Annotated[int, msgspec.Meta(ge=0)] = 4 << 20
+    max_concurrent_ranges: Annotated[int, msgspec.Meta(ge=0)] = 2
 
 
 class ImageVerifier(Section, frozen=True):
@@ -140,7 +144,9 @@ class ProxyPlugin(Section, frozen=True):
     """A component in another process that answers at `address`. `platform`, `exports` and `capabilities` are what it is
     said to have; `timeout_s` bounds each call (0: none)."""
 
-    type: Literal["snapshot", "content", "io.holdd.snapshotter.v1", "io.holdd.content.v1"]
+    type: Literal[
+        "snapshot", "content", "diff", "io.holdd.snapshotter.v1", "io.holdd.content.v1", "io.holdd.differ.v1"
+    ]
     address: str
     platform: str = ""
     exports: dict[str, str] = {}
@@ -167,7 +173,8 @@ class Layers(Section, frozen=True):
 
 
 class Diff(Section, frozen=True):
-    """`differs` are asked in this order; `sync_fs` makes a layer's data durable before its snapshot is committed."""
+    """`differs` (holdd's own is "walking", others are proxy plugins of type diff) are asked in this order; `sync_fs`
+    makes a layer's data durable before its snapshot is committed."""
 
     differs: tuple[str, ...] = ("walking",)
     sync_fs: bool = True

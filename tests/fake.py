@@ -39,7 +39,7 @@ class Fake:
 
     `tokens` (user, password) makes it want Bearer tokens of its own token server, "" for anonymous ones.
     `breaks` maps a digest to how many bytes of it are sent before the connection is cut, once. `delay_s` is put before
-    each answer.
+    each answer. `ranges` are the parts of blobs that were asked for (digest, first, end).
 
     `tricks` maps a tag or digest to what is done instead of answering, request by request (`tests.tricks`).
 
@@ -74,6 +74,7 @@ class Fake:
         self.filters = True
         self.stopped = threading.Event()
         self.sent = 0
+        self.ranges = []
 
     def send(self, out, data):
         """A blob's bytes to whoever asked."""
@@ -230,25 +231,29 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if data is None:
             self._send(404, b"{}")
             return
-        start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")[0])
+        asked = self.headers.get("Range", "")
+        first, _, last = asked.removeprefix("bytes=").partition("-")
+        start, end = int(first or 0), min(int(last or len(data)) + 1, len(data))
+        if asked:
+            fake.ranges.append((digest, start, end))
         if fake.tricks.get(digest):
             fake.tricks[digest].pop(0)(self, data, start)
             return
         cut = fake.breaks.pop(digest, None)
-        self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(data) - start))
-        if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+        self.send_response(206 if asked else 200)
+        self.send_header("Content-Length", str(end - start))
+        if asked:
+            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(data)}")
         self.end_headers()
         if digest in fake.held:
-            half = start + (len(data) - start) // 2
+            half = start + (end - start) // 2
             self.wfile.write(data[start:half])
             self.wfile.flush()
             start = half
             fake.reached.set()
             fake.gate.wait(60)
         try:
-            fake.send(self.wfile, data[start : None if cut is None else start + cut])
+            fake.send(self.wfile, data[start : end if cut is None else min(end, start + cut)])
         except OSError:
             self.close_connection = True
         if cut is not None:

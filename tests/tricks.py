@@ -6,15 +6,24 @@ import gzip
 import socket
 import struct
 
+from tests.fake import digest_of
 
-def _head(handler, data, start, **changes):
-    headers = {"Content-Length": str(len(data) - start)}
-    if start:
-        headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
-    headers |= changes
-    handler.send_response(206 if start else 200)
+
+def _end(handler, data):
+    """Of the part that was asked for."""
+    last = handler.headers.get("Range", "").rpartition("-")[2]
+    return min(int(last) + 1, len(data)) if last else len(data)
+
+
+def _head(handler, data, start, end=None, **changes):
+    end = _end(handler, data) if end is None else end
+    headers = {"Content-Length": str(end - start)}
+    if start or end < len(data):
+        headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(data)}"
+    headers |= {name.replace("_", "-"): value for name, value in changes.items()}
+    handler.send_response(206 if "Content-Range" in headers else 200)
     for name, value in headers.items():
-        handler.send_header(name.replace("_", "-"), value)
+        handler.send_header(name, value)
     handler.end_headers()
 
 
@@ -62,12 +71,30 @@ def stalls(after):
 
 
 def ignores_ranges(handler, data, start):
-    _head(handler, data, 0)
+    _head(handler, data, 0, len(data))
     handler.wfile.write(data)
 
 
+def all_that_is_left(handler, data, start):
+    """Whatever the end that was asked for."""
+    _head(handler, data, start, len(data), Content_Range=f"bytes {start}-{len(data) - 1}/{len(data)}")
+    handler.wfile.write(data[start:])
+
+
+def part(change=bytes):
+    """The part that was asked for, of what `change` makes of the blob."""
+
+    def trick(handler, data, start):
+        data = change(data)
+        end = _end(handler, data)
+        _head(handler, data, start, end, ETag=f'"{digest_of(data)}"')
+        handler.wfile.write(data[start:end])
+
+    return trick
+
+
 def another_range(handler, data, start):
-    _head(handler, data, max(start - 1, 1))
+    _head(handler, data, max(start - 1, 1), len(data))
     handler.wfile.write(data[max(start - 1, 1) :])
 
 

@@ -10,11 +10,13 @@ import urllib3
 from daemon.images import transport
 from daemon.images.hosts import Host, is_inward
 from daemon.images.pools import Answer
+from daemon.images.ranges import Parts, Ranges
 from daemon.images.transport import Transport
 from spec import digest as digests
 from spec import errors
 from spec.oci import distribution, graph
 from spec.oci.image import Descriptor
+from spec.ports import Source
 from spec.reference import Reference
 
 RECONNECTS = 3  # in a row without a byte between them
@@ -59,14 +61,16 @@ class Elsewhere:
 
 
 class RegistryFetcher:
-    """A ports.Fetcher over the hosts of one registry, tried in order. `close` ends what goes elsewhere."""
+    """A ports.Fetcher over the hosts of one registry, tried in order. `close` ends what goes elsewhere. With `ranges` a
+    large blob comes in parts, where the server has them."""
 
-    def __init__(self, sessions: Sequence[Asking], ref: Reference) -> None:
+    def __init__(self, sessions: Sequence[Asking], ref: Reference, ranges: Ranges | None = None) -> None:
         self._sessions = sessions
         self._ref = ref
+        self._ranges = ranges
         self._elsewhere: list[Elsewhere] = []
 
-    def fetch(self, descriptor: Descriptor, offset: int = 0) -> "Embedded | Download":
+    def fetch(self, descriptor: Descriptor, offset: int = 0) -> Source:
         digests.check(descriptor.digest)
         if descriptor.data and digests.of(descriptor.data, digests.split(descriptor.digest)[0]) == descriptor.digest:
             return Embedded(descriptor.data[offset:])
@@ -77,7 +81,7 @@ class RegistryFetcher:
             if session is not asked[-1] and not session.may_ask():
                 continue
             try:
-                return Download(session, self._path(descriptor), self._ref, offset, doing, descriptor.size)
+                return self._begin(session, descriptor, offset, doing)
             except errors.Canceled:
                 raise
             except errors.Error as exc:
@@ -87,6 +91,22 @@ class RegistryFetcher:
     def close(self) -> None:
         for elsewhere in self._elsewhere:
             elsewhere.close()
+
+    def _begin(self, session: Asking, descriptor: Descriptor, offset: int, doing: str) -> Source:
+        path, size = self._path(descriptor), descriptor.size
+
+        def part(start: int, end: int) -> Download:
+            made = Download(session, path, self._ref, start, doing, size, end)
+            if not made.in_parts:
+                made.close()
+                raise errors.DataLoss(f"{doing}: asked for bytes {start} to {end - 1}, all of it came")
+            return made
+
+        end = self._ranges.end(offset, size) if self._ranges is not None else 0
+        first = Download(session, path, self._ref, offset, doing, size, end)
+        if self._ranges is None or not first.in_parts:
+            return first
+        return Parts(self._ranges, first, end, size, part)
 
     def _foreign(self, descriptor: Descriptor) -> list[Elsewhere]:
         """Only layers that may not be redistributed are looked for outside of the registry: an image must not make the
@@ -130,37 +150,44 @@ class Embedded:
 
 
 class Download:
-    """A ports.Source over a blob at one host."""
+    """A ports.Source over a blob at one host, to its end or, unless 0, to `end`. A server that has no parts gives all:
+    `in_parts` is false, and so it is read to its end."""
 
     def __init__(
-        self, session: Asking, path: str, ref: Reference, offset: int, doing: str, size: int
+        self, session: Asking, path: str, ref: Reference, offset: int, doing: str, size: int, end: int = 0
     ) -> None:
         self._session = session
         self._path = path
         self._scope = distribution.pull_scope(ref.repository)
         self._offset = offset
         self._size = size
+        self._end = end
         self._doing = doing
         self._stumbles = 0
         self._came, self._waited_s, self._slow = 0, 0.0, 0
         self._broken: Exception | None = None
+        self.in_parts = False
         self._answer = self._connect()
+        if not self.in_parts:
+            self._end = 0
 
     def read(self, size: int, /) -> bytes:
-        while True:
+        while not self._end or self._offset < self._end:
             try:
-                data = self._some(size)
-            except (urllib3.exceptions.HTTPError, OSError) as exc:
+                data = self._some(min(size, self._end - self._offset) if self._end else size)
+                if self._end and not data:
+                    raise EOFError("it ends within a part")
+            except (urllib3.exceptions.HTTPError, OSError, EOFError) as exc:
                 self._answer.close()
                 self._stumbles += 1
                 if max(self._stumbles, self._slow) > RECONNECTS:
                     raise errors.Unavailable(f"{self._doing}: the connection breaks at byte {self._offset}") from exc
                 self._answer = self._connect()
                 continue
-            if data:
-                self._offset += len(data)
-                self._stumbles = 0
+            self._offset += len(data)
+            self._stumbles = 0
             return data
+        return b""
 
     def close(self) -> None:
         self._answer.close()
@@ -203,10 +230,10 @@ class Download:
 
     def _connect(self) -> Answer:
         headers = {"Accept": distribution.ACCEPT, "Accept-Encoding": "identity"}
-        if self._offset:
-            headers["Range"] = f"bytes={self._offset}-"
+        if self._offset or self._end:
+            headers["Range"] = f"bytes={self._offset}-{self._end - 1 if self._end else ''}"
         answer = self._session.request("GET", self._path, self._scope, self._doing, headers)
-        if answer.status not in (200, 206) or (answer.status == 206 and not self._offset):
+        if answer.status not in (200, 206) or (answer.status == 206 and "Range" not in headers):
             raise transport.status_error(answer, "GET", self._session.url(self._path), self._doing)
         try:
             if answer.status == 206:
@@ -228,7 +255,7 @@ class Download:
         if encoding not in ("", "identity"):
             raise errors.DataLoss(f"{self._doing}: it comes encoded as {encoding[:50]!r}, which was not asked for")
         length = answer.headers.get("Content-Length", "")
-        left = self._size - (self._offset if answer.status == 206 else 0)
+        left = (self._end or self._size) - self._offset if answer.status == 206 else self._size
         if self._size <= 0 or not length.isascii() or not length.isdecimal():
             return
         if int(length[:20]) > left:
@@ -237,9 +264,19 @@ class Download:
             raise errors.DataLoss(f"{self._doing}: it ends after {length[:20]} of {left} bytes")
 
     def _check_range(self, answer: Answer) -> None:
-        first = distribution.content_range(answer.headers.get("Content-Range", "")).first
-        if first != self._offset:
-            raise errors.DataLoss(f"{self._doing}: asked from byte {self._offset}, it came from {first}")
+        try:
+            given = distribution.content_range(answer.headers.get("Content-Range", ""))
+        except errors.DataLoss as exc:
+            raise errors.DataLoss(f"{self._doing}: {exc.message}") from exc
+        if given.first != self._offset:
+            raise errors.DataLoss(f"{self._doing}: asked from byte {self._offset}, it came from {given.first}")
+        if given.total >= 0 and 0 < self._size != given.total:
+            raise errors.FailedPrecondition(f"{self._doing}: it has {given.total} bytes, not {self._size}")
+        if self._end and given.last >= self._end and not self.in_parts:
+            self._end = 0  # all that is left, whatever was asked for
+        if self._end and given.last != self._end - 1:
+            raise errors.DataLoss(f"{self._doing}: asked to byte {self._end - 1}, it came to {given.last}")
+        self.in_parts = self._end > 0
 
     def _discard(self, answer: Answer) -> None:
         """A server that knows no ranges sends it all again."""

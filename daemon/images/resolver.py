@@ -13,6 +13,7 @@ from daemon.images.breaker import Breakers
 from daemon.images.fetcher import RegistryFetcher
 from daemon.images.hosts import Host, Trust
 from daemon.images.pusher import RegistryPusher
+from daemon.images.ranges import Ranges
 from daemon.images.session import Session
 from spec import digest as digests
 from spec import errors, reference
@@ -44,6 +45,7 @@ class RegistryResolver:
         key: str = "",
         headers: Mapping[str, str] = {},
         breakers: Breakers | None = None,
+        ranges: Ranges | None = None,
     ) -> None:
         self._hosts_dir = hosts_dir
         self._plain_http = plain_http
@@ -52,6 +54,7 @@ class RegistryResolver:
         self._trust = Trust(authorities=authorities, certificate=certificate, key=key)
         self._headers = headers
         self._breakers = breakers or Breakers()
+        self._ranges = ranges
         self._lookup = lookup
         self._lock = threading.Lock()
         self._closed = False
@@ -77,7 +80,7 @@ class RegistryResolver:
 
     def fetcher(self, ref: str) -> RegistryFetcher:
         parsed = reference.parse(ref)
-        made = RegistryFetcher(self._having(parsed, "pull"), parsed)
+        made = RegistryFetcher(self._having(parsed, "pull"), parsed, self._ranges)
         with self._lock:
             self._fetchers.append(made)
         return made

@@ -50,6 +50,7 @@ class Model:
 
     def __init__(self):
         self._lock = threading.Lock()
+        self._window = None
         self.states = {}
         self.acknowledged = 0
 
@@ -63,11 +64,23 @@ class Model:
         with self._lock:
             for key, new in changes:
                 self.states[key] = {self.state(key), new}
+                if self._window is not None:
+                    self._window[key] = self._window.get(key, {ABSENT}) | self.states[key]
         yield
         with self._lock:
             for key, new in changes:
                 self.states[key] = {new}
             self.acknowledged += 1
+
+    @contextlib.contextmanager
+    def during(self):
+        """The model of some instant while the block runs."""
+        then = Model()
+        with self._lock:
+            then.states = self._window = {key: set(states) for key, states in self.states.items()}
+        yield then
+        with self._lock:
+            self._window = None
 
     def compare(self, found):
         """Every object is in a state that it may be in; from now on it is in that one."""
@@ -214,6 +227,15 @@ def fsck(daemon):
 
 def load(daemon, model, chance, host, seconds):
     """All workers at work for a random time, then the daemon is killed."""
+    with working(daemon, model, chance, host):
+        time.sleep(seconds)
+        if chance.random() < 0.2:
+            fsck(daemon)
+
+
+@contextlib.contextmanager
+def working(daemon, model, chance, host):
+    """All workers at work while the block runs, then the daemon is killed."""
     failures = []
     with daemon.client() as client:
         workers = [Worker(n, model, client, random.Random(chance.random()), host) for n in range(WORKERS)]
@@ -227,12 +249,12 @@ def load(daemon, model, chance, host, seconds):
         threads = [threading.Thread(target=work, args=(worker,)) for worker in workers]
         for thread in threads:
             thread.start()
-        time.sleep(seconds)
-        if chance.random() < 0.2:
-            fsck(daemon)
-        daemon.kill()
-        for thread in threads:
-            thread.join()
+        try:
+            yield
+        finally:
+            daemon.kill()
+            for thread in threads:
+                thread.join()
     if failures:
         raise Wrong(f"a client failed: {failures[0]!r}") from failures[0]
 

@@ -40,6 +40,7 @@ class House:
         self.snapshots = snapshotter(str(directory / "snapshots"), DictKV())
         self.applier = applier(ArchiveApplier(self.content))
         self.sync = sync
+        self.ranges = None
         self.keep = lambda chain_id: None
         self.pool = Pool("downloads", 3)
         self.once = Once()
@@ -48,7 +49,7 @@ class House:
         self.told = []
 
     def pull(self, text, cancel=None, platform="linux/amd64"):
-        resolver = RegistryResolver()
+        resolver = RegistryResolver(ranges=self.ranges)
         cancel = cancel or Token()
         matcher = platforms.only(platforms.parse(platform))
         unpacker = Unpacker(

@@ -23,6 +23,7 @@ def counting(client, rootfs, tmp_path):
     """The log of a container `c` that counts."""
     log = tmp_path / "log"
     spec = build.with_args(build.default_spec("default", "c"), ("/bin/sh", "-c", COUNT))
+    spec = build.with_host_namespace(spec, "network")  # CRIU locks one of its own with iptables
     record = Container(id="c", runtime=RuntimeRef(name="runc"), spec=build.encode(build.with_root(spec, rootfs.source)))
     client.containers.create(containers.CreateRequest(container=record))
     # a pipe, as a terminal or a log file of the host's could not be found again by CRIU
