@@ -43,6 +43,7 @@ def _import(args: argparse.Namespace, client: Client, out: Out) -> None:
         labels=output.parse_labels(args.label),
         platforms=args.platform,
         all_platforms=args.all_platforms,
+        all_metadata=True,
         unpacks=() if args.no_unpack else unpacks,
     )
     source = transfer.Archive(

@@ -11,7 +11,8 @@ from spec.records import RuntimeOptions, RuntimeRef
 
 def register(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--runtime", default="", help="a configured runtime's name, or an absolute path; else the namespace's default")
+    names = "a configured runtime's name, or one in the daemon's PATH, or an absolute path"
+    add("--runtime", default="", help=f"{names}; else the namespace's default")
     add("--runtime-config-path", default="", metavar="FILE", help="TOML with keys of [runtimes.NAME], for it alone")
     add("--runc-binary", default="", metavar="PATH", help="instead of the runtime's")
     add("--runc-root", default="", metavar="DIR", help="where the runtime keeps its state")

@@ -4,7 +4,7 @@ everyone."""
 import logging
 import os
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -115,7 +115,7 @@ class System:
 
         # Layers and registries: what is imported when the first image is pulled.
         self._take_up()
-        self._differs = [self._plugins.later(builtin.DIFFER, id) for id in config.diff.differs]
+        self._differs = [self._asked(id) for id in config.diff.differs]
         self._resolver = self._plugins.later(builtin.RESOLVER, "registry")
         self._breakers = Breakers()
         self._ranges = self._parts(config.registry.max_concurrent_ranges, config.registry.concurrent_layer_fetch_buffer)
@@ -150,7 +150,8 @@ class System:
                 RecordGarbage(self._store, self._content, self._blobs, self._holds, self._events),
                 *(SnapshotGarbage(name, raw, self._events) for name, raw in self._snapshotters.items()),
                 IngestGarbage(self._content),
-            ]
+            ],
+            settle=self._store.settle,
         )
         self._gc_pool = self._pool("gc", 1)
         self.scheduler = self._plugins.one(builtin.GC, "scheduler", self._make_scheduler)
@@ -220,6 +221,15 @@ class System:
         config = self.config
         self._programs = _programs(config.stream_processors)
         self._bounds = Bounds(**asdict(config.diff.layers))
+
+    def _asked(self, id: str) -> "Callable[[ContentStore, Sequence[StreamProcessor], Mapping[str, bytes]], Differ]":
+        """What makes a differ, for each use."""
+        if id in (row.id for row in self._proxied if row.type == builtin.DIFFER):
+            plugin = self.config.proxy_plugins[id]
+            proxy = self._plugins.one(builtin.DIFFER, id, lambda cls: cls(id, plugin, self.config.diff.sync_fs))
+            return lambda content, programs, payloads: proxy.paid(payloads)
+        found = self._plugins.later(builtin.DIFFER, id)
+        return lambda content, programs, payloads: found()(content, programs, self._bounds)
 
     def _content_store(self) -> ContentStore:
         """The one in another process, if the configuration has one, instead of ours."""
@@ -310,16 +320,19 @@ class System:
         return ScopedSnapshots(raw, name, self._events, namespace, self._collector, self.leases(namespace).keep)
 
     def applier(self, content: ContentStore) -> Applier:
-        return self._differ(content, self._programs)
+        return self._differ(content, {})
 
     def differ(self, namespace: str, payloads: Mapping[str, bytes]) -> Differ:
         """With what is for stream processors, by their ids."""
-        from daemon.diff.programs import paid
+        return self._differ(self.content(namespace), payloads)
 
-        return self._differ(self.content(namespace), paid(self._programs, payloads))
+    def _differ(self, content: ContentStore, payloads: Mapping[str, bytes]) -> Differ:
+        programs = self._programs
+        if programs and payloads:
+            from daemon.diff.programs import paid
 
-    def _differ(self, content: ContentStore, programs: Sequence[StreamProcessor]) -> Differ:
-        return Chain([differ()(content, programs, self._bounds) for differ in self._differs])
+            programs = paid(programs, payloads)
+        return Chain([made(content, programs, payloads) for made in self._differs])
 
     def converter(self, content: ContentStore) -> LayerConverter:
         from daemon.diff.converter import Converter

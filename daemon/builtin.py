@@ -74,6 +74,7 @@ ROWS = (
 _PROXIES = (
     Row(SNAPSHOTTER, "snapshot", "daemon.proxy:ProxySnapshotter"),
     Row(CONTENT, "content", "daemon.proxy:ProxyContent"),
+    Row(DIFFER, "diff", "daemon.proxy:ProxyDiffer"),
 )
 
 

@@ -144,7 +144,9 @@ class ProxyPlugin(Section, frozen=True):
     """A component in another process that answers at `address`. `platform`, `exports` and `capabilities` are what it is
     said to have; `timeout_s` bounds each call (0: none)."""
 
-    type: Literal["snapshot", "content", "io.holdd.snapshotter.v1", "io.holdd.content.v1"]
+    type: Literal[
+        "snapshot", "content", "diff", "io.holdd.snapshotter.v1", "io.holdd.content.v1", "io.holdd.differ.v1"
+    ]
     address: str
     platform: str = ""
     exports: dict[str, str] = {}
@@ -171,7 +173,8 @@ class Layers(Section, frozen=True):
 
 
 class Diff(Section, frozen=True):
-    """`differs` are asked in this order; `sync_fs` makes a layer's data durable before its snapshot is committed."""
+    """`differs` (holdd's own is "walking", others are proxy plugins of type diff) are asked in this order; `sync_fs`
+    makes a layer's data durable before its snapshot is committed."""
 
     differs: tuple[str, ...] = ("walking",)
     sync_fs: bool = True

@@ -5,18 +5,22 @@ serves one is `daemon.serve`, or whatever speaks spec/PROTOCOL.md.
 """
 
 import contextlib
+import copy
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from daemon.client.client import Client, Pool, Stream
 from daemon.client.connection import Connection
-from daemon.client.proxies import RemoteContent, RemoteSnapshotter
+from daemon.client.proxies import RemoteApplied, RemoteContent, RemoteDiffer, RemoteSnapshotter
 from daemon.config import ProxyPlugin
 from daemon.kit import context
 from spec import errors
 from spec.api.service import Method
 from spec.base import Request
+from spec.oci.image import Descriptor
+from spec.ports import Cancel
+from spec.types import Mount
 
 Q = TypeVar("Q", bound=Request)
 R = TypeVar("R")
@@ -111,6 +115,32 @@ class ProxyContent(RemoteContent):
         self._peer = Peer(name, plugin)
         self.exports = {**plugin.exports, "address": plugin.address}
         super().__init__(self._peer)
+
+    def close(self) -> None:
+        self._peer.close()
+
+
+class ProxyDiffer(RemoteDiffer):
+    """A ports.Differ of blobs that the plugin finds by itself, in the namespace of the call. With `sync_fs` it is asked
+    to make durable what it applies. It is handed mounts that anybody can mount: no layer apart from those below."""
+
+    def __init__(self, name: str, plugin: ProxyPlugin, sync_fs: bool = False) -> None:
+        self._peer = Peer(name, plugin)
+        self.exports = {**plugin.exports, "address": plugin.address}
+        self.platforms = (plugin.platform,) if plugin.platform else ()
+        super().__init__(self._peer, sync_fs=sync_fs)
+
+    def apply(self, layer: Descriptor, mounts: Sequence[Mount], cancel: Cancel | None = None) -> RemoteApplied:
+        options = {option.partition("=")[0] for mount in mounts for option in mount.options}
+        if "upperdir" in options and "lowerdir" not in options:
+            raise errors.FailedPrecondition(f"applying layer {layer.digest}: a proxy plugin needs the layers below")
+        return super().apply(layer, mounts, cancel)
+
+    def paid(self, payloads: Mapping[str, bytes]) -> "ProxyDiffer":
+        """The same, with payloads for its stream processors."""
+        made = copy.copy(self)
+        made._payloads = dict(payloads)
+        return made
 
     def close(self) -> None:
         self._peer.close()

@@ -40,19 +40,23 @@ OURS = ("daemon", "spec")
 def run() -> int:
     """Print a line a check; the exit code, 1 when one failed."""
     print(f"holdd {VERSION}, Python {platform.python_version()}{', frozen' if hasattr(sys, 'frozen') else ''}")
-    failed = 0
-    with tempfile.TemporaryDirectory(prefix="holdd-selftest-") as directory:
-        for name, check in CHECKS.items():
-            place = Path(directory, name)
-            place.mkdir()
-            try:
-                check(place)
-            except Exception as exc:
-                failed += 1
-                print(f"{name:12}failed: {type(exc).__name__}: {exc}")
-            else:
-                print(f"{name:12}ok")
-    return 1 if failed else 0
+    try:
+        with tempfile.TemporaryDirectory(prefix="holdd-selftest-") as directory:
+            return 1 if [name for name in CHECKS if not _passes(name, Path(directory, name))] else 0
+    except OSError as exc:
+        print(f"holdd: no temporary directory (TMPDIR): {exc.strerror}", file=sys.stderr)
+        return 1
+
+
+def _passes(name: str, place: Path) -> bool:
+    place.mkdir()
+    try:
+        CHECKS[name](place)
+    except Exception as exc:
+        print(f"{name:12}failed: {type(exc).__name__}: {exc}")
+        return False
+    print(f"{name:12}ok")
+    return True
 
 
 def _expect(what: str, found: object, wanted: object) -> None:

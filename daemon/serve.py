@@ -5,7 +5,8 @@ An author of a snapshotter writes a ports.Snapshotter, and
     from daemon.serve import serve
     serve("/run/mine.sock", snapshotter=Mine("/var/lib/mine"))
 
-which returns on SIGTERM or SIGINT. The daemon's configuration then has
+which returns on SIGTERM or SIGINT. `content` takes a ports.ContentStore, and `differ` a ports.Differ, which has the
+daemon's blobs from the daemon (`daemon.client.proxies.RemoteContent`). The daemon's configuration then has
 
     [proxy_plugins.mine]
     type = "snapshot"
@@ -31,32 +32,41 @@ from daemon.kit.threads import Pool
 from daemon.metadata.kv import BucketKV
 from daemon.metadata.store import Store
 from daemon.services.content import Content
+from daemon.services.diff import Diff
 from daemon.services.snapshots import Snapshots
 from daemon.transport.dispatch import Dispatcher
 from daemon.transport.unix import UnixServer
 from spec import errors
 from spec.api import content as content_api
+from spec.api import diff as diff_api
 from spec.api import snapshots as snapshots_api
 from spec.api.service import Service
-from spec.ports import ContentStore, Snapshotter
+from spec.ports import ContentStore, Differ, Snapshotter
 
 THREADS = 16
 
 
-def serve(address: str, snapshotter: Snapshotter | None = None, content: ContentStore | None = None) -> None:
+def serve(
+    address: str,
+    snapshotter: Snapshotter | None = None,
+    content: ContentStore | None = None,
+    differ: Differ | None = None,
+) -> None:
     """Serve at the unix socket `address`, of mode 0600, until told to stop. AlreadyExists when somebody does."""
     with Pool("serve", THREADS) as pool:
-        asyncio.run(_serve(address, _services(snapshotter, content, pool)))
+        asyncio.run(_serve(address, _services(snapshotter, content, differ, pool)))
 
 
 def _services(
-    snapshotter: Snapshotter | None, content: ContentStore | None, pool: Pool
+    snapshotter: Snapshotter | None, content: ContentStore | None, differ: Differ | None, pool: Pool
 ) -> Sequence[tuple[type[Service], object]]:
     services: list[tuple[type[Service], object]] = []
     if snapshotter is not None:
         services.append((snapshots_api.Snapshots, Snapshots(lambda namespace, name: snapshotter, pool)))
     if content is not None:
         services.append((content_api.Content, Content(lambda namespace: content, content, pool)))
+    if differ is not None:
+        services.append((diff_api.Diff, Diff(lambda namespace, payloads: differ, pool)))
     return services
 
 

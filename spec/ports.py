@@ -43,7 +43,7 @@ class Cancel(Protocol):
 
 
 class Source(Protocol):
-    """A stream of bytes."""
+    """A stream of bytes. One that has `readinto(buffer) -> int` as well is read without a copy."""
 
     def read(self, size: int, /) -> bytes:
         """Up to `size` bytes; empty at the end."""
@@ -76,8 +76,9 @@ class BlobReader(Protocol):
 class Tail(Protocol):
     """A look at what an ingest holds, while it grows and after it has become a blob."""
 
-    def pread(self, size: int, offset: int, /) -> bytes:
-        """Bytes that were written; empty where there are none yet. From any thread."""
+    def preadinto(self, buffer: memoryview, offset: int, /) -> int:
+        """How many bytes from `offset` on are in `buffer` now, of those written; 0 where there are none yet. From any
+        thread."""
 
     def close(self) -> None: ...
 
@@ -254,7 +255,8 @@ class Applier(Protocol):
     def apply_stream(
         self, source: Source, layer: Descriptor, mounts: Sequence[Mount], cancel: Cancel | None = None
     ) -> "Applied":
-        """As `apply`, of bytes from anywhere: they may still be arriving."""
+        """As `apply`, of bytes from anywhere: they may still be arriving. Unimplemented, before any of them is read,
+        by who takes blobs alone, too."""
 
     def settle(self, applied: "Applied", mounts: Sequence[Mount]) -> bool:
         """Give each implied directory the owner, mode, times and attributes of the one below, which `mounts` show.
@@ -264,7 +266,7 @@ class Applier(Protocol):
         """
 
     def sync(self, mounts: Sequence[Mount]) -> None:
-        """Make durable what was written through the mounts, and all else on their filesystem (syncfs(2))."""
+        """Make durable what was applied through the mounts, and perhaps all else on their filesystem (syncfs(2))."""
 
 
 class Applied(Protocol):

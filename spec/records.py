@@ -39,7 +39,8 @@ class Image(Record, frozen=True):
 
 
 class RuntimeRef(Record, frozen=True):
-    """Which OCI runtime runs a container: a name from the configuration or an absolute path, and its own options."""
+    """Which OCI runtime runs a container: a name from the configuration, or of a program in the daemon's PATH, or an
+    absolute path, and its own options."""
 
     name: str
     options: msgspec.Raw = msgspec.Raw(b"\xc0")
@@ -61,8 +62,8 @@ class RuntimeOptions(Record, frozen=True):
 
 
 class RuntimeRequest(Record, frozen=True):
-    """What PluginInfo is asked of the runtime plugin: about `runtime_path`, a configured name or an absolute path
-    (empty: the namespace's default), with `options`, those of a RuntimeRef."""
+    """What PluginInfo is asked of the runtime plugin: about `runtime_path`, as in a RuntimeRef (empty: the
+    namespace's default), with `options`, those of one."""
 
     runtime_path: str = ""
     options: msgspec.Raw = msgspec.Raw(b"\xc0")

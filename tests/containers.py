@@ -26,10 +26,12 @@ def busybox(directory):
     return Mount(type="bind", source=str(root), options=("rbind", "rw"))
 
 
-def container(client, id, *args, runtime="runc", namespace="default"):
-    """A container record that runs `args`."""
-    spec = build.encode(build.with_args(build.default_spec(namespace, id), args))
-    record = Container(id=id, runtime=RuntimeRef(name=runtime), spec=spec)
+def container(client, id, *args, runtime="runc", namespace="default", memory=0):
+    """A container record that runs `args`, in `memory` bytes if that is given."""
+    spec = build.with_args(build.default_spec(namespace, id), args)
+    if memory:
+        spec = build.with_memory_limit(spec, memory)
+    record = Container(id=id, runtime=RuntimeRef(name=runtime), spec=build.encode(spec))
     return client.containers.create(containers.CreateRequest(container=record))
 
 

@@ -2,9 +2,11 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -16,6 +18,17 @@ from tests import cgroups
 # Where holdd and ctr are: the source's, or the frozen ones (`make test-frozen`).
 BIN = Path(os.environ.get("HOLDD_TEST_BIN") or Path(sys.executable).parent).absolute()
 START_S = 30.0
+
+
+@contextlib.contextmanager
+def passable():
+    """A directory that the mapped root of a container may walk through, as /run is."""
+    directory = tempfile.mkdtemp(prefix="holdd-test-", dir="/run")
+    os.chmod(directory, 0o711)
+    try:
+        yield Path(directory)
+    finally:
+        shutil.rmtree(directory)
 
 
 class Daemon:

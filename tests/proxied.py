@@ -18,6 +18,46 @@ from daemon.serve import serve
 serve(sys.argv[1], content=LocalContent(sys.argv[2]))
 """
 
+DIFFER = """
+import os, sys
+from daemon.client import connect
+from daemon.client.proxies import RemoteContent
+from daemon.diff.walking import WalkingDiffer
+from daemon.kit import context
+from daemon.serve import serve
+
+class Differ:
+    '''holdd's own, over the daemon's blobs; says what it was asked for.'''
+
+    def _differ(self):
+        client = connect(sys.argv[2], namespace=context.namespace())
+        return WalkingDiffer(RemoteContent(client)), client
+
+    def apply(self, layer, mounts, cancel=None):
+        differ, client = self._differ()
+        with client:
+            applied = differ.apply(layer, mounts, cancel)
+            self._say(f"apply {context.namespace()} {layer.digest}")
+            return applied
+
+    def compare(self, *args):
+        differ, client = self._differ()
+        with client:
+            made = differ.compare(*args)
+            self._say(f"compare {context.namespace()} {made.digest}")
+            return made
+
+    def sync(self, mounts):
+        WalkingDiffer(None).sync(mounts)
+        self._say("sync")
+
+    def _say(self, text):
+        with open(sys.argv[1] + ".said", "a") as file:
+            file.write(text + "\\n")
+
+serve(sys.argv[1], differ=Differ())
+"""
+
 
 class Proxied:
     """`daemon.serve` below `directory`. A context manager that ends it."""
@@ -65,3 +105,18 @@ class ProxiedContent(Proxied):
 
     def _program(self, address, root):
         return "-c", CONTENT, address, root
+
+
+class ProxiedDiffer(Proxied):
+    """A differ over the blobs of the daemon at `daemon`. What it was asked for is in the file beside its socket."""
+
+    def __init__(self, directory, daemon):
+        self._daemon = daemon
+        super().__init__(directory)
+
+    def _program(self, address, root):
+        return "-c", DIFFER, address, self._daemon
+
+    def said(self):
+        path = Path(f"{self.address}.said")
+        return path.read_text().splitlines() if path.exists() else []

@@ -184,11 +184,11 @@ class Tail:
         self._fd = fd
         self._ref = ref
 
-    def pread(self, size: int, offset: int, /) -> bytes:
+    def preadinto(self, buffer: memoryview, offset: int, /) -> int:
         if self._fd < 0:
             raise errors.FailedPrecondition(f"the tail of ingest {self._ref} is closed")
         try:
-            return os.pread(self._fd, size, offset)
+            return os.preadv(self._fd, [buffer], offset)
         except OSError as exc:
             raise errors.from_os(exc, f"reading ingest {self._ref}") from exc
 

@@ -218,11 +218,16 @@ class _Watched:
 
     def __init__(self, source: Source, cancel: Cancel) -> None:
         self._source = source
+        self._into = processors.into(source)
         self._cancel = cancel
 
     def read(self, size: int, /) -> bytes:
         self._cancel.check()
         return self._source.read(size)
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        self._cancel.check()
+        return self._into(buffer)
 
     def close(self) -> None:
         self._source.close()

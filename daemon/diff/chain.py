@@ -1,6 +1,9 @@
-"""Several differs as one: each is asked in turn, and the first answer that is not Unimplemented counts."""
+"""Several differs as one: each is asked in turn, and the first answer that is not Unimplemented counts.
 
-from collections.abc import Callable, Sequence
+A stream is for the first alone: where that takes none, or not this one, all are asked once the blob is there.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from spec import errors
@@ -24,15 +27,17 @@ class Chain:
     def apply_stream(
         self, source: Source, layer: Descriptor, mounts: Sequence[Mount], cancel: Cancel | None = None
     ) -> Applied:
-        return self._first(
-            lambda differ: differ.apply_stream(source, layer, mounts, cancel), f"applying {layer.media_type!r}"
-        )
+        if not self._differs:
+            raise errors.Unimplemented(f"applying {layer.media_type!r}: there is no differ")
+        return self._differs[0].apply_stream(source, layer, mounts, cancel)
 
     def settle(self, applied: Applied, mounts: Sequence[Mount]) -> bool:
-        return self._first(lambda differ: differ.settle(applied, mounts), "settling")
+        """Whoever applied it has something to settle, the others have not."""
+        return all(self._each(lambda differ: differ.settle(applied, mounts), "settling"))
 
     def sync(self, mounts: Sequence[Mount]) -> None:
-        return self._first(lambda differ: differ.sync(mounts), "syncing")
+        """Each makes durable what it has applied."""
+        list(self._each(lambda differ: differ.sync(mounts), "syncing"))
 
     def compare(
         self,
@@ -48,6 +53,20 @@ class Chain:
             lambda differ: differ.compare(lower, upper, media_type, ref, labels, source_date_epoch_s, cancel),
             f"comparing into {media_type!r}",
         )
+
+    def _each(self, ask: Callable[[Differ], T], doing: str) -> Iterator[T]:
+        last = errors.Unimplemented(f"{doing}: there is no differ")
+        answers = 0
+        for differ in self._differs:
+            try:
+                answer = ask(differ)
+            except errors.Unimplemented as exc:
+                last = exc
+            else:
+                answers += 1
+                yield answer
+        if not answers:
+            raise last
 
     def _first(self, ask: Callable[[Differ], T], doing: str) -> T:
         last = errors.Unimplemented(f"{doing}: there is no differ")

@@ -4,6 +4,7 @@ A processor fills buffers from a Source. Damaged or cut-off input is DataLoss; w
 ResourceExhausted.
 """
 
+from collections.abc import Callable
 from gzip import BadGzipFile
 from typing import Protocol
 
@@ -54,6 +55,7 @@ class Counted:
 
     def __init__(self, source: Source) -> None:
         self._source = source
+        self._into = into(source)
         self.count = 0
 
     def read(self, size: int, /) -> bytes:
@@ -62,7 +64,9 @@ class Counted:
         return data
 
     def readinto(self, buffer: memoryview, /) -> int:
-        return filled(buffer, self.read(len(buffer)))
+        got = self._into(buffer)
+        self.count += got
+        return got
 
 
 class Peeked:
@@ -81,11 +85,15 @@ class Peeked:
         return data
 
     def readinto(self, buffer: memoryview, /) -> int:
-        return filled(buffer, self.read(len(buffer)))
+        return _filled(buffer, self.read(len(buffer))) if self.head else self._source.readinto(buffer)
 
 
-def filled(buffer: memoryview, data: bytes | memoryview) -> int:
-    """`data`, which is no longer, copied to where `buffer` begins; its length."""
+def into(source: Source) -> Callable[[memoryview], int]:
+    """Its `readinto`, or what does the same by a copy."""
+    return getattr(source, "readinto", None) or (lambda buffer: _filled(buffer, source.read(len(buffer))))
+
+
+def _filled(buffer: memoryview, data: bytes) -> int:
     buffer[: len(data)] = data
     return len(data)
 

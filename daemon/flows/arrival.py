@@ -122,17 +122,21 @@ class _Growing:
         self._offset = 0
 
     def read(self, size: int, /) -> bytes:
+        buffer = memoryview(bytearray(size))
+        return bytes(buffer[: self.readinto(buffer)])
+
+    def readinto(self, buffer: memoryview, /) -> int:
         if not self._arrival.has(self._offset):
             with self._turn.rest():
                 self._arrival.reach(self._offset, self._cancel)
         there = self._arrival.reach(self._offset, self._cancel)
         if there == self._offset:
-            return b""
-        data = self._tail.pread(min(size, there - self._offset), self._offset)
-        if not data:
+            return 0
+        got = self._tail.preadinto(buffer[: there - self._offset], self._offset)
+        if not got:
             raise errors.Canceled(f"reading {self._arrival.descriptor.digest}: what came of it was dropped")
-        self._offset += len(data)
-        return data
+        self._offset += got
+        return got
 
     def close(self) -> None:
         """The tail is the arrival's."""

@@ -5,13 +5,14 @@ Documents are edited, not made anew: what is not known here stays as it is. Wher
 
 import json
 from collections.abc import Sequence
-from concurrent.futures import FIRST_EXCEPTION, Executor, wait
-from contextvars import copy_context
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from msgspec.structs import replace
 
+from daemon.flows import together
 from daemon.flows.progress import Report
 from daemon.flows.stored import document, keep
 from daemon.kit.cancel import Token
@@ -79,13 +80,7 @@ class Convert:
         index = graph.index(descriptor, body)
         kept = {one.digest for one in index.manifests}
         if self.matchers:
-            best = [graph.choose(index, matcher)[:1] for matcher in self.matchers]
-            if not all(best):
-                raise errors.NotFound(
-                    f"converting {self.name}: it has nothing for {self.wanted};"
-                    f" it has {', '.join(graph.offered(index)) or 'nothing'}"
-                )
-            kept = {one.digest for (one,) in best}
+            kept = set(graph.select(index, self.matchers, self.wanted, f"converting {self.name}"))
         made = [self._converted(one, report, depth + 1) if one.digest in kept else one for one in index.manifests]
         changed = {old.digest for old, new in zip(index.manifests, made, strict=True) if new.digest != old.digest}
         kept -= {one.digest for one in index.manifests if one.annotations.get(OF_ANOTHER) in changed}
@@ -118,21 +113,11 @@ class Convert:
                 f"manifest {descriptor.digest} has {len(manifest.layers)} layers, its config {len(diff_ids)} diff ids"
             )
         cancel = self.cancel.child()
-        running = [
-            self.pool.submit(copy_context().run, self._layer, layer, diff_id, report, cancel)
+        parts = [
+            partial(self._layer, layer, diff_id, report, cancel)
             for layer, diff_id in zip(manifest.layers, diff_ids, strict=True)
         ]
-        done, _ = wait(running, return_when=FIRST_EXCEPTION)
-        try:
-            for one in done:
-                one.result()
-            return [one.result() for one in running]
-        except BaseException:
-            cancel.cancel("another layer failed")
-            for one in running:
-                one.cancel()
-            wait(running)
-            raise
+        return together.run(self.pool, parts, cancel, lambda: None, "conversion")
 
     def _layer(self, layer: Descriptor, diff_id: str, report: Report, cancel: Token) -> Descriptor:
         if not graph.is_layer(layer.media_type) or not (self.compression or self.oci):

@@ -95,16 +95,7 @@ class Export:
         index = graph.index(descriptor, self._document(name, descriptor))
         if not self.matchers:
             return index.manifests
-        chosen = {}
-        for matcher in self.matchers:
-            best = graph.choose(index, matcher)
-            if not best:
-                raise errors.NotFound(
-                    f"exporting {name}: it has nothing for {self.wanted};"
-                    f" it has {', '.join(graph.offered(index)) or 'nothing'}"
-                )
-            chosen[best[0].digest] = best[0]
-        return list(chosen.values())
+        return list(graph.select(index, self.matchers, self.wanted, f"exporting {name}").values())
 
     def _main(self, target: Descriptor, found: Sequence[Descriptor]) -> Descriptor | None:
         """The manifest that is the image for docker, which knows one an image: the best for the platforms, or the

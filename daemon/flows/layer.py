@@ -71,8 +71,9 @@ class Layers:
         self._keep(chain_id)
         return self._is_there(chain_id)
 
-    def apart(self, step: Step, source: Source, cancel: Cancel) -> Made | None:
-        """Unpack it without its parent; None when that cannot be. InvalidArgument when its diff id is another."""
+    def apart(self, step: Step, source: Source | None, cancel: Cancel) -> Made | None:
+        """Unpack it, from the store without a `source`, apart from its parent; None when that cannot be.
+        InvalidArgument when its diff id is another."""
         key, mounts = self._prepare(step, "")
         try:
             target = _upper_alone(mounts) if step.parent else mounts
@@ -86,8 +87,8 @@ class Layers:
             self._remove(key)
             raise
 
-    def on_parent(self, step: Step, source: Source, cancel: Cancel) -> Made:
-        """Unpack it on top of its parent, which is committed."""
+    def on_parent(self, step: Step, source: Source | None, cancel: Cancel) -> Made:
+        """Unpack it likewise on top of its parent, which is committed."""
         key, mounts = self._prepare(step, step.parent)
         try:
             return Made(step, key, mounts, self._apply(step, source, mounts, cancel), apart=False)
@@ -145,9 +146,12 @@ class Layers:
         key = _key("extract", step.chain_id)
         return key, self._snapshotter.prepare(key, parent, step.labels)
 
-    def _apply(self, step: Step, source: Source, mounts: Sequence[Mount], cancel: Cancel) -> Applied:
+    def _apply(self, step: Step, source: Source | None, mounts: Sequence[Mount], cancel: Cancel) -> Applied:
         self._written = mounts
-        applied = self._applier.apply_stream(source, step.layer, mounts, cancel)
+        if source is None:
+            applied = self._applier.apply(step.layer, mounts, cancel)
+        else:
+            applied = self._applier.apply_stream(source, step.layer, mounts, cancel)
         if applied.descriptor.digest != step.diff_id:
             raise errors.InvalidArgument(
                 f"unpacking layer {step.layer.digest}: its diff id is {applied.descriptor.digest},"

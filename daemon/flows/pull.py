@@ -40,10 +40,10 @@ class Pull:
     `pool` runs downloads, as many at once as it has threads; `once` is shared by all pulls, so that a blob wanted twice
     comes once; `scope` is the namespace. Each of `matchers` chooses one of an index's manifests (none: all are wanted);
     `wanted` names the platforms in errors. With `all_metadata` manifests and configs of an index's other platforms come
-    too, without their layers; with `metadata_only` no layers come at all. `verifiers` are asked before anything comes,
-    and `room` whether there is room for the layers.
-    `labels` are the image's, `origin` those of blobs that come. A pull that fails closes its `resolver`, so that
-    nothing it began runs on.
+    too, without their layers; with `metadata_only` no layers come at all; with `sparse` manifests that are wanted and
+    not there are passed over. `verifiers` are asked before anything comes, and `room` whether there is room for the
+    layers. `labels` are the image's, `origin` those of blobs that come. A pull that fails closes its `resolver`, so
+    that nothing it began runs on.
     """
 
     reference: str
@@ -60,6 +60,7 @@ class Pull:
     sink: ProgressSink
     cancel: Token
     all_metadata: bool = False
+    sparse: bool = False
     metadata_only: bool = False
     verifiers: Sequence[ImageVerifier] = ()
     room: Callable[[Sequence[Descriptor], str], None] = lambda blobs, doing: None
@@ -120,17 +121,10 @@ class Pull:
             raise errors.InvalidArgument(f"pulling {self.reference}: it has more than {MAX_INDEXES} indexes")
         seen.add(target.digest)
         index = graph.index(target, fetch.document(target))
-        chosen: dict[str, Descriptor] = {}
-        for matcher in self.matchers:
-            best = graph.choose(index, matcher)
-            if not best:
-                raise errors.NotFound(
-                    f"pulling {self.reference}: it has nothing for {self.wanted};"
-                    f" it has {', '.join(graph.offered(index)) or 'nothing'}"
-                )
-            chosen[best[0].digest] = best[0]
+        chosen = graph.select(index, self.matchers, self.wanted, f"pulling {self.reference}")
         if not self.matchers:
-            chosen = {child.digest: child for child in graph.choose(index, platforms.Every())}
+            every = graph.choose(index, platforms.Every())
+            chosen = {child.digest: child for child in every if not self.sparse or _comes(child, fetch)}
         return [manifest for child in chosen.values() for manifest in self._manifests(child, fetch, seen)]
 
     def _take(self, descriptor: Descriptor, fetch: Fetch) -> None:
@@ -171,6 +165,14 @@ class Pull:
                 f"pulling {self.reference}: it has nothing for {self.wanted}; it is {platforms.format(platform)}"
             )
         return unpackers
+
+
+def _comes(child: Descriptor, fetch: Fetch) -> bool:
+    try:
+        fetch.document(child)
+    except errors.NotFound:
+        return False
+    return True
 
 
 def _check(descriptor: Descriptor, document: Manifest, diff_ids: int) -> None:

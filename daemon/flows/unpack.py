@@ -180,6 +180,10 @@ class _Climb:
                 source = arrival.source(turn, self._cancel)
                 try:
                     made = way(step, source, self._cancel)
+                except errors.Unimplemented:  # there may be who takes it as a blob
+                    with turn.rest():
+                        arrival.wait(self._cancel)
+                    made = way(step, None, self._cancel)
                 finally:
                     source.close()
         except errors.Error:

@@ -18,7 +18,7 @@ from daemon.images import saved
 from daemon.images.folders import Directory, Folder, Part, Tar
 from daemon.images.saved import Compressor, Saved
 from spec import digest as digests
-from spec import errors
+from spec import errors, wire
 from spec.base import to_json
 from spec.oci import graph, layout
 from spec.oci.image import OCI_INDEX, Descriptor, Index
@@ -124,7 +124,7 @@ class Archive:
     def _oci(self, mark: bytes) -> tuple[Sequence[Descriptor], bytes]:
         try:
             version = msgspec.json.decode(mark, type=layout.Layout).image_layout_version
-        except msgspec.DecodeError as exc:
+        except wire.UNREADABLE as exc:
             raise errors.InvalidArgument(f"reading an archive: its {layout.MARK}: {exc}") from exc
         if version != layout.VERSION:
             raise errors.InvalidArgument(

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from daemon.images.folders import Folder, Part
 from spec import digest as digests
-from spec import errors, names, reference
+from spec import errors, names, reference, wire
 from spec.base import to_json
 from spec.oci import graph, image, layout
 from spec.oci.image import Descriptor, ImageConfig, Manifest
@@ -61,7 +61,7 @@ class Saved:
         self._layers: dict[tuple[str, str], Descriptor] = {}
         try:
             images = msgspec.json.decode(body, type=list[layout.Saved])
-        except msgspec.DecodeError as exc:
+        except wire.UNREADABLE as exc:
             raise errors.InvalidArgument(f"{DOING}: its {layout.SAVED}: {exc}") from exc
         for one in images:
             self._add(one)

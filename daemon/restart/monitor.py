@@ -69,7 +69,7 @@ class Monitor:
         return [self.restarts.family()]
 
     async def _follow(self) -> None:
-        reading = asyncio.create_task(self._read(self._api.subscribe([f"topic=={topic}" for topic in TOPICS])))
+        reading = asyncio.create_task(self._read(self._api.subscribe([f'topic=="{topic}"' for topic in TOPICS])))
         try:
             await asyncio.sleep(0)  # it has begun: what happens from now on is read
             await self._look_at_all()

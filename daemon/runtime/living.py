@@ -104,12 +104,12 @@ def descendants(pid: int) -> list[int]:
     return found[1:]
 
 
-def program(pid: int) -> str:
-    """Path of the file that `pid` executes; "" when that cannot be told."""
+def arguments(pid: int) -> list[str]:
+    """What it was started with (proc(5), cmdline); none when that cannot be told."""
     try:
-        return os.readlink(f"/proc/{pid}/exe")
+        return os.fsdecode(Path(f"/proc/{pid}/cmdline").read_bytes()).split("\0")[:-1]
     except OSError:
-        return ""
+        return []
 
 
 async def end_descendants(pid: int, seconds: float) -> None:

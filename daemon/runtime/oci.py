@@ -57,8 +57,9 @@ class Launch(Record, frozen=True):
 def settle(ref: RuntimeRef, runtimes: Mapping[str, RuntimeConfig], root: str, namespace: str) -> Launch:
     """What `ref` means. `root` is where runtimes keep state that are not told otherwise.
 
-    `ref.name` is a name in `runtimes`, containerd's `io.containerd.NAME.vN` of one, or an absolute path. NotFound for
-    a runtime that is not there; InvalidArgument for options that are none, or why a file that they name cannot be read.
+    `ref.name` is a name in `runtimes`, or else of a program in PATH, or containerd's `io.containerd.NAME.vN` of either,
+    or an absolute path. NotFound for a runtime that is not there; InvalidArgument for options that are none, or why a
+    file that they name cannot be read.
     """
     name = ref.name
     try:
@@ -87,10 +88,14 @@ def _configured(name: str, runtimes: Mapping[str, RuntimeConfig]) -> RuntimeConf
     if name.startswith("/"):
         return RuntimeConfig(path=name)
     config = runtimes.get(name)
-    if config is None and (match := _CONTAINERD.match(name)):
+    match = _CONTAINERD.match(name)
+    if config is None and match:
         config = runtimes.get(match[1])
+    program = match[1] if match else name
+    if config is None and program and "/" not in program and shutil.which(program):
+        config = RuntimeConfig(path=program)
     if config is None:
-        raise errors.NotFound(f"runtime {name!r} not found: it is not in the configuration")
+        raise errors.NotFound(f"runtime {name!r} not found: it is not in the configuration, and no program in PATH")
     return config
 
 

@@ -1,9 +1,10 @@
 """Asks OCI runtimes for their version and features, in a shim of its own. Knows no container."""
 
 import asyncio
+import contextlib
 import os
-from collections.abc import Awaitable, Callable
-from typing import NamedTuple
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any, NamedTuple
 
 from daemon.runtime import facts
 from daemon.runtime.bundle import clear
@@ -29,7 +30,7 @@ class Probes:
     """`shim` makes the shim that serves a directory, or finds it again: that is `directory`, which is there only while
     a program is asked. None is asked twice while its file is the same."""
 
-    def __init__(self, directory: str, shim: Callable[[str], Awaitable[Shim]]) -> None:
+    def __init__(self, directory: str, shim: Callable[[str], Coroutine[Any, Any, Shim]]) -> None:
         self._directory = directory
         self._shim = shim
         self._known: dict[tuple[object, ...], About] = {}
@@ -50,18 +51,26 @@ class Probes:
         return self._known[key]
 
     async def _ask(self, path: str, doing: str) -> About:
-        shim = await self._shim(self._directory)
-        try:
+        async with self._attended() as shim:
             told = await self._run(shim, path, "--version", doing)
             if told.status != 0:
                 raise errors.Unknown(f"{doing}: {complaint(b'', told.output, told.status)}")
             listed = await self._run(shim, path, "features", f"ask runtime {path} for its features")
-        finally:
-            await shim.shutdown()
-            clear(self._directory)
         name, version = facts.version(told.output)
         document, read = facts.features(listed.output if listed.status == 0 else b"")
         return About(name, version, document, read)
+
+    @contextlib.asynccontextmanager
+    async def _attended(self) -> AsyncIterator[Shim]:
+        """A shim, which is gone in the end, also when nobody waits for it any more while it is forked."""
+        forking = asyncio.ensure_future(self._shim(self._directory))
+        try:
+            yield await asyncio.shield(forking)
+        finally:
+            try:
+                await (await forking).shutdown()
+            finally:
+                clear(self._directory)
 
     async def _run(self, shim: Shim, path: str, word: str, doing: str) -> Finished:
         try:

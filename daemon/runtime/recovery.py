@@ -6,7 +6,6 @@ A task that is well costs a few system calls and no call of its runtime: fifty o
 import asyncio
 import functools
 import logging
-import os
 from collections.abc import Callable, Sequence
 
 from daemon.runtime import living, restoring
@@ -115,10 +114,11 @@ async def _finish_calls(task: ContainerTask, shim: Shim) -> None:
 
 
 def _calls_under_way(task: ContainerTask, shim: Shim) -> list[tuple[int, int]]:
-    path = os.path.realpath(task.state.record.launch.path)
+    """By their arguments, which stay what a runtime was called with when it is a script, or executes another."""
     known = {process.record.pid for process in task.state.processes.values()}
-    children = [pid for pid in living.children(shim.pid) if pid not in known and living.program(pid) == path]
-    return [(pid, ticks) for pid in children if (ticks := living.started_ticks(pid))]
+    root = task.state.record.launch.root
+    calls = [pid for pid in living.children(shim.pid) if pid not in known and root in living.arguments(pid)]
+    return [(pid, ticks) for pid in calls if (ticks := living.started_ticks(pid))]
 
 
 def _find_started(process: TaskProcess, bundle: Bundle) -> None:

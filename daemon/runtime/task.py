@@ -167,6 +167,9 @@ class ContainerTask:
         self.state.save(unsettled=True)
         try:
             await call(shim)
+        except errors.DeadlineExceeded:
+            await self.settle(shim)  # it may have come so far before it was killed
+            raise
         except BaseException as exc:
             self.state.save(unsettled=False)
             if isinstance(exc, errors.Unknown) and self.state.init.reaped is not None:
@@ -177,7 +180,7 @@ class ContainerTask:
         self.state.save(paused=paused, unsettled=False)
 
     async def settle(self, shim: Shim) -> None:
-        """After a restart: ask the runtime what became of the call that was under way."""
+        """Ask the runtime what became of a call that was under way when the daemon, or the call, was ended."""
         try:
             status = await self.state.calls.status(shim)
         except errors.Error as exc:

@@ -4,6 +4,7 @@ import signal
 
 import msgspec
 
+CRIU_ERRORS = 3  # of its log
 WORDS_MAX = 1024  # characters of a message, the last ones: there runtimes say why
 
 
@@ -36,11 +37,10 @@ def printed(output: bytes) -> str:
 
 
 def criu_complaint(log: bytes) -> str:
-    """The first error in CRIU's log, which is what the later ones follow from; "" without."""
-    for line in log.decode(errors="replace").splitlines():
-        if "Error (" in line:
-            return _fit(line[line.index("Error (") :])
-    return ""
+    """The last errors in CRIU's log: what failed, and what failed of that. The first ones may be of what it could do
+    without. "" without any."""
+    errors = [line[line.index("Error (") :] for line in log.decode(errors="replace").splitlines() if "Error (" in line]
+    return _fit("; ".join(line.strip() for line in errors[-CRIU_ERRORS:]))
 
 
 def _fit(text: str) -> str:

@@ -296,7 +296,8 @@ class Transfer:
             ):
 
                 def pull(digest: str, name: str) -> Pull:
-                    return self._one(namespace, digest, name, destination, archive, sink, token, {})
+                    made = self._one(namespace, digest, name, destination, archive, sink, token, {})
+                    return replace(made, sparse=True)
 
                 Import(
                     archive=archive,

@@ -158,6 +158,20 @@ def choose(document: Index, matcher: platforms.Matcher) -> list[Descriptor]:
     return [child for _, child in sorted(ranked, key=lambda entry: entry[0])]
 
 
+def select(document: Index, matchers: Sequence[platforms.Matcher], wanted: str, doing: str) -> dict[str, Descriptor]:
+    """The best for each of `matchers`, by digest. NotFound when one finds nothing: `wanted` names the platforms,
+    `doing` what is being done to which image."""
+    chosen = {}
+    for matcher in matchers:
+        best = choose(document, matcher)
+        if not best:
+            raise errors.NotFound(
+                f"{doing}: it has nothing for {wanted}; it has {', '.join(offered(document)) or 'nothing'}"
+            )
+        chosen[best[0].digest] = best[0]
+    return chosen
+
+
 def offered(document: Index) -> list[str]:
     """Platforms of an index, as text."""
     return [platforms.format(child.platform) for child in document.manifests if child.platform is not None]

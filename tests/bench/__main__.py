@@ -12,6 +12,7 @@ from tests.bench import (
     diff,
     endpoint,
     events,
+    frozen,
     garbage,
     layers,
     lists,
@@ -19,6 +20,7 @@ from tests.bench import (
     records,
     registry,
     snapshots,
+    starts,
     tasks,
 )  # fmt: skip
 from tests.bench.figures import Row, at_once, journaled, memory_kb, show
@@ -79,10 +81,15 @@ def main():
                     snapshots.measure(daemon, peer, where),
                     diff.measure(daemon, peer, where),
                     tasks.measure_life(daemon, where / "life"),
+                    tasks.measure_exec(daemon, where / "life"),
+                    tasks.measure_shim(daemon, where / "life"),
+                    starts.measure(daemon, where / "life"),
                     tasks.measure_many(daemon, where / "life"),
                     endpoint.measure(where),
                 )
             )
+    with journaled("1G") as where:
+        show(frozen.measure(where))
 
 
 if __name__ == "__main__":

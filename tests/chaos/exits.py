@@ -7,14 +7,11 @@ Of ten containers eight end by themselves, one has a process exec'd into it, and
 the shim of another is stopped and goes on, again and again, and nobody minds.
 """
 
-import argparse
 import contextlib
 import json
 import os
 import random
 import signal
-import sys
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -24,10 +21,12 @@ from typing import NamedTuple
 import msgspec
 
 from spec import errors
-from spec.api import containers, events, tasks
-from spec.events import EventsLagged, TaskExit, topic_of
+from spec.api import containers as records
+from spec.api import events, tasks
+from spec.events import TOPICS, EventsLagged, topic_of
 from spec.records import Status
 from tests import containers as making
+from tests.chaos import command
 from tests.daemon import Daemon
 
 AWAY = (errors.Unavailable, errors.Canceled, EOFError)
@@ -72,12 +71,13 @@ class Numbers:
 
 
 class Listener(threading.Thread):
-    """Every exit event there is, in order, whatever becomes of the daemon meanwhile."""
+    """Every event of some topics there is, in order, whatever becomes of the daemon meanwhile."""
 
-    def __init__(self, daemon):
+    def __init__(self, daemon, *topics):
         super().__init__(name="listener")
         self.daemon_ = daemon
-        self.exits = []
+        self.topics = topics
+        self.heard = []
         self.failure = None
         self._sequence = 0
 
@@ -92,14 +92,20 @@ class Listener(threading.Thread):
             self.failure = exc
 
     def _listen(self, client):
-        request = events.SubscribeRequest(filters=[f'topic=="{EXIT}"', f'topic=="{END}"'], since=self._sequence)
+        filters = [f'topic=="{topic}"' for topic in (*self.topics, END)]
+        request = events.SubscribeRequest(filters=filters, since=self._sequence)
         for envelope in client.events.subscribe(request):
             self._sequence = envelope.sequence
             if envelope.topic == END:
                 return
             if envelope.topic == topic_of(EventsLagged(missed=0)):
                 raise Wrong("the ring was too small for the events of one restart")
-            self.exits.append(msgspec.msgpack.decode(envelope.event, type=TaskExit))
+            self.heard.append(msgspec.msgpack.decode(envelope.event, type=TOPICS[envelope.topic]))
+
+    def end(self, client):
+        """When it has heard all that has happened until now."""
+        client.events.publish(events.PublishRequest(topic=END, event=msgspec.Raw(b"\x80")))
+        self.join(SECONDS)
 
 
 class Worker(threading.Thread):
@@ -119,10 +125,12 @@ class Worker(threading.Thread):
     def run(self):
         try:
             for number in self.numbers:
-                act = self.chance.choices((self.brief, self.execing, self.shimless), (8, 1, 1))[0]
-                act(f"c{number}")
+                self.live(f"c{number}")
         except Exception as exc:  # told by the main thread
             self.failure = exc
+
+    def live(self, id):
+        self.chance.choices((self.brief, self.execing, self.shimless), (8, 1, 1))[0](id)
 
     def brief(self, id):
         """It ends by itself, now or soon."""
@@ -143,21 +151,22 @@ class Worker(threading.Thread):
         self.shims += 1
         self.ended(id, KILLED)
 
-    def started(self, id, *args):
+    def started(self, id, *args, memory=0):
         """Its pid."""
-        self.insist(lambda client: making.container(client, id, *args), errors.AlreadyExists)
+        self.insist(lambda client: making.container(client, id, *args, memory=memory), errors.AlreadyExists)
         return self.insist(lambda client: self._start(client, id))
 
     def ended(self, id, code):
-        """Wait for it, and remove all of it."""
+        """Wait for it, and remove all of it; what Wait said."""
         done = self.insist(lambda client: client.tasks.wait(tasks.WaitRequest(container_id=id)))
         process = self.insist(lambda client: client.tasks.get(tasks.GetRequest(container_id=id)))
         if not done.exit_status == process.exit_status == code:
             raise Wrong(f"{id} ended with {code}, and Wait said {done.exit_status}, Get {process.exit_status}")
         self.seen.append(Seen(id, process.pid, code))
         self.insist(lambda client: client.tasks.delete(tasks.DeleteRequest(container_id=id)), errors.NotFound)
-        request = containers.DeleteRequest(id=id)
+        request = records.DeleteRequest(id=id)
         self.insist(lambda client: client.containers.delete(request), errors.NotFound)
+        return done
 
     def insist(self, call, *fine):
         """Until a daemon answers. What one answered before it died is not known, so `fine` may come of it."""
@@ -237,51 +246,65 @@ def compare(seen, exits):
         raise Wrong(f"{len(more)} exits doubled or made up: {sorted(more)[:5]}")
 
 
-def chaos(directory, count, seed, workers=4, pause_s=(2.0, 5.0), say=lambda line: None):
+def chaos(directory, containers, seed, workers=4, pause_s=(2.0, 5.0), say=lambda line: None):
     """Wrong when anything is; what was done."""
     chance = random.Random(seed)
     rootfs = making.busybox(directory)
-    numbers = Numbers(count)
+    numbers = Numbers(containers)
     kills, began = 0, time.monotonic()
     with Daemon(directory) as daemon:
         with daemon.client() as client:
             pid = making.started(client, STOPPED, rootfs, "/bin/sleep", "100000")
         stopper = Stopper(parent(pid), random.Random(chance.random()))
-        listener = Listener(daemon)
+        listener = Listener(daemon, EXIT)
         crew = [Worker(n, daemon, random.Random(chance.random()), numbers, rootfs) for n in range(workers)]
-        for thread in (listener, stopper, *crew):
-            thread.start()
+        stopper.start()
         try:
-            while any(worker.is_alive() for worker in crew) and not any(worker.failure for worker in crew):
-                time.sleep(chance.uniform(*pause_s))
-                daemon.kill()
-                daemon.start()
-                kills += 1
-                say(f"kill {kills}: {len(listener.exits)} exits told, {time.monotonic() - began:.0f} s")
+            for kills in killed(daemon, crew, numbers, listener, chance, pause_s):
+                say(f"kill {kills}: {len(listener.heard)} exits told, {time.monotonic() - began:.0f} s")
         finally:
-            numbers.stop()
             stopper.over.set()
-            for thread in (stopper, *crew):
-                thread.join()
+            stopper.join()
             with daemon.client() as client:
                 _kill(client, STOPPED)
                 making.ended(client, STOPPED)
-                client.events.publish(events.PublishRequest(topic=END, event=msgspec.Raw(b"\x80")))
-            listener.join(SECONDS)
-        for thread in (*crew, listener):
-            if thread.failure is not None:
-                raise Wrong(f"{thread.name}: {thread.failure!r}") from thread.failure
+                listener.end(client)
+        check(*crew, listener)
         seen = [one for worker in crew for one in worker.seen]
-        compare([*seen, Seen(STOPPED, pid, KILLED)], listener.exits)
+        compare([*seen, Seen(STOPPED, pid, KILLED)], listener.heard)
         _nothing_left(daemon)
     return {
-        "containers": count,
+        "containers": containers,
         "seed": seed,
         "kills of the daemon": kills,
         "kills of shims": sum(worker.shims for worker in crew),
-        "exits, each told once": len(listener.exits),
+        "exits, each told once": len(listener.heard),
         "seconds": round(time.monotonic() - began),
     }
+
+
+def killed(daemon, crew, numbers, listener, chance, pause_s):
+    """All at work; the daemon is killed and started again at random times until the crew is done. How often by then."""
+    for thread in (listener, *crew):
+        thread.start()
+    kills = 0
+    try:
+        while any(worker.is_alive() for worker in crew) and not any(worker.failure for worker in crew):
+            time.sleep(chance.uniform(*pause_s))
+            daemon.kill()
+            daemon.start()
+            kills += 1
+            yield kills
+    finally:
+        numbers.stop()
+        for worker in crew:
+            worker.join()
+
+
+def check(*threads):
+    for thread in threads:
+        if thread.failure is not None:
+            raise Wrong(f"{thread.name}: {thread.failure!r}") from thread.failure
 
 
 def _nothing_left(daemon):
@@ -290,19 +313,5 @@ def _nothing_left(daemon):
         raise Wrong(f"left: {left}")
 
 
-def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--containers", type=int, default=10_000)
-    parser.add_argument("--seed", type=int, default=random.randrange(10**6))
-    parser.add_argument("--workers", type=int, default=4)
-    parser.add_argument("--directory")
-    args = parser.parse_args(argv)
-    with tempfile.TemporaryDirectory(dir=args.directory) as directory:
-        done = chaos(
-            directory, args.containers, args.seed, args.workers, say=lambda line: print(line, file=sys.stderr)
-        )
-        print(json.dumps(done))
-
-
 if __name__ == "__main__":
-    main()
+    command.run(__doc__, chaos, containers=10_000, workers=4)

@@ -10,6 +10,7 @@ import zstandard
 
 from daemon.client import connect
 from daemon.client.proxies import RemoteDiffer
+from daemon.config import ProxyPlugin
 from daemon.content.local import LocalContent
 from daemon.diff.applier import ArchiveApplier
 from daemon.diff.walking import WalkingDiffer
@@ -19,6 +20,7 @@ from daemon.kit.cancel import Token
 from daemon.kit.dictkv import DictKV
 from daemon.kit.threads import Pool
 from daemon.metadata.store import Store
+from daemon.proxy import ProxyDiffer
 from daemon.scoped.content import ScopedContent
 from daemon.services.diff import Diff
 from daemon.snapshots.native import Native
@@ -43,7 +45,7 @@ def snapshotter(request, tmp_path):
     made.close()
 
 
-@pytest.fixture(params=["local", "scoped", "remote"])
+@pytest.fixture(params=["local", "scoped", "remote", "proxied"])
 def content(request, tmp_path):
     """A store; its `applier` is the one under test."""
     content = LocalContent(str(tmp_path / "content"))
@@ -52,9 +54,13 @@ def content(request, tmp_path):
             store = stack.enter_context(contextlib.closing(Store(str(tmp_path / "metadata"))))
             content = ScopedContent(content, store, Exchange(), "default")
         content.applier = differ = WalkingDiffer(content)
-        if request.param == "remote":
+        if request.param in ("remote", "proxied"):
             service = Diff(lambda namespace, payloads: differ, stack.enter_context(Pool("diff", 2)))
             server = stack.enter_context(Server(extra=[(diff_api.Diff, service)]))
+        if request.param == "proxied":
+            plugin = ProxyPlugin(type="diff", address=server.path, timeout_s=SECONDS)
+            content.applier = stack.enter_context(contextlib.closing(ProxyDiffer("mine", plugin, sync_fs=True)))
+        if request.param == "remote":
             client = stack.enter_context(connect(server.path, "default", timeout_s=SECONDS))
             content.applier = RemoteDiffer(client, sync_fs=True)
         yield content
@@ -222,6 +228,10 @@ def test_a_layer_apart_from_those_below(content, tmp_path):
     upper = Mount(type="overlay", source="overlay", options=(f"upperdir={tmp_path / 'upper'}",))
     (tmp_path / "upper").mkdir()
     alone, implying = (layer(content, archive(*entries)) for entries in ((folder("d"), file("d/f")), (file("d/f"),)))
+    if isinstance(content.applier, ProxyDiffer):
+        with pytest.raises(errors.FailedPrecondition, match="needs the layers below"):
+            content.applier.apply(alone, [upper])
+        return
     assert not content.applier.apply(alone, [upper]).implied
     (tmp_path / "upper/d/f").unlink()
     (tmp_path / "upper/d").rmdir()

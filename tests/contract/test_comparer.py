@@ -18,6 +18,7 @@ from msgspec.structs import replace
 
 from daemon.client import connect
 from daemon.client.proxies import RemoteDiffer
+from daemon.config import ProxyPlugin
 from daemon.content.local import LocalContent
 from daemon.diff.walking import WalkingDiffer
 from daemon.events.exchange import Exchange
@@ -26,6 +27,7 @@ from daemon.kit.cancel import Token
 from daemon.kit.dictkv import DictKV
 from daemon.kit.threads import Pool
 from daemon.metadata.store import Store
+from daemon.proxy import ProxyDiffer
 from daemon.scoped.content import ScopedContent
 from daemon.services.diff import Diff
 from daemon.snapshots.native import Native
@@ -72,8 +74,18 @@ def remote(directory):
         pool.close()
 
 
+@contextmanager
+def proxied(directory):
+    with scoped(directory) as (content, differ), Pool("diff", 2) as pool:
+        service = (diff_api.Diff, Diff(lambda namespace, payloads: differ, pool))
+        with Server(extra=[service]) as server:
+            plugin = ProxyPlugin(type="diff", address=server.path, timeout_s=SECONDS)
+            with contextlib.closing(ProxyDiffer("mine", plugin)) as proxy:
+                yield content, proxy
+
+
 # Each makes a context manager of a content store and a comparer into it, given a directory.
-IMPLEMENTATIONS = {"local": local, "scoped": scoped, "remote": remote}
+IMPLEMENTATIONS = {"local": local, "scoped": scoped, "remote": remote, "proxied": proxied}
 
 
 @pytest.fixture(params=IMPLEMENTATIONS)

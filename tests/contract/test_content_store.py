@@ -259,6 +259,11 @@ def test_truncating_makes_other_content_possible(store):
 # Ingests
 
 
+def pread(tail, size, offset):
+    buffer = memoryview(bytearray(size))
+    return bytes(buffer[: tail.preadinto(buffer, offset)])
+
+
 def test_a_tail_sees_what_is_written_now_and_later_and_after_the_commit(store):
     with store.writer("ref") as writer:
         writer.write(b"some ")
@@ -266,17 +271,17 @@ def test_a_tail_sees_what_is_written_now_and_later_and_after_the_commit(store):
             tail = writer.tail()
         except errors.Unimplemented:
             return
-        assert tail.pread(100, 0) == b"some "
-        assert tail.pread(100, 5) == b""
+        assert pread(tail, 100, 0) == b"some "
+        assert pread(tail, 100, 5) == b""
         writer.write(b"bytes")
-        assert tail.pread(3, 4) == b" by"
+        assert pread(tail, 3, 4) == b" by"
         digest = writer.commit()
     store.delete(digest)
-    assert tail.pread(100, 0) == b"some bytes"
+    assert pread(tail, 100, 0) == b"some bytes"
     tail.close()
     tail.close()
     with pytest.raises(errors.FailedPrecondition):
-        tail.pread(1, 0)
+        pread(tail, 1, 0)
 
 
 def test_listing_ingests(store):

@@ -31,13 +31,14 @@ done
 while [ $# -gt 1 ]; do
     case $1 in
         --image-path) image=$2;; --work-path) work=$2;; --bundle) bundle=$2;; --pid-file) pid=$2;;
+        --log) said=$2;;
     esac
     shift
 done
 if [ -e $self.fail ]; then
     [ $verb = restore ] && log=restore.log || log=dump.log
     echo '(00.1) fine\n(00.2) Error (criu/x.c:7): no such luck\n(00.3) Error (criu/y.c:8): so' > $work/$log
-    echo "criu failed: type NOTIFY errno 0" >&2
+    echo '{"level": "error", "msg": "criu failed: type NOTIFY errno 0"}' >> $said
     exit 1
 fi
 if [ $verb = restore ]; then
@@ -47,6 +48,7 @@ fi
 mkdir -p $image
 echo state > $image/core-1.img
 """
+SAID = r"criu failed: .*; criu: Error \(criu/x.c:7\): no such luck; Error \(criu/y.c:8\): so"
 
 
 @pytest.fixture
@@ -111,7 +113,7 @@ def test_a_checkpoint_stays_where_it_is_wanted(client, tmp_path, program):
 
 def test_what_criu_says_is_the_error(client, program):
     program.with_name("runtime.fail").touch()
-    said = r"checkpoint container one by runtime .*: criu failed: .*; criu: Error \(criu/x.c:7\): no such luck$"
+    said = rf"checkpoint container one by runtime .*: {SAID}$"
     with pytest.raises(errors.Unknown, match=said):
         asked(client)
     assert status(client) is Status.RUNNING
@@ -198,7 +200,7 @@ def test_its_streams_are_those_of_its_creation(client, tmp_path, tar):
 def test_a_restore_that_fails_can_be_tried_again(client, tmp_path, program, tar):
     restored(client, tmp_path, tar)
     program.with_name("runtime.fail").touch()
-    said = r"restore container one by runtime .*: criu failed: .*; criu: Error \(criu/x.c:7\): no such luck$"
+    said = rf"restore container one by runtime .*: {SAID}$"
     with pytest.raises(errors.Unknown, match=said):
         start(client)
     assert status(client) is Status.CREATED
@@ -257,6 +259,7 @@ def test_ctr_makes_an_image_of_a_container_and_back(daemon, program, registry):
     assert "RUNNING" in daemon.ctr("tasks", "ls").stdout
     assert "exists" in daemon.ctr("containers", "checkpoint", "c", "ck:1", check=False).stderr
     assert "ck:1" in daemon.ctr("images", "ls").stdout
+    assert "ck:1" in daemon.ctr("images", "check", "--verify").stdout
     daemon.ctr("tasks", "rm", "-f", "c")
     daemon.ctr("containers", "rm", "c")
     refused = daemon.ctr("containers", "restore", "--live", "-d", "r", "ck:1", check=False)

@@ -3,7 +3,6 @@ from under containers that run."""
 
 import datetime
 import hashlib
-import importlib.util
 import os
 import re
 import shutil
@@ -16,10 +15,10 @@ import pytest
 from daemon import config, settings
 from spec.api import tasks
 from spec.version import VERSION
+from tests import packaging
 from tests.containers import busybox, ended, started
 
-ROOT = Path(__file__).parents[2]
-DIST = ROOT / "packaging/dist.py"
+DIST = packaging.PACKAGING / "dist.py"
 DAMAGED = 65
 
 
@@ -43,12 +42,9 @@ def dist(binaries):
     return lambda *args, **options: run(sys.executable, DIST, "--binaries", binaries, *args, **options)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def manual():
-    spec = importlib.util.spec_from_file_location("manual", ROOT / "packaging/manual.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return packaging.manual()
 
 
 def unpacked(archive, directory):

@@ -25,6 +25,7 @@ def daemon(tmp_path):
     with Daemon(tmp_path, FAST) as daemon:
         yield daemon
         stop_all(daemon)
+        assert "following events" not in daemon.log.read_text()
 
 
 def stop_all(daemon):

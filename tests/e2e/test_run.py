@@ -8,7 +8,6 @@ import pty
 import re
 import shutil
 import subprocess
-import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,23 +17,12 @@ from ctr import cli
 from spec.api import tasks
 from spec.oci import build
 from tests import cgroups
-from tests.daemon import BIN, Daemon
+from tests.daemon import BIN, Daemon, passable
 from tests.registry import Registry, make_image
 
 NAMESPACE = f"run-{os.getpid()}"  # cgroups bear its name
 WORKDIR = "/made/up"
 MAPS = ("--uidmap", "0:100000:65536", "--gidmap", "0:200000:65536")
-
-
-@contextmanager
-def passable():
-    """A directory that the mapped root of a container may walk through, as /run is."""
-    directory = tempfile.mkdtemp(prefix="holdd-test-", dir="/run")
-    os.chmod(directory, 0o711)
-    try:
-        yield Path(directory)
-    finally:
-        shutil.rmtree(directory)
 
 
 class Own(Daemon):

@@ -3,17 +3,19 @@
 import json
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from daemon.runtime import living
 from spec import errors
 from spec.api.introspection import PluginInfoRequest, ServerRequest
 from spec.records import RuntimeInfo
 from tests import cgroups
 from tests.containers import busybox
-from tests.daemon import Daemon
+from tests.daemon import BIN, Daemon
 
 RUNTIME = "io.holdd.runtime.v1"
 CONFIG = """
@@ -192,7 +194,7 @@ def test_options_of_one_start(shared, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (("--runtime", "crun/x"), "not in the configuration"),
+        (("--runtime", "x/runc"), "not in the configuration"),
         (("--runtime-config-path", "/no/such.toml"), "/no/such.toml: no such file or directory"),
         (("--runc-binary", "no-such-runc"), "no executable 'no-such-runc'"),
     ],
@@ -283,3 +285,68 @@ def test_a_missing_command_is_told_once(shared):
     done = run(shared, "none", command=("no-such-command",), check=False)
     assert done.stderr.count("no-such-command") == 1
     assert done.stderr.endswith("ctr: create container none by runtime 'runc': it failed\n")
+
+
+# Hangs in the call that the file beside it names, and says so.
+HANGING = """#!/bin/sh
+for word; do
+    case " $(cat "$0.hangs" 2>/dev/null) " in *" $word "*) touch "$0.hanging"; sleep 1000; exit 0 ;; esac
+done
+exec runc "$@"
+"""
+LIVED = {
+    "create": ("run", "--rootfs", "-d", "--runtime", "slow", "TREE", "one", "sleep", "1000"),
+    "start": ("tasks", "start", "-d", "one"),
+    "exec": ("tasks", "exec", "--exec-id", "e", "one", "true"),
+    "pause": ("tasks", "pause", "one"),
+    "delete": ("tasks", "rm", "one"),
+}
+
+
+@pytest.mark.parametrize("verb", LIVED)
+def test_a_daemon_is_killed_while_its_runtime_hangs(tmp_path, verb):
+    program = tmp_path / "slow"
+    program.write_text(HANGING)
+    program.chmod(0o755)
+    hangs, hanging = Path(f"{program}.hangs"), Path(f"{program}.hanging")
+    with Daemon(tmp_path, f'[runtimes.slow]\npath = "{program}"\ntimeout_s = 20\n') as daemon:
+        tree = busybox(tmp_path).source
+        if verb == "start":
+            daemon.ctr("containers", "create", "--rootfs", "--runtime", "slow", tree, "one", "sleep", "1000")
+        elif verb != "create":
+            daemon.ctr(*(tree if word == "TREE" else word for word in LIVED["create"]))
+        if verb == "delete":
+            daemon.ctr("tasks", "kill", "-s", "KILL", "one")
+            daemon.ctr("tasks", "wait", "one", check=False)
+        hangs.write_text(verb)
+        argv = [BIN / "ctr", "--address", daemon.address, *(tree if word == "TREE" else word for word in LIVED[verb])]
+        with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as asking:
+            try:
+                until(hanging.exists)
+                daemon.kill()
+                assert asking.wait(30) == 1
+            finally:
+                asking.kill()
+        hangs.unlink()
+        daemon.start()
+        listed = daemon.ctr("tasks", "ls").stdout.splitlines()[1:]
+        assert bool(listed) == (verb != "create")
+        if verb == "pause":
+            assert "RUNNING" in listed[0]
+        if listed:
+            daemon.ctr("tasks", "rm", "--force", "one", check=False)
+        if verb != "create":
+            daemon.ctr("containers", "rm", "one")
+        assert daemon.ctr("tasks", "ls", "-q").stdout == ""
+        assert not list((daemon.state / "tasks").glob("*/*"))
+        assert not list((daemon.state / "runc").glob("*/*"))
+        assert not [pid for pid in living.children(1) if str(program) in living.arguments(pid)]
+        daemon.tree = tree
+        run(daemon, "two", "--runtime", "slow")
+
+
+def until(condition):
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come about"
+        time.sleep(0.01)

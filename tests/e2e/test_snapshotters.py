@@ -6,7 +6,7 @@ import pytest
 from spec.api import introspection
 from tests.daemon import Daemon
 from tests.disks import MIB, disk
-from tests.proxied import Proxied, ProxiedContent
+from tests.proxied import Proxied, ProxiedContent, ProxiedDiffer
 from tests.registry import Registry, make_image
 
 CONFIG = """
@@ -100,6 +100,33 @@ def test_a_content_store_in_another_process(tmp_path, reference):
         assert "proxy plugin blobs: connecting to" in done.stderr
         proxied.start()
         assert daemon.ctr("content", "get", digest, text=False).stdout == files[digest].read_bytes()
+
+
+def test_a_differ_in_another_process(tmp_path, reference):
+    """It comes before holdd's own, for layers of pulls too, and while it is away nobody takes its place."""
+    config = """
+[diff]
+differs = ["mine", "walking"]
+[proxy_plugins.mine]
+type = "diff"
+address = "{}/proxy.sock"
+"""
+    daemon = Daemon(tmp_path, config.format(tmp_path))
+    with daemon, ProxiedDiffer(tmp_path, daemon.address) as proxied:
+        (info,) = plugins(daemon, "mine")
+        assert (info.type, info.status) == ("io.holdd.differ.v1", "ok")
+        pull_and_run(daemon, reference, "overlayfs")
+        layers = [line.split()[2] for line in proxied.said() if line.startswith("apply default ")]
+        assert len(set(layers)) == len(layers) >= 3
+        assert "sync" in proxied.said()
+        top = daemon.ctr("snapshots", "ls", "-q").stdout.split()[-1]
+        daemon.ctr("snapshots", "prepare", "work", top)
+        daemon.ctr("snapshots", "diff", "work", text=False)
+        assert any(line.startswith("compare default sha256:") for line in proxied.said())
+        daemon.ctr("images", "rm", "--sync", reference)
+        proxied.kill()
+        done = daemon.ctr("images", "pull", "--plain-http", reference, check=False)
+        assert "proxy plugin mine: connecting to" in done.stderr
 
 
 def test_a_name_that_is_taken(tmp_path):

@@ -213,6 +213,24 @@ def test_a_runtime_that_does_nothing():
     story_of(story)
 
 
+def test_a_runtime_that_hangs_once_it_has_done_its_work():
+    async def story(rig, broken):
+        task = await rig.run("one", "sleep", "1000", runtime="broken")
+        for verb, call, status in (("pause", task.pause, Status.PAUSED), ("resume", task.resume, Status.RUNNING)):
+            broken.breaks(verb, 'runc "$@"; sleep 1000')
+            with pytest.raises(errors.DeadlineExceeded, match=f"{verb} container one by runtime 'broken'"):
+                await call()
+            assert task.process().status is status
+        broken.breaks("exec", 'runc "$@"; sleep 1000')
+        await task.exec("e", json_process("sleep", "1000"), Stdio())
+        with pytest.raises(errors.DeadlineExceeded):
+            await task.start("e")
+        assert len(await task.pids()) == 1
+        await rig.end("one")
+
+    story_of(story)
+
+
 def test_a_runtime_that_deletes_nothing_and_shares_the_hosts_pids():
     async def story(rig, broken):
         namespaces = ("mount", "uts")

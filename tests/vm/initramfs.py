@@ -25,7 +25,7 @@ VENV = Path(sys.prefix)
 # Those that are here. Where the tests want GNU's, busybox's give way.
 PROGRAMS = (
     "busybox", "runc", "crun", "mkfs.ext4", "mkfs.btrfs", "btrfs", "mkfs.xfs", "find", "nsenter", "apparmor_parser",
-    "criu",
+    "criu", "tar",
 )  # fmt: skip
 APPARMOR = (  # what its parser reads
     "/etc/apparmor/parser.conf", "/etc/apparmor.d/abi", "/etc/apparmor.d/abstractions", "/etc/apparmor.d/tunables",
@@ -38,7 +38,8 @@ NOT_OF_PYTHON = {
 }  # fmt: skip
 MODULES = (
     "virtio_pci", "virtio_blk", "virtio_console", "loop", "overlay", "btrfs", "xfs", "erofs", "aufs",
-    "unix_diag", "tcp_diag", "udp_diag", "raw_diag", "netlink_diag", "af_packet_diag",  # what CRIU asks for sockets
+    "unix_diag", "tcp_diag", "udp_diag", "raw_diag", "netlink_diag", "af_packet_diag", "tun", "veth",
+    "nf_tables",
 )  # fmt: skip
 ETC = {
     "etc/passwd": "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",

@@ -133,6 +133,19 @@ def test_what_is_no_layout(opened, changes, error, says):
         opened(files(**changes))
 
 
+def test_an_index_of_four_gigabytes(tmp_path):
+    """It is mostly a hole, and not read."""
+    size = 4 << 30
+    head = archive(file("oci-layout", LAYOUT))[:-1024] + pax(size=size) + file("index.json")
+    with (tmp_path / "huge.tar").open("wb") as made:
+        made.write(head)
+        made.truncate(len(head) + size + 1024)
+    fd = os.open(tmp_path / "huge.tar", os.O_RDONLY)
+    with pytest.raises(errors.InvalidArgument, match=r"index\.json has more than"):
+        Archive(fd, str(tmp_path), Token(), undone)
+    os.close(fd)
+
+
 def test_a_blob_that_is_not_there(opened):
     with pytest.raises(errors.NotFound, match="0000"):
         opened(files()).fetch(Descriptor(digest="sha256:" + "0" * 64))

@@ -161,6 +161,8 @@ def one(config="c.json", tags=("a:1",), layers=("a/layer.tar", "b/layer.tar")):
         ([one(), file("c.json", config_of(*LAYERS, os="")), *FILES[1:]], errors.InvalidArgument, "no os"),
         ([one(), file("c.json", b"[]"), *FILES[1:]], errors.InvalidArgument, "not a JSON object"),
         ([one(), file("c.json", b"{" + b" " * (4 << 20)), *FILES[1:]], errors.InvalidArgument, "c.json has more than"),
+        ([file("manifest.json", b"[\xff]"), *FILES], errors.InvalidArgument, "manifest.json"),
+        ([file("manifest.json", b"[" * 100_000), *FILES], errors.InvalidArgument, "manifest.json"),
         ([file("manifest.json", b"{}"), *FILES], errors.InvalidArgument, "manifest.json"),
         ([file("manifest.json", b" " * (5 << 20)), *FILES], errors.InvalidArgument, "manifest.json has more than"),
         ([file("repositories", b"{}")], errors.InvalidArgument, "unrecognized image format.*before 1.10"),

@@ -24,6 +24,13 @@ def test_starting_times():
     assert len(living.boot_id()) == 36
 
 
+def test_arguments(sleeper):
+    while not (found := living.arguments(sleeper.pid)):  # until the kernel has put them there
+        assert sleeper.poll() is None
+    assert found == ["/bin/sleep", "1000"]
+    assert living.arguments(2**22 + 1) == []
+
+
 def test_parents(sleeper):
     assert living.parent(sleeper.pid) == os.getpid()
     sleeper.kill()

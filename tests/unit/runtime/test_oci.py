@@ -72,6 +72,14 @@ def test_which_runtime_is_meant(program):
     assert settle(RuntimeRef(name="runc"), runtimes, "/run/r", "ns").path == program
 
 
+def test_a_program_in_path_needs_no_configuration(program, monkeypatch):
+    monkeypatch.setenv("PATH", os.path.dirname(program))
+    for name in ("runtime", "io.containerd.runtime.v1"):
+        assert settle(RuntimeRef(name=name), {}, "/run/r", "ns") == Launch(name=name, path=program, root="/run/r/ns")
+    configured = {"runtime": RuntimeConfig(path="/bin/true")}
+    assert settle(RuntimeRef(name="runtime"), configured, "/run/r", "ns").path == "/bin/true"
+
+
 @pytest.mark.parametrize("name", ["other", "io.containerd.other.v2", "/no/such/runtime", "../runc", "gone", ""])
 def test_runtimes_that_are_not_there(name):
     with pytest.raises(errors.NotFound, match="not found"):

@@ -41,7 +41,8 @@ def test_what_is_long_is_cut_at_its_beginning():
     [
         (b"", ""),
         (b"(00.1) fine\n", ""),
-        (b"(00.2) Error (a.c:1): one\n(00.3) Error (b.c:2): two\n", "Error (a.c:1): one"),
+        (b"(00.2) Error (a.c:1): one\n(00.3) Error (b.c:2): two\n", "Error (a.c:1): one; Error (b.c:2): two"),
+        (b"Error (a): 1\nError (b): 2\nError (c): 3\nError (d): 4\n", "Error (b): 2; Error (c): 3; Error (d): 4"),
         (b"\xff Error (a.c:1): \xff", "Error (a.c:1): \ufffd"),
     ],
 )

@@ -3,6 +3,7 @@
 import contextlib
 import shutil
 import time
+from pathlib import Path
 
 import pytest
 
@@ -15,14 +16,15 @@ from spec.types import Stdio
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(shutil.which("criu") is None, reason="no criu")]
 
-COUNT = "i=0; while :; do i=$((i+1)); echo $i; sleep 0.05; done"
+COUNT = "i=0; while :; do i=$((i+1)); echo $i; /bin/sleep 0.05; done"
 
 
 @pytest.fixture
 def counting(client, rootfs, tmp_path):
     """The log of a container `c` that counts."""
     log = tmp_path / "log"
-    spec = build.with_args(build.default_spec("default", "c"), ("sh", "-c", COUNT))
+    spec = build.with_args(build.default_spec("default", "c"), ("/bin/sh", "-c", COUNT))
+    spec = build.with_host_namespace(spec, "network")  # CRIU locks one of its own with iptables
     record = Container(id="c", runtime=RuntimeRef(name="runc"), spec=build.encode(build.with_root(spec, rootfs.source)))
     client.containers.create(containers.CreateRequest(container=record))
     # a pipe, as a terminal or a log file of the host's could not be found again by CRIU
@@ -94,6 +96,8 @@ def test_ctr_makes_an_image_of_it_and_a_container_of_that(client, daemon, counti
     counted(counting, before[-1] + 3)
     daemon.ctr("containers", "restore", "--live", "-d", "c2", "example.org/c:1")
     assert status(client, "c2") is Status.RUNNING
+    pid = client.tasks.get(tasks.GetRequest(container_id="c2")).pid
+    assert Path(f"/proc/{pid}/cgroup").read_text() == "0::/default/c2\n"
     client.images.delete(images.DeleteRequest(name="example.org/c:1"))
 
 
