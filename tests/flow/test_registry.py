@@ -14,7 +14,7 @@ from daemon.kit.cancel import Token
 from spec import digest as digests
 from spec import errors
 from tests import tricks
-from tests.fake import Fake
+from tests.fake import MANIFEST, Fake
 from tests.flow.test_pull import House
 
 pytestmark = pytest.mark.root
@@ -218,3 +218,18 @@ def test_a_caller_who_gives_up_does_not_wait_for_the_registry(house, fake):
     with pytest.raises(errors.Canceled):
         house.pull(f"{fake.host}/a:1", cancel=token)
     assert free(house)
+
+
+def test_a_tag_that_moves_meanwhile(house, fake):
+    """It is asked for once: what was resolved is what comes (notation CVE-2023-33959)."""
+    digest = digests.of(fake.manifests["1"][1])
+
+    def moves(handler, data, start):
+        handler._send(200, data, {"Content-Type": MANIFEST, "Docker-Content-Digest": digest})
+        fake.image("1", {"other": b"x"})
+
+    fake.tricks["1"] = [moves]
+    house.pull(f"{fake.host}/a:1")
+    assert house.images.get(f"{fake.host}/a:1").target.digest == digest
+    assert digests.of(fake.manifests["1"][1]) != digest
+    assert [path for _, path, _ in fake.requests].count("/v2/a/manifests/1") == 1

@@ -158,3 +158,13 @@ def test_trust_in_a_host_is_trust_in_nobody_else(tmp_path):
         transport.close()
         thread.join()
     assert not any(heard)
+
+
+def test_a_server_that_hangs_in_tls():
+    """It accepts, and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}/v2"
+        transport = Transport(Host(base=url, dial_s=0.2))
+        with pytest.raises(errors.Unavailable, match=r"127\.0\.0\.1.*timed out"):
+            transport.request("GET", f"{url}/", {}, attempts=1)
+        transport.close()
