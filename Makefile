@@ -7,10 +7,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 SYSTEM := gcc libc6-dev python3 python3-dev python3-venv runc docker-registry skopeo umoci busybox-static \
   ca-certificates openssl btrfs-progs crun criu e2fsprogs qemu-system-x86 xfsprogs apparmor \
-  systemd mandoc groff-base zsh fish debootstrap
+  systemd mandoc groff-base zsh fish debootstrap containerd strace
 OBJECTS := build/frozen/made
 FREEZING := binutils dpkg-dev libbluetooth-dev libssl-dev make nasm xz-utils zlib1g-dev
-PEERS := containerd
+# What each test run does again with the frozen binaries; `make test-frozen` does all of tests/e2e.
+FROZEN := $(addprefix tests/e2e/test_,ctr.py run.py survival.py pull.py import.py upkeep.py start.py)
 SOURCES := $(wildcard pyx/*.pyx pyx/*.pxd) setup.py
 
 demo: build
@@ -18,7 +19,8 @@ demo: build
 
 test: build lint freeze
 	@base=$$(mktemp -d /tmp/holdd-test-XXXXXX) && trap "rm -rf $$base" EXIT && \
-	  $(BIN)/python -m pytest --basetemp=$$base/t
+	  $(BIN)/python -m pytest --basetemp=$$base/t && \
+	  HOLDD_TEST_BIN=dist $(BIN)/python -m pytest --basetemp=$$base/t $(FROZEN)
 
 # All that starts real daemons once more, on the frozen binaries.
 test-frozen: freeze
@@ -42,8 +44,7 @@ $(OBJECTS): packaging/freeze/objects.py packaging/freeze/keep.py requirements.tx
 	$(BIN)/python packaging/freeze/objects.py
 	touch $@
 
-bench: build
-	@dpkg -s $(PEERS) >/dev/null 2>&1 || DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $(PEERS)
+bench: build freeze
 	$(BIN)/python -m tests.bench
 
 lint: $(VENV)/ready

@@ -12,6 +12,7 @@ from tests.bench import (
     diff,
     endpoint,
     events,
+    frozen,
     garbage,
     layers,
     lists,
@@ -85,6 +86,8 @@ def main():
                     endpoint.measure(where),
                 )
             )
+    with journaled("1G") as where:
+        show(frozen.measure(where))
 
 
 if __name__ == "__main__":
