@@ -19,6 +19,7 @@ from tests.bench import (
     records,
     registry,
     snapshots,
+    starts,
     tasks,
 )  # fmt: skip
 from tests.bench.figures import Row, at_once, journaled, memory_kb, show
@@ -78,6 +79,9 @@ def main():
                     snapshots.measure(daemon, peer, where),
                     diff.measure(daemon, peer, where),
                     tasks.measure_life(daemon, where / "life"),
+                    tasks.measure_exec(daemon, where / "life"),
+                    tasks.measure_shim(daemon, where / "life"),
+                    starts.measure(daemon, where / "life"),
                     tasks.measure_many(daemon, where / "life"),
                     endpoint.measure(where),
                 )

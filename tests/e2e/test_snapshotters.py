@@ -103,7 +103,7 @@ def test_a_content_store_in_another_process(tmp_path, reference):
 
 
 def test_a_differ_in_another_process(tmp_path, reference):
-    """It comes before holdd's own, which takes what it cannot have: here, all while it is not asked in time."""
+    """It comes before holdd's own, for layers of pulls too, and while it is away nobody takes its place."""
     config = """
 [diff]
 differs = ["mine", "walking"]
@@ -117,7 +117,7 @@ address = "{}/proxy.sock"
         assert (info.type, info.status) == ("io.holdd.differ.v1", "ok")
         pull_and_run(daemon, reference, "overlayfs")
         layers = [line.split()[2] for line in proxied.said() if line.startswith("apply default ")]
-        assert len(set(layers)) == len(layers) == 3
+        assert len(set(layers)) == len(layers) >= 3
         assert "sync" in proxied.said()
         top = daemon.ctr("snapshots", "ls", "-q").stdout.split()[-1]
         daemon.ctr("snapshots", "prepare", "work", top)

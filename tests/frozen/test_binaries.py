@@ -35,7 +35,7 @@ def test_it_is_static(dist, name):
 
 
 def test_what_hardens_it(dist):
-    """No stack that code runs on, tables that are read-only once filled, and holdd wherever the kernel likes."""
+    """No stack that code runs on, tables read-only once they are filled, and holdd wherever the kernel likes."""
     for name in ("holdd", "ctr"):
         headers = said("readelf", "-hlW", dist / name)
         assert re.search(r"GNU_STACK .* RW +0x", headers)
