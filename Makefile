@@ -7,10 +7,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 SYSTEM := gcc libc6-dev python3 python3-dev python3-venv runc docker-registry skopeo umoci busybox-static \
   ca-certificates openssl btrfs-progs crun criu e2fsprogs qemu-system-x86 xfsprogs apparmor \
-  systemd mandoc groff-base zsh fish debootstrap
+  systemd mandoc groff-base zsh fish debootstrap containerd strace
 OBJECTS := build/frozen/made
 FREEZING := binutils dpkg-dev libbluetooth-dev libssl-dev make nasm xz-utils zlib1g-dev
-PEERS := containerd
 SOURCES := $(wildcard pyx/*.pyx pyx/*.pxd) setup.py
 
 demo: build
@@ -18,9 +17,10 @@ demo: build
 
 test: build lint freeze
 	@base=$$(mktemp -d /tmp/holdd-test-XXXXXX) && trap "rm -rf $$base" EXIT && \
-	  $(BIN)/python -m pytest --basetemp=$$base/t
+	  $(BIN)/python -m pytest --basetemp=$$base/t && \
+	  HOLDD_TEST_BIN=dist $(BIN)/python -m pytest --basetemp=$$base/t tests/e2e
 
-# All that starts real daemons once more, on the frozen binaries.
+# What starts daemons, on the frozen binaries alone.
 test-frozen: freeze
 	@base=$$(mktemp -d /tmp/holdd-test-XXXXXX) && trap "rm -rf $$base" EXIT && \
 	  HOLDD_TEST_BIN=dist $(BIN)/python -m pytest --basetemp=$$base/t tests/e2e tests/frozen
@@ -42,8 +42,7 @@ $(OBJECTS): packaging/freeze/objects.py packaging/freeze/keep.py requirements.tx
 	$(BIN)/python packaging/freeze/objects.py
 	touch $@
 
-bench: build
-	@dpkg -s $(PEERS) >/dev/null 2>&1 || DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $(PEERS)
+bench: build freeze
 	$(BIN)/python -m tests.bench
 
 lint: $(VENV)/ready

@@ -1,10 +1,12 @@
 """Tells what a command is busy with, once that takes long enough for somebody to wonder."""
 
 import contextlib
-import threading
 import time
 from collections.abc import Iterator
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    import threading
 
 SLOW_SECONDS = 1.0
 
@@ -25,6 +27,8 @@ class Phases:
         if not self._stream.isatty():
             yield
             return
+        import threading
+
         ended = threading.Event()
         started = time.monotonic()
         watcher = threading.Thread(target=self._watch, args=(doing, ended, started), daemon=True)
@@ -35,7 +39,7 @@ class Phases:
             ended.set()
             watcher.join()
 
-    def _watch(self, doing: str, ended: threading.Event, started: float) -> None:
+    def _watch(self, doing: str, ended: "threading.Event", started: float) -> None:
         wait = self._slow_s
         slow = False
         while not ended.wait(wait):

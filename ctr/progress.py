@@ -65,13 +65,19 @@ def _bars(events: Iterable[Progress], where: TextIO) -> None:
     from rich.progress import BarColumn, DownloadColumn, TextColumn, TransferSpeedColumn
     from rich.progress import Progress as Bars
 
-    columns = (TextColumn("{task.description:48}"), TextColumn("{task.fields[phase]:14}"), BarColumn())
+    columns = (TextColumn("{task.description:26}"), TextColumn("{task.fields[phase]:14}"), BarColumn())
     with contextlib.ExitStack() as stack:
         bars = stack.enter_context(Bars(*columns, DownloadColumn(), TransferSpeedColumn(), console=Console(file=where)))
         known = {}
         for event in events:
             if event.name not in known:
-                known[event.name] = bars.add_task(event.name[-48:], phase=event.event, total=event.total or None)
+                known[event.name] = bars.add_task(_short(event.name), phase=event.event, total=event.total or None)
             total = event.total or None
             done = event.total if event.event in DONE else event.progress
             bars.update(known[event.name], phase=event.event, completed=done, total=total)
+
+
+def _short(name: str) -> str:
+    """As a line of 80 columns has room for: of a blob its kind and the beginning of its digest."""
+    kind, algorithm, digest = name.rpartition("sha256:")
+    return f"{kind.replace('-', ' ')}{digest[:12]}" if algorithm and "/" not in name else name[-26:]

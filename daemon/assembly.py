@@ -150,7 +150,8 @@ class System:
                 RecordGarbage(self._store, self._content, self._blobs, self._holds, self._events),
                 *(SnapshotGarbage(name, raw, self._events) for name, raw in self._snapshotters.items()),
                 IngestGarbage(self._content),
-            ]
+            ],
+            settle=self._store.settle,
         )
         self._gc_pool = self._pool("gc", 1)
         self.scheduler = self._plugins.one(builtin.GC, "scheduler", self._make_scheduler)

@@ -1,8 +1,8 @@
 """What keeps what: the nodes and edges that garbage collection walks. Pure; labels mean what they do in containerd."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 from spec import names
 from spec.oci.image import Descriptor
@@ -30,16 +30,14 @@ def snapshot_kind(snapshotter: str) -> str:
     return f"snapshots/{snapshotter}"
 
 
-@dataclass(frozen=True, slots=True)
-class Condition:
+class Condition(NamedTuple):
     """`node` keeps the labelled object if its stamp `gc.cond.value-usedat` meets one of `terms`, such as usedat<2h."""
 
     node: Node
     terms: Sequence[str]
 
 
-@dataclass(frozen=True, slots=True)
-class Resource:
+class Resource(NamedTuple):
     """One node: what it keeps, and who keeps it.
 
     `base` is followed even when a flat lease holds it (a snapshot's parent, an image's target); `refs` are not.

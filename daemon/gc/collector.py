@@ -37,10 +37,20 @@ class Collected(Record, frozen=True):
 
 
 class Collector:
-    """Collects over `collectibles`, in their order. One collection at a time."""
+    """Collects over `collectibles`, in their order. One collection at a time.
 
-    def __init__(self, collectibles: Sequence[Collectible], clock: Callable[[], float] = time.time) -> None:
+    `settle` waits until the writes that are under way are made: they may have told what they refer to before anybody
+    listened, and be seen by halves, a lease without what it has just got and then that itself.
+    """
+
+    def __init__(
+        self,
+        collectibles: Sequence[Collectible],
+        clock: Callable[[], float] = time.time,
+        settle: Callable[[], None] = lambda: None,
+    ) -> None:
         self._collectibles = collectibles
+        self._settle = settle
         self._clock = clock
         self._one = threading.Lock()
         self._lock = threading.Lock()
@@ -81,6 +91,7 @@ class Collector:
             with self._lock:
                 self._touched = []
             try:
+                self._settle()
                 graph = self.graph()
                 live = graph.live()
                 marked = time.monotonic_ns()

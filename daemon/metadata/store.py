@@ -208,6 +208,10 @@ class Store:
         self._queue.put((change, commit))
         return commit
 
+    def settle(self) -> None:
+        """Wait until every change that has begun is made."""
+        self.update(lambda txn: None).result()
+
     def close(self) -> None:
         """Commit what is waiting, and close."""
         if self._closed:

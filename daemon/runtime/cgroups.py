@@ -5,13 +5,14 @@ Of a hybrid host the version 1 hierarchies count: there runtimes put containers.
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 # In the order in which a hierarchy is asked for its processes; all hold the same, where they are mounted.
 FLAGS = {"rw", "ro", "xattr", "none"}  # among the options of a hierarchy, which are otherwise its controllers
+GATHER_ROUNDS = 10
 UNIFIED = "unified"  # version 2's, where hierarchies are named by controller
 PREFERRED = ("devices", "pids", "memory", "cpu", "")
 
@@ -118,6 +119,29 @@ def thaw(pid: int, cgroups_path: str) -> None:
             Path(found["freezer"], "freezer.state").write_text("THAWED")
         elif UNIFIED in found:
             Path(found[UNIFIED], "cgroup.freeze").write_text("0")
+
+
+def gather(pids: Callable[[], Iterable[int]], cgroups_path: str) -> None:
+    """Move the processes that `pids` tells of into the cgroup of `placed`, where version 2's is the only hierarchy, and
+    remove the ones they were in, if those are empty then.
+
+    CRIU restores them into the cgroup they were in once, which may be another container's by now.
+    """
+    found = placed(cgroups_path)
+    if len(found) != 1 or any(hierarchy.controllers for hierarchy in hierarchies()):
+        return
+    left = set()
+    for _ in range(GATHER_ROUNDS):  # they may fork meanwhile
+        elsewhere = {pid: path for pid in pids() if not f"{(path := directory(pid, ''))}/".startswith(f"{found[0]}/")}
+        if not elsewhere:
+            break
+        for pid, path in elsewhere.items():
+            left.add(path)
+            with contextlib.suppress(OSError):  # it has ended
+                Path(found[0], "cgroup.procs").write_text(str(pid))
+    for path in filter(None, left):
+        with contextlib.suppress(OSError):
+            os.rmdir(path)
 
 
 def remove(cgroups_path: str) -> None:

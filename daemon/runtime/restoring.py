@@ -8,7 +8,7 @@ import shutil
 import tarfile
 from collections.abc import Mapping
 
-from daemon.runtime import held, living
+from daemon.runtime import cgroups, held, living
 from daemon.runtime.bundle import Bundle, Phase
 from daemon.runtime.endings import Endings, watch_memory
 from daemon.runtime.shim import Shim
@@ -73,6 +73,7 @@ async def start(state: TaskState, endings: Endings, shim: Shim) -> None:
     with endings.exits.launching():
         terminal = held.pty("") if stdio.terminal else ""
         pid = await state.calls.restore(shim, bundle.at(IMAGES), null, streams, terminal)
+        cgroups.gather(lambda: (pid, *living.descendants(pid)), state.record.cgroups_path)
         adopt(state, pid)
         endings.expect(init)
     await held.release(shim, streams.values())

@@ -38,6 +38,7 @@ ANSWER_SECONDS = 30.0  # every request but a run; a mount may wait for a slow de
 GRACE_SECONDS = 10.0  # for a killed program to be reaped
 
 _ANCILLARY = socket.CMSG_SPACE(4 * FDS_MAX)
+_buffer = bytearray(ANSWER.size + RESULT.size + KEEP_MAX)  # of all: what is read is copied out at once, on one loop
 
 
 class ExitRecord(NamedTuple):
@@ -77,7 +78,6 @@ class Shim:
         self.pid: int = PEER.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, PEER.size))[0]
         self._socket = connection
         self._loop = asyncio.get_running_loop()
-        self._buffer = bytearray(ANSWER.size + RESULT.size + KEEP_MAX)
         self._waiting: dict[int, asyncio.Future[_Answer]] = {}
         self._last_id = 0
         self._sending = asyncio.Lock()
@@ -336,18 +336,18 @@ class Shim:
         for _ in range(64):
             try:
                 size, ancillary, flags, _ = self._socket.recvmsg_into(
-                    [self._buffer], _ANCILLARY, socket.MSG_CMSG_CLOEXEC
+                    [_buffer], _ANCILLARY, socket.MSG_CMSG_CLOEXEC
                 )
             except BlockingIOError:
                 return
             except OSError:
                 size, ancillary, flags = 0, [], 0
             fds = _descriptors(ancillary)
-            if size < ANSWER.size or flags & socket.MSG_TRUNC or self._buffer[0] != VERSION:
+            if size < ANSWER.size or flags & socket.MSG_TRUNC or _buffer[0] != VERSION:
                 _close_all(fds)
                 self._lost()
                 return
-            self._answered(bytes(memoryview(self._buffer)[:size]), fds)
+            self._answered(bytes(memoryview(_buffer)[:size]), fds)
 
     def _answered(self, message: bytes, fds: list[int]) -> None:
         _, operation, stage, request_id, error = ANSWER.unpack_from(message)

@@ -21,6 +21,7 @@ class DirectorySnapshotter(ABC):
 
     Order of a creation: the directory under a passing name, the record, the directory's own name. So a crash in between
     leaves rubbish for `cleanup`, or a record whose directory is made again at the next start; never half a snapshot.
+    What is committed has its directory after a power loss, too; what was written into it its writer has to sync.
     Of a removal: the record, then the directory.
     """
 
@@ -76,6 +77,10 @@ class DirectorySnapshotter(ABC):
                 self._rebase(node, below)
             except OSError as exc:
                 raise errors.from_os(exc, f"committing snapshot {key} on top of {parent}") from exc
+        try:
+            self._folders.sync(node.id)
+        except OSError as exc:
+            raise errors.from_os(exc, f"committing snapshot {key}") from exc
         self._tree.commit(name, key, labels, usage or Usage(), parent)
 
     def remove(self, key: str) -> None:

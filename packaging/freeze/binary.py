@@ -24,11 +24,9 @@ WITHIN = (
     "pwd", "select", "sys", "time", "unicodedata", "zlib",
 )  # fmt: skip
 INIT = {"_warnings": "_PyWarnings_Init", "marshal": "PyMarshal_Init", "builtins": None, "sys": None}
-# Their absence is provided for by those who import them.
-ABSENT = {"_bz2", "_lzma", "_uuid", "_posixshmem", "_multiprocessing", "_ctypes", "readline", "_elementtree", "pyexpat"}
 LIBRARIES = ("-lssl", "-lcrypto", "-lz", "-lm")
 COMPILE = ("-O2", "-g0", prefix_map(), f"-I/usr/include/{PYTHON}")
-LINK = ("-Wl,--gc-sections", "-Wl,-s", "-Wl,-z,pack-relative-relocs", "-Wl,--build-id=none",
+LINK = ("-Wl,--gc-sections", "-Wl,-s", "-Wl,-z,pack-relative-relocs", "-Wl,--build-id=none", "-Wl,-z,noexecstack",
         "-Wl,--wrap=__libc_dlopen_mode", "-Wl,--wrap=_PyConfig_InitPathConfig")  # fmt: skip
 
 
@@ -52,7 +50,8 @@ def link(analysis: object, out: Path, command: str, *, pie: bool, documented: tu
     objects = [OBJECTS / f"{module}.o" for module in extensions]
     python = CONFIG / f"lib{PYTHON}{'-pic' if pie else ''}.a"
     run("gcc", *kind, *COMPILE, HERE / "main.c", work / "modules.S", *objects, python, *LIBRARIES, *LINK,
-        f"-Wl,-Map={work}/map", "-o", out)  # fmt: skip
+        f"-Wl,-Map={work}/map", "-o", f"{out}.new")  # fmt: skip
+    Path(f"{out}.new").replace(out)  # the one before may be running
 
 
 def _compiled(path: str, more: str = "") -> bytes:
@@ -73,10 +72,9 @@ def _extensions(analysis: object) -> list[str]:
         path.split("lib-dynload/")[-1].split(".cpython-")[0].replace("/", ".") for path, _, kind in analysis.binaries
         if kind == "EXTENSION"
     }  # fmt: skip
-    unknown = wanted - have - ABSENT
-    if unknown:
+    if unknown := wanted - have:
         raise SystemExit(f"freeze: no object files of {', '.join(sorted(unknown))}")
-    return sorted(wanted & have)
+    return sorted(wanted)
 
 
 def _code(analysis: object, command: str) -> dict[str, tuple[bytes, bool]]:

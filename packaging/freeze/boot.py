@@ -7,8 +7,6 @@ import gc
 import os
 import sys
 
-GARBAGE = 20_000  # objects, where Python looks after 700: a start makes many, and nearly all of them stay
-
 
 class Dotted:
     """Finds extension modules of packages among those linked in, which Python's own finder does for top-level ones."""
@@ -31,15 +29,18 @@ def end(code: object) -> None:
         try:
             if stream is not None:
                 stream.flush()
-        except OSError:
+        except OSError as exc:
             code = 120  # as Python has it
+            if stream is not sys.stderr and sys.stderr is not None and not isinstance(exc, BrokenPipeError):
+                print(f"output: {exc.strerror}", file=sys.stderr)
     os._exit(code)
 
 
 sys.frozen = True  # as under PyInstaller's own loader
 sys.meta_path[:] = [machinery.BuiltinImporter, machinery.FrozenImporter, Dotted]  # and never a file's path
-gc.set_threshold(GARBAGE)
+gc.disable()  # of what imports make nearly all stays
 main = __import__(COMMAND, fromlist=["main"]).main  # noqa: F821
+gc.enable()
 try:
     code = main()
 except SystemExit as exc:

@@ -6,6 +6,7 @@ interpreter itself is Debian's libpython3.11.a.
 """
 
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -36,7 +37,8 @@ MODULES = {
     "termios": ("termios.c",),
 }  # fmt: skip
 FLAGS = ("-O2", "-fPIC", "-fwrapv", "-DNDEBUG", "-fno-semantic-interposition", "-ffunction-sections", "-fdata-sections")
-DECIMAL = ("-DCONFIG_64=1", "-DASM=1", "-DHAVE_UINT128_T=1")  # Python's setup.py, for x86-64
+# As Python's setup.py has it.
+DECIMAL = ("-DCONFIG_64=1", "-DHAVE_UINT128_T=1", "-DASM=1" if platform.machine() == "x86_64" else "-DANSI=1")
 
 
 def run(*command: object, **options: object) -> None:

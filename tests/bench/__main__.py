@@ -12,12 +12,15 @@ from tests.bench import (
     diff,
     endpoint,
     events,
+    frozen,
     garbage,
     layers,
     lists,
+    pulls,
     records,
     registry,
     snapshots,
+    starts,
     tasks,
 )  # fmt: skip
 from tests.bench.figures import Row, at_once, journaled, memory_kb, show
@@ -59,6 +62,7 @@ def measure_idle(daemon, peer):
 def main():
     show(layers.measure())
     show(registry.measure())
+    show(pulls.measure())
     show(archives.measure())
     with journaled(below="/dev/shm") as where:  # what the daemon adds, not what the disk does
         for name, measure in (("lists", lists.measure), ("garbage", garbage.measure), ("events", events.measure)):
@@ -77,10 +81,15 @@ def main():
                     snapshots.measure(daemon, peer, where),
                     diff.measure(daemon, peer, where),
                     tasks.measure_life(daemon, where / "life"),
+                    tasks.measure_exec(daemon, where / "life"),
+                    tasks.measure_shim(daemon, where / "life"),
+                    starts.measure(daemon, where / "life"),
                     tasks.measure_many(daemon, where / "life"),
                     endpoint.measure(where),
                 )
             )
+    with journaled("1G") as where:
+        show(frozen.measure(where))
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from tests.bench import containerd
 from tests.bench.figures import Row, cpu_s, journaled, memory_kb, show
-from tests.containers import busybox
 from tests.daemon import Daemon
+from tests.frozen.image import archive_of
 
 DIST = Path(__file__).parents[2] / "dist"
 PYTHON = ["/usr/bin/python3", "-I", "-S", "-c", "pass"]
@@ -20,14 +20,14 @@ ROUNDS, LIVES, STARTS = 60, 30, 7
 
 def measure(where):
     """Rows; `where` is on a disk as hosts have it."""
-    for name in ("ours", "theirs", "image"):
+    for name in ("ours", "theirs"):
         Path(where, name).mkdir()
     yield size()
     with Daemon(where / "ours", binaries=DIST) as daemon, containerd.running(where / "theirs") as peer:
         time.sleep(1)  # tidying up after the start is over
         yield idle(daemon, peer)
         yield from versions(daemon, peer)
-        yield lives(daemon, peer, archive(where / "image"))
+        yield lives(daemon, peer, archive_of(where, NAME))
     yield start(where / "ours")
 
 
@@ -65,19 +65,6 @@ def in_turn(rounds, *commands):
             sums.append((took, spent))
     clocks = [statistics.median(took for took, _ in sums[1:]) for sums in times]
     return clocks, [statistics.mean(spent for _, spent in sums[1:]) for sums in times]  # the kernel counts in 10 ms
-
-
-def archive(directory):
-    busybox(directory)
-    layout = directory / "oci"
-    for argv in (
-        ["umoci", "init", "--layout", layout],
-        ["umoci", "new", "--image", f"{layout}:one"],
-        ["umoci", "insert", "--image", f"{layout}:one", directory / "rootfs", "/"],
-        ["skopeo", "--insecure-policy", "copy", "-q", f"oci:{layout}:one", f"oci-archive:{directory}/one.tar:{NAME}"],
-    ):
-        subprocess.run(argv, check=True, capture_output=True)
-    return directory / "one.tar"
 
 
 def lives(daemon, peer, image):

@@ -7,14 +7,11 @@ Of ten containers eight end by themselves, one has a process exec'd into it, and
 the shim of another is stopped and goes on, again and again, and nobody minds.
 """
 
-import argparse
 import contextlib
 import json
 import os
 import random
 import signal
-import sys
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -24,10 +21,12 @@ from typing import NamedTuple
 import msgspec
 
 from spec import errors
-from spec.api import containers, events, tasks
+from spec.api import containers as records
+from spec.api import events, tasks
 from spec.events import TOPICS, EventsLagged, topic_of
 from spec.records import Status
 from tests import containers as making
+from tests.chaos import command
 from tests.daemon import Daemon
 
 AWAY = (errors.Unavailable, errors.Canceled, EOFError)
@@ -165,7 +164,7 @@ class Worker(threading.Thread):
             raise Wrong(f"{id} ended with {code}, and Wait said {done.exit_status}, Get {process.exit_status}")
         self.seen.append(Seen(id, process.pid, code))
         self.insist(lambda client: client.tasks.delete(tasks.DeleteRequest(container_id=id)), errors.NotFound)
-        request = containers.DeleteRequest(id=id)
+        request = records.DeleteRequest(id=id)
         self.insist(lambda client: client.containers.delete(request), errors.NotFound)
         return done
 
@@ -247,11 +246,11 @@ def compare(seen, exits):
         raise Wrong(f"{len(more)} exits doubled or made up: {sorted(more)[:5]}")
 
 
-def chaos(directory, count, seed, workers=4, pause_s=(2.0, 5.0), say=lambda line: None):
+def chaos(directory, containers, seed, workers=4, pause_s=(2.0, 5.0), say=lambda line: None):
     """Wrong when anything is; what was done."""
     chance = random.Random(seed)
     rootfs = making.busybox(directory)
-    numbers = Numbers(count)
+    numbers = Numbers(containers)
     kills, began = 0, time.monotonic()
     with Daemon(directory) as daemon:
         with daemon.client() as client:
@@ -275,7 +274,7 @@ def chaos(directory, count, seed, workers=4, pause_s=(2.0, 5.0), say=lambda line
         compare([*seen, Seen(STOPPED, pid, KILLED)], listener.heard)
         _nothing_left(daemon)
     return {
-        "containers": count,
+        "containers": containers,
         "seed": seed,
         "kills of the daemon": kills,
         "kills of shims": sum(worker.shims for worker in crew),
@@ -314,19 +313,5 @@ def _nothing_left(daemon):
         raise Wrong(f"left: {left}")
 
 
-def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--containers", type=int, default=10_000)
-    parser.add_argument("--seed", type=int, default=random.randrange(10**6))
-    parser.add_argument("--workers", type=int, default=4)
-    parser.add_argument("--directory")
-    args = parser.parse_args(argv)
-    with tempfile.TemporaryDirectory(dir=args.directory) as directory:
-        done = chaos(
-            directory, args.containers, args.seed, args.workers, say=lambda line: print(line, file=sys.stderr)
-        )
-        print(json.dumps(done))
-
-
 if __name__ == "__main__":
-    main()
+    command.run(__doc__, chaos, containers=10_000, workers=4)

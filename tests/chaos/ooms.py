@@ -4,16 +4,13 @@ verdict, and exactly one event of it, which comes before the one of its exit.
     python -m tests.chaos.ooms --containers 500 [--seed N] [--workers N] [--directory DIR]
 """
 
-import argparse
-import json
 import random
-import sys
-import tempfile
 import time
 from collections import Counter
 
 from spec.events import TaskExit, TaskOOM
 from tests import containers as making
+from tests.chaos import command
 from tests.chaos.exits import EXIT, KILLED, Listener, Numbers, Worker, Wrong, check, compare, killed
 from tests.daemon import Daemon
 
@@ -44,11 +41,11 @@ def ordered(heard):
         raise Wrong(f"told again after the exit: {late[:5]}")
 
 
-def chaos(directory, count, seed, workers=8, pause_s=(2.0, 5.0), say=lambda line: None):
+def chaos(directory, containers, seed, workers=8, pause_s=(2.0, 5.0), say=lambda line: None):
     """Wrong when anything is; what was done."""
     chance = random.Random(seed)
     rootfs = making.busybox(directory)
-    numbers = Numbers(count)
+    numbers = Numbers(containers)
     kills, began = 0, time.monotonic()
     with Daemon(directory) as daemon:
         listener = Listener(daemon, OOM, EXIT)
@@ -64,7 +61,7 @@ def chaos(directory, count, seed, workers=8, pause_s=(2.0, 5.0), say=lambda line
         compare([one for worker in crew for one in worker.seen], exits)
         ordered(listener.heard)
     return {
-        "containers": count,
+        "containers": containers,
         "seed": seed,
         "kills of the daemon": kills,
         "verdicts": len(exits),
@@ -73,19 +70,5 @@ def chaos(directory, count, seed, workers=8, pause_s=(2.0, 5.0), say=lambda line
     }
 
 
-def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--containers", type=int, default=500)
-    parser.add_argument("--seed", type=int, default=random.randrange(10**6))
-    parser.add_argument("--workers", type=int, default=8)
-    parser.add_argument("--directory")
-    args = parser.parse_args(argv)
-    with tempfile.TemporaryDirectory(dir=args.directory) as directory:
-        done = chaos(
-            directory, args.containers, args.seed, args.workers, say=lambda line: print(line, file=sys.stderr)
-        )
-        print(json.dumps(done))
-
-
 if __name__ == "__main__":
-    main()
+    command.run(__doc__, chaos, containers=500, workers=8)

@@ -8,29 +8,26 @@ The root directory is on a disk behind a loop device, whose image is on a filesy
 that has been written to it (FICLONE). A disk that loses or reorders what it has said is written is not tried.
 """
 
-import argparse
 import contextlib
-import json
 import os
 import random
 import subprocess
-import sys
-import tempfile
 import time
 from pathlib import Path
 
 from daemon.kit import mounting
 from spec.api import images
 from spec.types import Mount
+from tests.chaos import command
 from tests.chaos.records import CONFIG, Model, Wrong, found, fsck, working
 from tests.daemon import Daemon
-from tests.disks import LARGE, MIB, disk
+from tests.disks import MIB, disk
 from tests.fake import Fake
 
 SIZE = 600 * MIB
 
 
-def rounds(directory, count, seed, kind="ext4", say=lambda line: None):
+def chaos(directory, rounds, seed, kind="ext4", say=lambda line: None):
     """Wrong when anything does not hold; what was done."""
     chance = random.Random(seed)
     model = Model()
@@ -43,7 +40,7 @@ def rounds(directory, count, seed, kind="ext4", say=lambda line: None):
         (outer / "inner").mkdir()
         inner = stack.enter_context(disk(outer / "inner", kind, SIZE))
         daemon = stack.enter_context(_on(Path(directory, "before"), inner))
-        for number in range(count):
+        for number in range(rounds):
             with working(daemon, model, chance, fake.host):
                 time.sleep(chance.uniform(0.3, 2.0))
                 with model.during() as then:
@@ -54,7 +51,7 @@ def rounds(directory, count, seed, kind="ext4", say=lambda line: None):
                 model.compare(found(client, fake.host))
             say(f"round {number + 1}: {model.acknowledged} changes acknowledged, {checked} images looked at")
     return {
-        "rounds": count,
+        "rounds": rounds,
         "kind": kind,
         "seed": seed,
         "acknowledged": model.acknowledged,
@@ -104,17 +101,5 @@ def _whole(client, name):
             raise Wrong(f"{name}: {reply.finding}")
 
 
-def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=50)
-    parser.add_argument("--kind", choices=LARGE, default="ext4")
-    parser.add_argument("--seed", type=int, default=random.randrange(10**6))
-    parser.add_argument("--directory")
-    args = parser.parse_args(argv)
-    with tempfile.TemporaryDirectory(dir=args.directory) as directory:
-        done = rounds(directory, args.rounds, args.seed, args.kind, lambda line: print(line, file=sys.stderr))
-        print(json.dumps(done))
-
-
 if __name__ == "__main__":
-    main()
+    command.run(__doc__, chaos, rounds=50, kind="ext4")

@@ -8,14 +8,10 @@ the daemon is killed; `holdd fsck` checks what is on disk; the daemon starts aga
 what the clients were told; fsck checks again beside it.
 """
 
-import argparse
 import contextlib
-import json
 import os
 import random
 import subprocess
-import sys
-import tempfile
 import threading
 import time
 
@@ -24,6 +20,7 @@ from spec import errors
 from spec.api import containers, content, images, leases, snapshots, transfer
 from spec.oci.image import Descriptor
 from spec.records import Container, Image, RuntimeRef
+from tests.chaos import command
 from tests.daemon import BIN, Daemon
 from tests.fake import MANIFEST, Fake
 
@@ -259,14 +256,14 @@ def working(daemon, model, chance, host):
         raise Wrong(f"a client failed: {failures[0]!r}") from failures[0]
 
 
-def rounds(directory, count, seed, say=lambda line: None):
+def chaos(directory, rounds, seed, say=lambda line: None):
     """Wrong when anything does; what was done."""
     chance = random.Random(seed)
     model = Model()
     with Fake() as fake, Daemon(directory, CONFIG) as daemon:
         for tag in range(3):
             fake.image(str(tag), {f"f{n}": os.urandom(20_000) for n in range(10)})
-        for number in range(count):
+        for number in range(rounds):
             load(daemon, model, chance, fake.host, chance.uniform(0.02, 0.6))
             fsck(daemon)
             daemon.start()
@@ -278,18 +275,8 @@ def rounds(directory, count, seed, say=lambda line: None):
         daemon.start()
         with daemon.client() as client:
             model.compare(found(client, fake.host))
-    return {"rounds": count, "seed": seed, "acknowledged": model.acknowledged, "objects": len(model.states)}
-
-
-def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=random.randrange(10**6))
-    parser.add_argument("--directory")
-    args = parser.parse_args(argv)
-    with tempfile.TemporaryDirectory(dir=args.directory) as directory:
-        print(json.dumps(rounds(directory, args.rounds, args.seed, lambda line: print(line, file=sys.stderr))))
+    return {"rounds": rounds, "seed": seed, "acknowledged": model.acknowledged, "objects": len(model.states)}
 
 
 if __name__ == "__main__":
-    main()
+    command.run(__doc__, chaos, rounds=200)

@@ -12,5 +12,5 @@ pytestmark = pytest.mark.e2e
 def test_what_was_acknowledged_outlives_a_power_loss(tmp_path):
     if not shutil.which("mkfs.xfs"):
         pytest.skip("no mkfs.xfs")
-    done = powerloss.rounds(tmp_path, 3, seed=5)
+    done = powerloss.chaos(tmp_path, 3, seed=5)
     assert done["acknowledged"] > 0

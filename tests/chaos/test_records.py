@@ -8,4 +8,4 @@ pytestmark = pytest.mark.e2e
 
 
 def test_records_outlive_kill_minus_nine(tmp_path):
-    assert records.rounds(tmp_path, 5, seed=7)["acknowledged"] > 0
+    assert records.chaos(tmp_path, 5, seed=7)["acknowledged"] > 0

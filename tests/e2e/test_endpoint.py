@@ -107,7 +107,7 @@ def test_the_daemon_itself(daemon, client, scraper):
     descriptors = len(os.listdir(f"/proc/{daemon.process.pid}/fd"))
     assert exposed.value(text, "process_open_fds") == pytest.approx(descriptors, abs=3)
     assert exposed.value(text, "process_resident_memory_bytes") > 1 << 20
-    assert exposed.value(text, "holdd_event_subscribers") == 0
+    assert exposed.value(text, "holdd_event_subscribers") == 1  # the restart monitor
     assert exposed.value(text, "holdd_pool_threads", pool="scrape") == 1
 
 

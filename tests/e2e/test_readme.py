@@ -34,7 +34,8 @@ PATIENCE_S = 60
 
 # Done elsewhere: what builds and tests, and what the fixture does itself.
 ELSEWHERE = (
-    "make demo", "make test", "make test-vm", "make build", ".venv/bin/holdd &", "export PATH=$PWD/.venv/bin:$PATH",
+    "make demo", "make test", "make test-vm", "make test-frozen", "make build", ".venv/bin/holdd &",
+    "export PATH=$PWD/.venv/bin:$PATH",
 )  # fmt: skip
 # What a command takes for granted, before it.
 BEFORE = {

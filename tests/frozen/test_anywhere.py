@@ -4,8 +4,9 @@ import subprocess
 
 import pytest
 
-from tests.containers import busybox
+from tests.daemon import Daemon
 from tests.frozen.elsewhere import Elsewhere
+from tests.frozen.image import archive_of
 
 pytestmark = pytest.mark.root
 
@@ -13,19 +14,7 @@ pytestmark = pytest.mark.root
 @pytest.fixture
 def archive(tmp_path):
     """An image of busybox, as a tar."""
-    busybox(tmp_path)
-    layout = tmp_path / "oci"
-    for argv in (
-        ["init", "--layout", layout],
-        ["new", "--image", f"{layout}:one"],
-        ["insert", "--image", f"{layout}:one", tmp_path / "rootfs", "/"],
-    ):
-        subprocess.run(["umoci", *argv], check=True, capture_output=True)
-    subprocess.run(
-        ["skopeo", "--insecure-policy", "copy", "-q", f"oci:{layout}:one", f"oci-archive:{tmp_path}/one.tar:one:1"],
-        check=True,
-    )
-    return tmp_path / "one.tar"
+    return archive_of(tmp_path, "one:1")
 
 
 def test_without_a_libc(dist, archive, tmp_path):
@@ -62,3 +51,23 @@ def test_with_such_a_tmp(dist, tmp_path, options):
                 ["sh", "-c", 'exec "$@" 3<&0', "sh", *argv], stdin=binary, capture_output=True, text=True, check=True
             )
         assert done.stdout.startswith(name)
+
+
+def test_hosts_are_found_though_the_system_would_ask_others(dist, tmp_path):
+    """The C library's services for names are shared objects of the host, which are passed over."""
+    (tmp_path / "nsswitch.conf").write_text("hosts: mymachines mdns4_minimal resolve [!UNAVAIL=return] files\n")
+    (tmp_path / "hosts").write_text("127.0.0.1 registry.test\n")
+    script = f'for name in hosts nsswitch.conf; do mount --bind {tmp_path}/$name /etc/$name; done && exec "$@"'
+    under = ["unshare", "-m", "--propagation", "private", "sh", "-c", script, "sh"]
+    with Daemon(tmp_path, binaries=dist) as daemon:
+        daemon.stop()
+        daemon.start(under)
+        done = daemon.ctr("images", "pull", "--plain-http", "registry.test:1/one:1", check=False)
+    assert done.returncode == 1
+    assert "refused" in done.stderr
+
+
+def test_a_full_disk_is_told(dist):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([dist / "ctr", "--help"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (120, "output: No space left on device\n")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import readme
+from tests import cgroups, readme
 from tests.machine import Machine, bootstrap
 from tests.packaging import PACKAGING
 from tests.registry import Registry, make_image
@@ -16,6 +16,23 @@ NAMESPACE = "bare"  # its cgroup is this host's
 # There is no systemd: what a unit does is done by hand.
 START = "holdd & while ! ctr version; do sleep 0.1; done"
 HAND = {"systemctl daemon-reload": "true", "systemctl enable --now holdd": START, "make dist": "true"}
+
+
+# The same image in the same namespace of both, all directories and sockets as they are by default.
+THEIRS = f"ctr.containerd -n {NAMESPACE}"
+SIDE_BY_SIDE = (
+    f"containerd >/dev/null 2>&1 & while ! {THEIRS} version; do sleep 0.1; done",
+    f"{THEIRS} images import app.tar && {THEIRS} run -d {IMAGE} theirs sleep 1000",
+    "test $(ctr tasks ls -q) = web && ctr tasks exec --exec-id a web true",
+    f"test $({THEIRS} tasks ls -q) = theirs && {THEIRS} tasks exec --exec-id a theirs true",
+    "kill -9 %1; wait %1 || true",
+    START,
+    f"{THEIRS} tasks ls | grep theirs.*RUNNING && ctr tasks ls | grep web.*RUNNING",
+    f"ctr run --rm {IMAGE} b true && {THEIRS} run --rm {IMAGE} b true",
+    f"{THEIRS} tasks kill -s 9 theirs && while ! {THEIRS} tasks rm theirs; do sleep 0.1; done",
+    f"{THEIRS} containers rm theirs && {THEIRS} images rm --sync {IMAGE} && kill %2 && wait %2 || true",
+    f"ctr tasks ls | grep web.*RUNNING && ctr content verify && ctr run --rm {IMAGE} b true",
+)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +56,8 @@ def machine(request, parcel, tmp_path_factory):
     made = Machine(bootstrap(request.param, directory / "base"), directory / "machine")
     for name in ("dist", "app.tar"):
         subprocess.run(["cp", "-r", parcel / name, made.root / "root"], check=True)
-    return made
+    yield made
+    cgroups.remove(NAMESPACE)
 
 
 def typed(number):
@@ -79,7 +97,8 @@ def test_from_the_package(machine):
         # containerd has a ctr, too.
         "apt-get install -y -q --no-install-recommends containerd",
         "ctr version | grep UUID && ctr.containerd --version | grep containerd",
-        "ctr tasks rm --force web && kill %1 && wait %1",
+        *SIDE_BY_SIDE,
+        "ctr tasks rm --force web && kill %3 && wait %3",
         "apt-get remove -y holdd",
         "ctr --version | grep containerd",
         "! test -e /usr/bin/holdd && test -f /etc/holdd/config.toml",

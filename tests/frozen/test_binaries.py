@@ -1,6 +1,7 @@
 """The two files by themselves: static, whole, the same from each build, and in need of nothing around them."""
 
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -31,6 +32,15 @@ def said(*argv, **options):
 def test_it_is_static(dist, name):
     assert TYPE_INTERPRETER not in segments(dist / name)
     assert b"NEEDED" not in subprocess.run(["readelf", "-d", dist / name], capture_output=True, check=True).stdout
+
+
+def test_what_hardens_it(dist):
+    """No stack that code runs on, tables read-only once they are filled, and holdd wherever the kernel likes."""
+    for name in ("holdd", "ctr"):
+        headers = said("readelf", "-hlW", dist / name)
+        assert re.search(r"GNU_STACK .* RW +0x", headers)
+        assert "GNU_RELRO" in headers
+    assert re.search(r"Type: +DYN", said("readelf", "-h", dist / "holdd"))
 
 
 def test_the_size(dist):

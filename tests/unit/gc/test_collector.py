@@ -158,3 +158,23 @@ def test_a_graph_is_given_up():
     graph = Graph([Resource(node("a"), root=True), Resource(node("b"), owners=[node("a")])], 0)
     graph.clear()
     assert (len(graph), list(graph.resources()), graph.live()) == (0, [], set())
+
+
+def test_a_write_that_told_before_anybody_listened_is_seen_whole_or_not_at_all():
+    """Else a lease is read without what it has just got, and then that itself, which nobody keeps."""
+
+    class Halves(Shelf):
+        def resources(self):
+            yield self.there[node("lease")]
+            commit()
+            yield from [resource for at, resource in self.there.items() if at != node("lease")]
+
+    def commit():
+        rows = [Resource(node("lease"), root=True, refs=[node("blob")]), Resource(node("blob"))]
+        shelf.there = {resource.node: resource for resource in rows}
+
+    shelf = Halves(resources=[Resource(node("lease"), root=True)])
+    collector = Collector([shelf], settle=lambda: commit())
+    collector.touch([node("blob")])
+    collector.collect()
+    assert shelf.names() == ["blob", "lease"]

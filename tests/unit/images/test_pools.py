@@ -163,3 +163,14 @@ def test_a_dead_host_is_known_to_others():
         dead.request("GET", f"{dead.base}/x", {})
     assert not breakers.may_ask("127.0.0.1:1")
     dead.close()
+
+
+def test_the_systems_authorities_are_found_where_openssl_does_not_look(monkeypatch, tmp_path):
+    """A binary that was built on one distribution runs on another."""
+    bundle = certificate(tmp_path).ca
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path / "none"))
+    monkeypatch.setattr(pools, "AUTHORITIES", (str(tmp_path / "neither"), str(bundle)))
+    assert any("test CA" in str(found) for found in pools._system().get_ca_certs())
+    monkeypatch.setattr(pools, "AUTHORITIES", (str(tmp_path / "neither"),))
+    assert not pools._system().get_ca_certs()

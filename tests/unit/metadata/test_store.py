@@ -186,3 +186,22 @@ def test_a_key_that_is_too_long_fails_its_own_change_only(store):
     good.result(10)
     with pytest.raises(errors.InvalidArgument):
         bad.result(10)
+
+
+def test_to_settle_is_to_wait_for_what_has_begun(store):
+    go, begun = threading.Event(), threading.Event()
+
+    def change(txn):
+        txn.put(b"k", b"v")
+        begun.set()
+        go.wait()
+
+    store.update(change)
+    begun.wait()
+    settling = threading.Thread(target=store.settle)
+    settling.start()
+    assert settling.is_alive()
+    go.set()
+    settling.join()
+    with store.view() as view:
+        assert view.get(b"k") == b"v"

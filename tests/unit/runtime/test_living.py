@@ -25,7 +25,9 @@ def test_starting_times():
 
 
 def test_arguments(sleeper):
-    assert living.arguments(sleeper.pid) == ["/bin/sleep", "1000"]
+    while not (found := living.arguments(sleeper.pid)):  # until the kernel has put them there
+        assert sleeper.poll() is None
+    assert found == ["/bin/sleep", "1000"]
     assert living.arguments(2**22 + 1) == []
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import shutil
 import time
+from pathlib import Path
 
 import pytest
 
@@ -95,6 +96,8 @@ def test_ctr_makes_an_image_of_it_and_a_container_of_that(client, daemon, counti
     counted(counting, before[-1] + 3)
     daemon.ctr("containers", "restore", "--live", "-d", "c2", "example.org/c:1")
     assert status(client, "c2") is Status.RUNNING
+    pid = client.tasks.get(tasks.GetRequest(container_id="c2")).pid
+    assert Path(f"/proc/{pid}/cgroup").read_text() == "0::/default/c2\n"
     client.images.delete(images.DeleteRequest(name="example.org/c:1"))
 
 
