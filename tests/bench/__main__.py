@@ -16,6 +16,7 @@ from tests.bench import (
     garbage,
     layers,
     lists,
+    pulls,
     records,
     registry,
     snapshots,
@@ -61,6 +62,7 @@ def measure_idle(daemon, peer):
 def main():
     show(layers.measure())
     show(registry.measure())
+    show(pulls.measure())
     show(archives.measure())
     with journaled(below="/dev/shm") as where:  # what the daemon adds, not what the disk does
         for name, measure in (("lists", lists.measure), ("garbage", garbage.measure), ("events", events.measure)):

@@ -1,10 +1,12 @@
 """Pulling from registries that are real, and from one that lies and breaks."""
 
+import contextlib
 import json
 import os
 import subprocess
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -287,6 +289,67 @@ def test_kill_minus_nine_during_a_pull_then_the_pull_succeeds(daemon, fake):
     pull(daemon, reference)
     with daemon.client() as client:
         assert client.images.get(images.GetRequest(name=reference)).target.digest == digest_of(fake.manifests["1"][1])
+
+
+def ingests(daemon):
+    with daemon.client() as client:
+        return client.content.list_statuses(content.ListStatusesRequest()).statuses
+
+
+def interrupted(daemon, fake, reference):
+    """A part of a layer is here, and its daemon was killed; the layer's digest and how much there is."""
+    fake.image("1", {"big": os.urandom(3_000_000)})
+    digest = json.loads(fake.manifests["1"][1])["layers"][0]["digest"]
+    came = 1 << 20  # of the half that is sent: less than so much more waits to be written together
+    fake.held.add(digest)
+    fake.gate.clear()
+
+    def attempt():
+        with contextlib.suppress(errors.Unavailable):
+            pull(daemon, reference)
+
+    thread = threading.Thread(target=attempt, name="pulling")
+    thread.start()
+    deadline = time.monotonic() + 60
+    while [status.offset for status in ingests(daemon) if status.expected == digest] != [came]:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    daemon.kill()
+    thread.join(30)
+    fake.held.clear()
+    fake.gate.set()
+    return digest, came
+
+
+def test_what_came_before_kill_minus_nine_is_not_fetched_again(daemon, fake):
+    reference = f"{fake.host}/a:1"
+    digest, came = interrupted(daemon, fake, reference)
+    daemon.start()
+    pull(daemon, reference)
+    assert fake.ranges == [(digest, came, len(fake.blobs[digest]))]
+
+
+def test_what_a_crash_of_the_host_spoilt_is_not_taken(daemon, fake):
+    """A file may have its length again, and not its bytes."""
+    reference = f"{fake.host}/a:1"
+    digest, came = interrupted(daemon, fake, reference)
+    (data,) = [path for path in daemon.root.glob("content/ingest/*/data") if path.stat().st_size == came]
+    with data.open("r+b") as file:
+        file.seek(came - 4096)
+        file.write(bytes(4096))
+    daemon.start()
+    with pytest.raises(errors.Error, match=digest):
+        pull(daemon, reference)
+    assert not [status for status in ingests(daemon) if status.offset]
+    pull(daemon, reference)
+
+
+def test_what_many_want_at_once_is_sent_once(daemon, fake):
+    fake.image("1", FILES)
+    with ThreadPoolExecutor(50) as clients:
+        list(clients.map(lambda _: pull(daemon, f"{fake.host}/a:1"), range(50)))
+    blobs = [path for _, path, _ in fake.requests if "/blobs/" in path]
+    assert sorted(blobs) == sorted(f"/v2/a/blobs/{digest}" for digest in fake.blobs)
 
 
 def test_two_who_want_the_same_layer_have_it_sent_once(daemon, fake):

@@ -127,3 +127,27 @@ def test_only_what_is_empty_is_removed(host):
 )
 def test_below_a_parent(parent, path, expected):
     assert cgroups.below(parent, path) == expected
+
+
+def test_what_is_elsewhere_is_gathered(tmp_path, monkeypatch):
+    """Under version 2; with a hierarchy of version 1 runtimes see to it."""
+    unified = cgroups.Hierarchy(frozenset(), "/", str(tmp_path))
+    where = {1: "/ns/was", 2: "/ns/was/deep", 3: "/ns/id/inner", "self": "/daemon"}
+    monkeypatch.setattr(cgroups, "hierarchies", lambda: (unified,))
+    monkeypatch.setattr(cgroups, "_membership", lambda pid, controller: where[pid])
+    for path in ("ns/was/deep", "ns/id/inner"):
+        (tmp_path / path).mkdir(parents=True)
+    moved = []
+
+    def write(path, text):
+        moved.append((str(path), text))
+        where[int(text)] = "/ns/id"
+
+    monkeypatch.setattr(cgroups.Path, "write_text", write)
+    cgroups.gather(lambda: (1, 2, 3), "/ns/id")
+    assert moved == [(f"{tmp_path}/ns/id/cgroup.procs", pid) for pid in ("1", "2")]
+    assert not (tmp_path / "ns/was/deep").exists()
+    where[1] = "/ns/was"
+    monkeypatch.setattr(cgroups, "hierarchies", lambda: (unified, unified._replace(controllers=frozenset({"pids"}))))
+    cgroups.gather(lambda: (1,), "/ns/id")
+    assert len(moved) == 2

@@ -1,5 +1,6 @@
 """Records and directories together, in every snapshotter that keeps directories: failures, crashes, cleaning up."""
 
+import errno
 import os
 import threading
 
@@ -236,6 +237,18 @@ def test_a_commit_walks_nothing_and_usage_walks_once(make, monkeypatch):
     assert found.size >= 8192
     monkeypatch.setattr(folders, "usage", fail(AssertionError("it walked")))
     assert make().usage("name") == found
+
+
+def test_what_cannot_be_made_durable_is_not_committed(make, monkeypatch):
+    snapshots = make()
+    snapshots.prepare("key")
+    monkeypatch.setattr(folders.atomic, "sync_directory", fail(OSError(errno.EIO, "Input/output error")))
+    with pytest.raises(errors.Error):
+        snapshots.commit("name", "key")
+    monkeypatch.undo()
+    with pytest.raises(errors.NotFound):
+        snapshots.stat("name")
+    snapshots.commit("name", "key")
 
 
 def test_native_measures_whatever_it_is_told(tmp_path):

@@ -169,7 +169,7 @@ def test_what_cannot_be_made(caplog):
 
 def test_scrapers_that_stop_reading(monkeypatch):
     """Each is let go in time, with no more queued than a part; others are served meanwhile."""
-    monkeypatch.setattr(http, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(http, "PATIENCE_S", 1.5)
 
     async def work():
         made = Made(b"x" * (32 << 20))
