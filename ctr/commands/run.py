@@ -6,7 +6,7 @@ import sys
 
 from msgspec.structs import replace
 
-from ctr import container, process, restart
+from ctr import container, process
 from ctr.output import Out
 from ctr.phases import Phases
 from daemon.client.client import Client
@@ -31,7 +31,11 @@ def run(args: argparse.Namespace, client: Client, out: Out) -> int:
         raise errors.InvalidArgument("--restart is for a container that nobody waits for: give --detach")
     if args.restart and args.rootfs and args.uidmap:
         raise errors.InvalidArgument("--restart knows no directory whose ids are mapped: use an image")
-    marks = restart.asked(args.restart, args.log_uri) if args.restart else {}
+    marks: dict[str, str] = {}
+    if args.restart:
+        from ctr import restart
+
+        marks = restart.asked(args.restart, args.log_uri)
     phases = Phases(sys.stderr)
     with phases.phase("reading the image"):
         plan = container.describe(args, client)
