@@ -169,15 +169,17 @@ def test_what_cannot_be_made(caplog):
 
 def test_scrapers_that_stop_reading(monkeypatch):
     """Each is let go in time, with no more queued than a part; others are served meanwhile."""
-    monkeypatch.setattr(http, "PATIENCE_S", 1.5)
+    monkeypatch.setattr(http, "PATIENCE_S", 2.0)
 
     async def work():
-        made = Made(b"x" * (32 << 20))
+        made = Made(b"x" * (8 << 20))  # more than the kernel takes for a socket (tcp_wmem)
         server = HttpServer(Page(made, 3600.0), "")
         host, port = (await server.listen("127.0.0.1:0")).rsplit(":", 1)
         with contextlib.ExitStack() as stack:
             for _ in range(8):
-                stopped = stack.enter_context(socket.create_connection((host, int(port))))
+                stopped = stack.enter_context(socket.socket())
+                stopped.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+                stopped.connect((host, int(port)))
                 stopped.sendall(GET)
             assert await ask(f"{host}:{port}") == (200, made.body)
             while server.connections:  # noqa: ASYNC110 what it waits for happens on the same loop
