@@ -61,7 +61,7 @@ def program(tmp_path):
 
 @pytest.fixture
 def daemon(tmp_path):
-    with Daemon(tmp_path, "[gc]\npause_threshold = 0\n") as daemon:
+    with Daemon(tmp_path, "[gc]\npause_threshold = 0\nstartup_delay_s = 3600\n") as daemon:
         yield daemon
 
 

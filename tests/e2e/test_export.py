@@ -32,7 +32,7 @@ def origin(tmp_path_factory):
 
 @pytest.fixture
 def daemon(tmp_path, origin):
-    with Daemon(tmp_path, "[gc]\npause_threshold = 0\n") as daemon:
+    with Daemon(tmp_path, "[gc]\npause_threshold = 0\nstartup_delay_s = 3600\n") as daemon:
         for name in ("app", "other"):
             daemon.ctr("images", "import", "--quiet", origin / f"{name}.tar")
         yield daemon

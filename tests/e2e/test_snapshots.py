@@ -25,7 +25,7 @@ TOP = {"etc/b": b"other", "etc/.wh.c": b"", "new/e": b"e" * 3000, "new/f": b"f"}
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory):
     # Snapshots are taken away one by one: nothing else shall take what then stands unreferenced.
-    idle = "[gc]\npause_threshold = 0\n"
+    idle = "[gc]\npause_threshold = 0\nstartup_delay_s = 3600\n"
     with Fake() as fake, Daemon(tmp_path_factory.mktemp("snapshots"), idle) as daemon:
         layered(fake, "1", BASE, TOP)
         daemon.ref = f"{fake.host}/a:1"
