@@ -42,7 +42,7 @@ from tests.registry import Registry, make_image
 NAMESPACE = f"hard-{os.getpid()}"
 RUNC = shutil.which("runc")
 NOBODY = 65534
-GC = "[gc]\npause_threshold = 0.0\nstartup_delay_s = 3600\n"  # none by itself: blobs of variants are nobody's for a while
+GC = "[gc]\npause_threshold = 0.0\nstartup_delay_s = 3600\n"  # blobs of variants are nobody's for a while
 
 # An OCI runtime that notes what it was given, then is runc.
 NOTING = """#!/usr/bin/python3 -IS
