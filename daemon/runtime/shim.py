@@ -84,6 +84,8 @@ class Shim:
         self._exit_callbacks: list[Callable[[ExitRecord], None]] = []
         self._close_callbacks: list[Callable[[], None]] = []
         self._early: list[ExitRecord] = []
+        self._below = 0  # all exits below this one have been told or read,
+        self._beyond: set[int] = set()  # and these
         self._loop.add_reader(connection.fileno(), self._readable)
 
     @classmethod
@@ -123,6 +125,7 @@ class Shim:
         is stopped."""
         records = self.records(self.directory)
         following = records[-1].sequence + 1 if records else 0
+        self._below = max(self._below, following)
         with contextlib.suppress(OSError):  # it is gone, as `on_close` tells
             self._socket.send(REQUEST.pack(VERSION, OP_FOLLOW, 0, 0) + struct.pack("<Q", following))
         return records
@@ -361,6 +364,13 @@ class Shim:
         future.set_result(_Answer(stage, error, message[ANSWER.size :], fds))
 
     def _exited(self, record: ExitRecord) -> None:
+        """Told once, though the shim, which goes back when it is asked to, tells some again."""
+        if record.sequence < self._below or record.sequence in self._beyond:
+            return
+        self._beyond.add(record.sequence)
+        while self._below in self._beyond:
+            self._beyond.remove(self._below)
+            self._below += 1
         if not self._exit_callbacks:
             self._early.append(record)
         for callback in self._exit_callbacks:

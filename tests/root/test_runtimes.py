@@ -248,7 +248,7 @@ def test_a_runtime_that_deletes_nothing_and_shares_the_hosts_pids():
     story_of(story)
 
 
-def test_a_frozen_task_is_killed_although_the_runtime_does_not_thaw_it():
+def test_a_frozen_task_dies_although_the_runtime_does_not_thaw_it():
     async def story(rig, broken):
         task = await rig.run("one", "sleep", "1000", runtime="broken")
         await task.pause()

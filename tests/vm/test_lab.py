@@ -14,7 +14,7 @@ GUEST = (
     "tests/root/test_cgroup.py",
     "tests/e2e/test_metrics.py",
     "tests/root/test_tasks.py",
-    "tests/root/test_runtimes.py::test_a_frozen_task_is_killed_although_the_runtime_does_not_thaw_it",
+    "tests/root/test_runtimes.py::test_a_frozen_task_dies_although_the_runtime_does_not_thaw_it",
     "tests/root/test_runtimes.py::test_a_runtime_that_deletes_nothing_and_shares_the_hosts_pids",
     "tests/root/test_overlay.py",
     "tests/root/test_mounting.py",
