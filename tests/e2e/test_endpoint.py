@@ -1,5 +1,6 @@
 """The metrics endpoint of a real daemon: containers under known loads, its own doings, and scrapes beside deletes."""
 
+import contextlib
 import json
 import os
 import signal
@@ -192,7 +193,10 @@ def test_a_query_that_finds_nothing(scrapes, query):
 
 def test_off_by_default(tmp_path):
     with Daemon(tmp_path) as daemon:
-        sockets = {os.readlink(fd) for fd in Path(f"/proc/{daemon.process.pid}/fd").iterdir()}
+        sockets = set()
+        for fd in Path(f"/proc/{daemon.process.pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                sockets.add(os.readlink(fd))
         tcp = [line.split()[9] for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
         assert not sockets & {f"socket:[{inode}]" for inode in tcp}
 
