@@ -7,7 +7,7 @@ import stat
 import sys
 from collections.abc import Iterator
 
-from ctr import output, progress
+from ctr import image, output, progress
 from ctr.output import Out
 from daemon.client.client import Client
 from spec import errors
@@ -37,14 +37,13 @@ def _register_import(parser: argparse.ArgumentParser) -> None:
 
 
 def _import(args: argparse.Namespace, client: Client, out: Out) -> None:
-    unpacks = [transfer.Unpack(platform=platform, snapshotter=args.snapshotter) for platform in args.platform or [""]]
     destination = transfer.ImageStore(
         name=args.index_name,
         labels=output.parse_labels(args.label),
         platforms=args.platform,
         all_platforms=args.all_platforms,
         all_metadata=True,
-        unpacks=() if args.no_unpack else unpacks,
+        unpacks=() if args.no_unpack else image.into(args.snapshotter, args.platform),
     )
     source = transfer.Archive(
         base_name=args.base_name,

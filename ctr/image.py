@@ -121,9 +121,14 @@ def is_unpacked(client: Client, snapshotter: str, chain_id: str) -> bool:
     return True
 
 
+def into(snapshotter: str, wanted: Sequence[str] = ()) -> Sequence[transfer.Unpack]:
+    """What asks for each of the platforms that are wanted, or the host's, to be unpacked."""
+    return [transfer.Unpack(platform=platform, snapshotter=snapshotter) for platform in wanted or [""]]
+
+
 def unpack(client: Client, name: str, snapshotter: str, wanted: Sequence[str] = ()) -> Iterator[Progress]:
     """Make an image's snapshots of what the content store has, for the platforms `wanted`; none is the host's."""
-    unpacks = [transfer.Unpack(platform=platform, snapshotter=snapshotter) for platform in wanted or [""]]
+    unpacks = into(snapshotter, wanted)
     request = transfer.TransferRequest(
         source=transfer.ImageStore(name=name), destination=transfer.ImageStore(name=name, unpacks=unpacks)
     )

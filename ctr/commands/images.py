@@ -88,13 +88,12 @@ def _register_pull(pull: argparse.ArgumentParser) -> None:
 
 
 def _pull(args: argparse.Namespace, client: Client, out: Out) -> None:
-    unpacks = [transfer.Unpack(platform=platform, snapshotter=args.snapshotter) for platform in args.platform or [""]]
     destination = transfer.ImageStore(
         name=args.ref,
         labels=output.parse_labels(args.label),
         platforms=args.platform,
         all_platforms=args.all_platforms,
-        unpacks=unpacks,
+        unpacks=image.into(args.snapshotter, args.platform),
         all_metadata=not args.skip_metadata,
     )
     request = transfer.TransferRequest(source=registry.source(args, args.ref), destination=destination)
