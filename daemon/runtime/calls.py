@@ -34,12 +34,14 @@ class Calls:
     """The runtime calls of one container. Each is bounded: past that the runtime is killed.
 
     All raise Unknown with the runtime's words when it fails, DeadlineExceeded, FailedPrecondition when its program is
-    gone, and Unavailable when the shim is. What a runtime says is believed where the kernel can be asked.
+    gone, and Unavailable when the shim is. A runtime that says it has done what it has not is found out where that can
+    be asked. `proven` are the paths of those that were seen to start containers, and may grow.
     """
 
-    def __init__(self, commands: Commands, bundle: Bundle) -> None:
+    def __init__(self, commands: Commands, bundle: Bundle, proven: set[str]) -> None:
         self.commands = commands
         self.bundle = bundle
+        self._proven = proven
 
     async def create(
         self, shim: Shim, streams: Mapping[int, int], terminal: str = "", heard: bool = False
@@ -85,14 +87,28 @@ class Calls:
             raise
         return self._made(shim, f"exec-{exec_id}.pid", doing)
 
-    async def start(self, shim: Shim) -> None:
+    async def start(self, shim: Shim, pid: int) -> None:
+        """`pid` is the init process. It is to run another program now; else the runtime is asked once more, which costs
+        as much as the start, but not if it is `proven`."""
+        path = self.commands.launch.path
+        waiting = None if path in self._proven else living.program(pid)
         await self._call(shim, self.commands.start, "start")
+        if waiting and living.program(pid) == waiting:
+            await self._confirm(shim, "start", lambda status: status != "created")
+        self._proven.add(path)
 
     async def pause(self, shim: Shim) -> None:
         await self._call(shim, self.commands.pause, "pause")
+        await self._confirm(shim, "pause", lambda status: status == "paused")
 
     async def resume(self, shim: Shim) -> None:
         await self._call(shim, self.commands.resume, "resume")
+        await self._confirm(shim, "resume", lambda status: status != "paused")
+
+    async def _confirm(self, shim: Shim, verb: str, done: Callable[[str], bool]) -> None:
+        status = await self.status(shim)
+        if not done(status):
+            raise errors.Unknown(f"{self._doing(verb)}: it says that it did, and that the container is {status!r}")
 
     async def kill(self, shim: Shim, signal: int, all_processes: bool = False) -> None:
         await self._call(shim, lambda log: self.commands.kill(log, signal, all_processes), f"send signal {signal} to")

@@ -51,10 +51,11 @@ class Workshop:
         self._detached = detached
         self._cgroup_parent = cgroup_parent
         self._boot_id = living.boot_id()
+        self._proven: set[str] = set()
         self.probes = Probes(f"{state}/probe", self._shim)
 
     def calls(self, record: TaskRecord, bundle: Bundle) -> Calls:
-        return Calls(Commands(record.launch, record.id), bundle)
+        return Calls(Commands(record.launch, record.id), bundle, self._proven)
 
     def same_boot(self, record: TaskRecord) -> bool:
         return record.boot_id == self._boot_id

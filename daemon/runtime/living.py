@@ -33,6 +33,15 @@ def parent(pid: int) -> int:
     return int(stat[stat.rindex(b")") + 2 :].split()[1])
 
 
+def program(pid: int) -> tuple[int, int] | None:
+    """Device and inode of the file that it runs (proc(5), exe); None when there is no such process, or a zombie."""
+    try:
+        status = os.stat(f"/proc/{pid}/exe")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return status.st_dev, status.st_ino
+
+
 def alive(pid: int, ticks: int) -> bool:
     """Whether the process is there, be it a zombie."""
     return bool(pid) and bool(ticks) and started_ticks(pid) == ticks

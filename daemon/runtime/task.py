@@ -89,7 +89,7 @@ class ContainerTask:
         if self.state.record.restores:
             await restoring.start(self.state, self.endings, shim)
         else:
-            await self.state.calls.start(shim)
+            await self.state.calls.start(shim, self.state.init.record.pid)
 
     async def exec(self, exec_id: str, spec: bytes, stdio: Stdio, fds: Sequence[int] = ()) -> None:
         await self._execs.add(exec_id, spec, stdio, fds)
@@ -172,6 +172,8 @@ class ContainerTask:
             raise
         except BaseException as exc:
             self.state.save(unsettled=False)
+            if paused and isinstance(exc, errors.Error):
+                cgroups.thaw(self.state.init.record.pid, self.state.record.cgroups_path)  # nor is it half paused
             if isinstance(exc, errors.Unknown) and self.state.init.reaped is not None:
                 raise errors.FailedPrecondition(f"{doing}: it has ended") from exc
             raise

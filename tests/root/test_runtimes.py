@@ -189,6 +189,27 @@ def test_each_call_that_fails_changes_nothing(way):
     story_of(story)
 
 
+async def said_it_did(call, verb, status):
+    said = f"{verb} container one by runtime 'broken': it says that it did, and that the container is '{status}'"
+    with pytest.raises(errors.Unknown, match=said):
+        await call
+
+
+def test_a_pause_whose_end_nobody_knows_is_undone():
+    async def story(rig, broken):
+        task = await rig.run("one", "sleep", "1000", runtime="broken")
+        broken.breaks("state", "exit 3")
+        with pytest.raises(errors.Unknown, match="ask the state of container one by runtime 'broken'"):
+            await task.pause()
+        assert task.process().status is Status.RUNNING
+        broken.heals()
+        await task.kill(9)
+        assert (await task.wait()).status == 137
+        await rig.delete("one")
+
+    story_of(story)
+
+
 def test_a_runtime_that_does_nothing():
     async def story(rig, broken):
         broken.breaks("create", NOTHING)
@@ -196,13 +217,25 @@ def test_a_runtime_that_does_nothing():
             await rig.create("one", "true", runtime="broken")
         broken.heals()
         task = await rig.create("one", "sleep", "1000", runtime="broken")
-        await task.exec("e", json_process("true"), Stdio())
-        for verb in ("start", "exec", "pause", "resume", "kill", "update", "delete", "state"):
-            broken.breaks(verb, NOTHING)
+        broken.breaks("start", NOTHING)
+        await said_it_did(task.start(), "start", "created")
+        assert task.process().status is Status.CREATED
+        broken.breaks("state", NOTHING)
+        with pytest.raises(errors.Unknown, match="read what runtime 'broken' says of a state"):
+            await task.start()
+        broken.heals()
         await task.start()
+        await task.exec("e", json_process("true"), Stdio())
+        for verb in ("exec", "pause", "resume", "kill", "update", "delete"):
+            broken.breaks(verb, NOTHING)
         with pytest.raises(errors.Unknown, match="exec e in container one by runtime 'broken': it wrote no pid"):
             await task.start("e")
+        await said_it_did(task.pause(), "pause", "running")
+        assert task.process().status is Status.RUNNING
+        broken.breaks("pause", 'runc "$@"; exit')
         await task.pause()
+        await said_it_did(task.resume(), "resume", "paused")
+        assert task.process().status is Status.PAUSED
         await rig.restarted()
         task = rig.tasks.get(NAMESPACE, "one")
         assert task.process().status is Status.PAUSED
