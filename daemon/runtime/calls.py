@@ -88,12 +88,12 @@ class Calls:
         return self._made(shim, f"exec-{exec_id}.pid", doing)
 
     async def start(self, shim: Shim, pid: int) -> None:
-        """`pid` is the init process. It is to run another program now; else the runtime is asked once more, which costs
-        as much as the start, but not if it is `proven`."""
+        """`pid` is the init process. It is to run another program soon; else the runtime is asked, which costs as much
+        as the start: not if it is `proven`."""
         path = self.commands.launch.path
         waiting = None if path in self._proven else living.program(pid)
         await self._call(shim, self.commands.start, "start")
-        if waiting and living.program(pid) == waiting:
+        if waiting and not await living.moved_on(pid, waiting):
             await self._confirm(shim, "start", lambda status: status != "created")
         self._proven.add(path)
 

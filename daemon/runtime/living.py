@@ -8,6 +8,8 @@ from pathlib import Path
 
 from spec import errors
 
+EXEC_SECONDS = (0, 0.001, 0.002, 0.005, 0.01, 0.02)  # between looks; it takes some system calls
+
 
 def boot_id() -> str:
     """Of the running kernel; pids and starting times mean nothing under another (random(4))."""
@@ -40,6 +42,15 @@ def program(pid: int) -> tuple[int, int] | None:
     except (FileNotFoundError, ProcessLookupError):
         return None
     return status.st_dev, status.st_ino
+
+
+async def moved_on(pid: int, former: tuple[int, int]) -> bool:
+    """Whether it runs another program than `former`, or has ended; one that is about to is waited for."""
+    for seconds in EXEC_SECONDS:
+        await asyncio.sleep(seconds)
+        if program(pid) != former:
+            return True
+    return False
 
 
 def alive(pid: int, ticks: int) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from spec import errors
+from spec import errors, names
 from spec.api import containers, content, images, namespaces, snapshots, tasks
 from spec.oci.image import Descriptor
 from spec.records import Container, Image, Namespace, RuntimeRef
@@ -70,7 +70,8 @@ def test_duplicates(client, tmp_path):
     client.tasks.kill(tasks.KillRequest(container_id="c", signal=9))
     client.tasks.wait(tasks.WaitRequest(container_id="c"))
     client.tasks.delete(tasks.DeleteRequest(container_id="c"))
-    client.snapshots.prepare(snapshots.PrepareRequest(snapshotter="overlayfs", key="k"))
+    request = snapshots.PrepareRequest(snapshotter="overlayfs", key="k", labels={names.GC_ROOT: "test"})
+    client.snapshots.prepare(request)
     with pytest.raises(errors.AlreadyExists, match="k"):
         client.snapshots.prepare(snapshots.PrepareRequest(snapshotter="overlayfs", key="k"))
     client.namespaces.create(namespaces.CreateRequest(namespace=Namespace(name="n")))

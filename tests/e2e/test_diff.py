@@ -37,6 +37,7 @@ path = "sleep"
 args = ["1000"]
 """
 SNAPSHOTTERS = ("overlayfs", "native")
+ROOT = {names.GC_ROOT: "test"}
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,8 @@ def tree(request, daemon, tmp_path):
     place.mkdir()
     with daemon.client() as client:
         changed(client, name, "base", "", place, {"d/f": b"1", "d/gone": b"1"})
-        client.snapshots.commit(snapshots.CommitRequest(snapshotter=name, name="base", key="base active"))
+        request = snapshots.CommitRequest(snapshotter=name, name="base", key="base active", labels=ROOT)
+        client.snapshots.commit(request)
         changed(client, name, "work", "base", place, {"d/gone": None, "d/g": b"2"})
         before = blobs(client)
         yield name
@@ -66,8 +68,7 @@ def tree(request, daemon, tmp_path):
 
 def changed(client, snapshotter, name, parent, place, files):
     """An active snapshot that has these files; None is for one that goes."""
-    labels = {names.GC_ROOT: "test"}
-    request = snapshots.PrepareRequest(snapshotter=snapshotter, key=f"{name} active", parent=parent, labels=labels)
+    request = snapshots.PrepareRequest(snapshotter=snapshotter, key=f"{name} active", parent=parent, labels=ROOT)
     mounts = client.snapshots.prepare(request).mounts
     mounting.attach(mounts, str(place))
     try:
@@ -168,8 +169,7 @@ def stored(client, blob, media_type):
     """A blob of this media type, kept."""
     digest = digests.of(blob)
     stream = client.content.write()
-    labels = {names.GC_ROOT: "test"}
-    stream.send(content.WriteRequest(action="commit", ref=digest, data=blob, labels=labels))
+    stream.send(content.WriteRequest(action="commit", ref=digest, data=blob, labels=ROOT))
     stream.receive()
     stream.close()
     return Descriptor(media_type=media_type, digest=digest, size=len(blob))
@@ -179,7 +179,7 @@ def test_layers_that_programs_make_readable(daemon, tree):
     plain, _ = bytes_of(daemon, "snapshots", "--snapshotter", tree, "diff", "--media-type", OCI_LAYER, "work active")
     with daemon.client() as client:
         layer = stored(client, bytes((byte + 1) % 256 for byte in plain), ROT)
-        request = snapshots.PrepareRequest(snapshotter=tree, key="copy", parent="base", labels={names.GC_ROOT: "test"})
+        request = snapshots.PrepareRequest(snapshotter=tree, key="copy", parent="base", labels=ROOT)
         mounts = client.snapshots.prepare(request).mounts
         reply = client.diff.apply(diff.ApplyRequest(diff=layer, mounts=mounts, payloads={"rot": b"key"}))
         assert reply.applied == Descriptor(media_type=OCI_LAYER, digest=digests.of(plain), size=len(plain))

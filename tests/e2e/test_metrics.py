@@ -52,6 +52,8 @@ def begin(client, disks):
         pid = client.tasks.create(tasks.CreateRequest(container_id=id, rootfs=(rootfs,))).pid
         begun.append(id)
         client.tasks.start(tasks.StartRequest(container_id=id))
+        # only then it is alone in its cgroup
+        until(lambda: os.readlink(f"/proc/{pid}/exe"), lambda program: program.endswith("/busybox"))
         return pid
 
     def end(id):
