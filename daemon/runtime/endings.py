@@ -161,6 +161,7 @@ class Endings:
             try:
                 return await Shim.connect(state.home.path)
             except errors.Unavailable:
+                state.unreached = False
                 return None
             except errors.ResourceExhausted as exc:
                 if not state.unreached:

@@ -5,6 +5,7 @@ One whose shim is stopped is adopted when that goes on.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
 
@@ -20,7 +21,7 @@ from spec.events import Envelope
 
 PARALLEL = 16
 SECONDS = 30.0  # for one task; one that is stuck must not keep the daemon from starting
-START_SECONDS = 1.0  # that a start waits for one task to be adopted
+START_SECONDS = 1.0  # that a start waits for one task to be adopted, or undone
 CALL_SECONDS = 5.0  # for a call of a runtime that was under way
 
 log = logging.getLogger(__name__)
@@ -31,7 +32,8 @@ async def recover(workshop: Workshop, recent: Callable[[], Sequence[Envelope]]) 
     events that an earlier daemon has published; asked only if a process has ended whose exit is not on record, or has
     been killed for memory.
 
-    A task whose calls are still under way, or whose shim takes no connection, is adopted in its own time.
+    A task whose calls are still under way, or whose shim takes no connection, is adopted in its own time; so is undone
+    what takes longer.
     """
     told = _Memory(recent)
     found, dying = bundles(f"{workshop.state}/tasks")
@@ -85,7 +87,8 @@ async def _recover(workshop: Workshop, bundle: Bundle, told: _Memory) -> Contain
         return None
     if not record.created:
         log.info("undo the creation of task %s, which a restart has cut short", record.id)
-        await workshop.undo(bundle, record, await _connected(bundle, record, workshop))
+        undoing = workshop.undone(bundle, record, await _connected(bundle, record, workshop))
+        await asyncio.wait([undoing], timeout=START_SECONDS)
         return None
     task = ContainerTask(workshop.host, bundle, record, workshop.calls(record, bundle))
     task.state.missing = "its shim is being looked for"
@@ -122,6 +125,9 @@ async def _find(task: ContainerTask, bundle: Bundle, workshop: Workshop, told: _
 async def _adopt(task: ContainerTask, bundle: Bundle, shim: Shim, told: _Memory) -> None:
     starting = any(process.record.phase is Phase.STARTING for process in task.state.processes.values())
     if starting or task.state.record.unsettled:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CALL_SECONDS):
+                await shim.greeted()
         await _finish_calls(task, shim)
     if not task.state.held:
         shim.close()
@@ -140,7 +146,15 @@ async def _adopt(task: ContainerTask, bundle: Bundle, shim: Shim, told: _Memory)
     task.endings.adopt(shim)
     if task.state.record.unsettled or task.state.init.record.phase is Phase.STARTING:
         # a shim that is stopped answers when it goes on
-        await asyncio.wait([task.state.host.spawn(task.settle(shim))], timeout=CALL_SECONDS)
+        await asyncio.wait([task.state.host.attend(_settle(task, shim))], timeout=CALL_SECONDS)
+
+
+async def _settle(task: ContainerTask, shim: Shim) -> None:
+    """A shim that was stopped begins with the calls that it had not read yet."""
+    await shim.greeted()
+    await _finish_calls(task, shim)
+    if task.state.held:
+        await task.settle(shim)
 
 
 async def _finish_calls(task: ContainerTask, shim: Shim) -> None:

@@ -314,6 +314,10 @@ class Shim:
             doing = f"{doing}: {STAGES[answer.stage]}"
         return self._checked(answer, doing)
 
+    async def greeted(self) -> None:
+        """Until the shim has read our hello, and what others had sent before that; or is gone."""
+        await self._greeted.wait()
+
     def _greet(self) -> None:
         """Say what we speak. What is asked meanwhile waits for the answer."""
         self._greeted.clear()

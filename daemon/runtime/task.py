@@ -189,6 +189,8 @@ class ContainerTask:
         try:
             status = await self.state.calls.status(shim)
         except errors.Error as exc:
+            if not self.state.held:
+                return  # the next daemon asks
             # what is recorded is what was meant
             log.warning("%s", exc.message)
             status = "paused" if self.state.record.paused else "running"
