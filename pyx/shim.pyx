@@ -11,10 +11,10 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t, uintptr_t
 
 from pyx.lean cimport PAGE, decimal, drop_interpreter, join, reset_signals, retitle, set_oom_score, settle
 from pyx.shimwire cimport (
-    Answer, EXIT_OOM, EXIT_OOM_ANCESTOR, ExitRecord, ForkAnswer, ForkRequest, Header, OP_ATTACH, OP_CONSOLE,
-    OP_DROP, OP_EXIT, OP_FETCH, OP_FOLLOW, OP_KEEP, OP_KILL, OP_MOUNT, OP_RESIZE, OP_RUN, OP_SHUTDOWN, OP_WATCH_OOM,
-    ResizeBody, RUN_EXPIRED, RunBody, RunResult, STAGE_CWD, STAGE_DESCRIPTORS, STAGE_EXEC, STAGE_FORK, STAGE_NAME,
-    VERSION,
+    Answer, EXIT_OOM, EXIT_OOM_ANCESTOR, ExitRecord, ForkAnswer, ForkRequest, Header, HelloBody, NURSERY_VERSION,
+    OLDEST, OomBody, OP_ATTACH, OP_CONSOLE, OP_DROP, OP_EXIT, OP_FETCH, OP_FOLLOW, OP_HELLO, OP_KEEP, OP_KILL, OP_MOUNT,
+    OP_OOM, OP_RESIZE, OP_RUN, OP_SHUTDOWN, OP_WATCH_OOM, ResizeBody, RUN_EXPIRED, RunBody, RunResult, SPEAKS_OOM,
+    STAGE_CWD, STAGE_DESCRIPTORS, STAGE_EXEC, STAGE_FORK, STAGE_NAME, VERSION,
 )
 from pyx.sys cimport (
     _exit, accept4, AF_UNIX, AT_FDCWD, bind, chdir, clock_gettime, CLOCK_MONOTONIC, CLOCK_REALTIME, clone,
@@ -53,6 +53,8 @@ cdef enum:
     OOM_SLACK = 65536      # bytes: the most that the kernel asks for at once before it kills
     RETAINED = 32768       # exit records that stay when older ones become a hole
     RETRY_NS = 500000000
+    LOOK_NS = 20000000
+    LOOKS = 50
     LONELY_NS = 60000000000  # a shim nobody came for within this time was started for a caller that gave up
     HOUR_MS = 3600000
     STACK = 16384
@@ -75,6 +77,8 @@ cdef struct Connection:
     int fd                 # 0 is a free slot: descriptor 0 is always /dev/null
     bint blocked           # its socket is too full for another answer
     uint64_t next          # sequence of the exit record it is to be told next
+    int version            # that is spoken to it; 0 is none yet, and it is told nothing
+    uint32_t kills         # for memory, that it was told of
 
 
 cdef struct Program:
@@ -146,7 +150,11 @@ cdef int64_t oom_seen
 cdef int oom_folder        # v1: the cgroup's directory
 cdef int64_t oom_hits      # of its own limit, when the watch began
 cdef bint oom_own          # it was hit since
+cdef int oom_looks         # left, for a kill that is under way
+cdef int64_t look_ns
 cdef bint ending
+cdef int newest = VERSION  # what this shim speaks
+cdef int oldest = OLDEST
 
 
 # Small tools
@@ -302,11 +310,8 @@ cdef int append_record(int pid, int status) noexcept nogil:
     record.status = status
     if status != 0 and oom_counter:
         refresh_oom()
-        if oom_seen > oom_baseline:
-            record.flags = EXIT_OOM
-            record.kills = <uint32_t>(oom_seen - oom_baseline)
-            if not oom_own:
-                record.flags |= EXIT_OOM_ANCESTOR
+        record.kills = kills_seen()
+        record.flags = kill_flags()
     wrote = write(exits, &record, sizeof(record))
     if wrote != <ssize_t>sizeof(record):
         ftruncate(exits, exits_count * sizeof(record))
@@ -374,15 +379,26 @@ cdef bint refresh_oom() noexcept nogil:
     return kills >= 0
 
 
+cdef uint32_t kills_seen() noexcept nogil:
+    return <uint32_t>(oom_seen - oom_baseline) if oom_seen > oom_baseline else 0
+
+
+cdef uint32_t kill_flags() noexcept nogil:
+    if kills_seen() == 0:
+        return 0
+    return EXIT_OOM if oom_own else EXIT_OOM | EXIT_OOM_ANCESTOR
+
+
 cdef void end_oom() noexcept nogil:
-    global oom_counter, oom_event, oom_folder
+    global oom_counter, oom_event, oom_folder, oom_looks, look_ns
     if oom_event and oom_event != oom_counter:
         end_watch(oom_event)
     if oom_folder:
         close(oom_folder)
     if oom_counter:
         end_watch(oom_counter)
-    oom_counter = oom_event = oom_folder = 0
+    oom_counter = oom_event = oom_folder = oom_looks = 0
+    look_ns = 0
 
 
 cdef int register_oom_event(int folder) noexcept nogil:
@@ -411,7 +427,7 @@ cdef int register_oom_event(int folder) noexcept nogil:
 
 
 cdef int watch_oom(const char* path) noexcept nogil:
-    cdef int folder, fd, error
+    cdef int i, folder, fd, error
     global oom_counter, oom_event, oom_folder, oom_baseline, oom_seen, oom_hits, oom_own
     folder = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC)
     if folder < 0:
@@ -436,15 +452,34 @@ cdef int watch_oom(const char* path) noexcept nogil:
     oom_baseline = oom_seen = counted(fd, b"oom_kill ")
     oom_hits = limit_hits()
     oom_own = False
+    for i in range(CONNECTIONS_MAX):
+        connections[i].kills = 0
     return 0
 
 
 cdef void serve_oom() noexcept nogil:
     cdef uint64_t count
-    if oom_event != oom_counter and read(oom_event, &count, sizeof(count)) < 0:
-        return
+    global oom_looks
+    if oom_event != oom_counter:
+        if read(oom_event, &count, sizeof(count)) < 0:
+            return
+        oom_looks = LOOKS  # version 1 of cgroups signals before it kills
+    look_for_kills()
+
+
+cdef void look_for_kills() noexcept nogil:
+    cdef int64_t before = oom_seen
+    global oom_looks, look_ns
+    look_ns = 0
     if not refresh_oom():
         unwatch(oom_event)  # a removed cgroup is readable for ever
+        oom_looks = 0
+    elif oom_seen > before:
+        oom_looks = 0
+        flush_all()
+    elif oom_looks:
+        oom_looks -= 1
+        look_ns = now_ns(CLOCK_MONOTONIC) + LOOK_NS
 
 
 # Named descriptors and consoles
@@ -628,9 +663,13 @@ cdef bint send_answer(Connection* to, Answer* answer, iovec* body, int parts, in
 cdef void answer_status(Connection* to, Header* header, int error, int fd) noexcept nogil:
     cdef Answer answer
     answer.header = header[0]
-    answer.header.version = VERSION
+    answer.header.version = spoken(to)
     answer.error = -error if error < 0 else 0
     send_answer(to, &answer, NULL, 0, fd)
+
+
+cdef int spoken(Connection* to) noexcept nogil:
+    return to.version if to.version else newest
 
 
 cdef void close_connection(int index) noexcept nogil:
@@ -676,6 +715,8 @@ cdef void admit(int fd) noexcept nogil:
     connections[chosen].fd = fd
     connections[chosen].blocked = False
     connections[chosen].next = exits_count
+    connections[chosen].version = 1 if oldest == 1 else 0
+    connections[chosen].kills = 0
 
 
 cdef bint flush(int index) noexcept nogil:
@@ -685,8 +726,12 @@ cdef bint flush(int index) noexcept nogil:
     cdef Answer answer
     cdef iovec part
     cdef int i
+    if to.version == 0:
+        return writable(to)
+    if to.version >= SPEAKS_OOM and kills_seen() > to.kills and not tell_kills(to):
+        return False
     memset(&answer, 0, sizeof(answer))
-    answer.header.version = VERSION
+    answer.header.version = to.version
     answer.header.operation = OP_EXIT
     part.iov_base = &record
     part.iov_len = sizeof(record)
@@ -706,6 +751,24 @@ cdef bint flush(int index) noexcept nogil:
             send_result(to, &programs[i])
             forget_program(&programs[i])
     return writable(to)
+
+
+cdef bint tell_kills(Connection* to) noexcept nogil:
+    """False when it is full."""
+    cdef Answer answer
+    cdef OomBody body
+    cdef iovec part
+    if not writable(to):
+        return False
+    memset(&answer, 0, sizeof(answer))
+    answer.header.version = to.version
+    answer.header.operation = OP_OOM
+    body.kills = to.kills = kills_seen()
+    body.flags = kill_flags()
+    part.iov_base = &body
+    part.iov_len = sizeof(body)
+    send_answer(to, &answer, &part, 1, -1)
+    return True
 
 
 cdef void flush_all() noexcept nogil:
@@ -951,7 +1014,7 @@ cdef void send_result(Connection* to, Program* program) noexcept nogil:
     cdef size_t at = (program.written - size) % program.room if size else 0
     cdef size_t first = program.room - at if size > program.room - at else size
     memset(&answer, 0, sizeof(answer))
-    answer.header.version = VERSION
+    answer.header.version = to.version
     answer.header.operation = OP_RUN
     answer.header.id = program.id
     result.status = program.status
@@ -989,6 +1052,8 @@ cdef int wait_ms() noexcept nogil:
     """Kill what is overdue; milliseconds to the next thing that will be, -1 for never."""
     cdef int64_t now, nearest = retry_ns if retry_ns else lonely_ns
     cdef int i
+    if look_ns and (nearest == 0 or look_ns < nearest):
+        nearest = look_ns
     for i in range(programs_top):
         if programs[i].pid and programs[i].deadline_ns and not programs[i].done and not programs[i].expired:
             if programs[i].deadline_ns <= now_ns(CLOCK_MONOTONIC):
@@ -1110,6 +1175,31 @@ cdef int follow(int index, Cursor* cursor) noexcept nogil:
     return 0
 
 
+cdef void greet(int index, Header* header, Cursor* cursor) noexcept nogil:
+    """Answer hello, and tell what the peer did not know that it is told of."""
+    cdef HelloBody* theirs = <HelloBody*>cursor.at
+    cdef HelloBody ours
+    cdef Answer answer
+    cdef iovec part
+    cdef Connection* to = &connections[index]
+    memset(&answer, 0, sizeof(answer))
+    answer.header = header[0]
+    answer.header.version = newest
+    if cursor.end - cursor.at < <ssize_t>sizeof(HelloBody):
+        answer.error = EINVAL
+        send_answer(to, &answer, NULL, 0, -1)
+        return
+    ours.version = newest
+    ours.oldest = oldest
+    ours.zero = 0
+    part.iov_base = &ours
+    part.iov_len = sizeof(ours)
+    send_answer(to, &answer, &part, 1, -1)
+    if theirs.version >= oldest and theirs.oldest <= newest:
+        to.version = theirs.version if theirs.version < newest else newest
+        flush(index)
+
+
 cdef int keep_received(const char* name) noexcept nogil:
     cdef int error
     if received_count != 1:
@@ -1163,7 +1253,10 @@ cdef void handle(int index, ssize_t size, int flags) noexcept nogil:
         error = -EMSGSIZE
     elif size < <ssize_t>sizeof(header):
         error = -EINVAL
-    elif header.version != VERSION:
+    elif header.operation == OP_HELLO and newest > 1:
+        greet(index, &header, &cursor)
+        return
+    elif not oldest <= header.version <= newest and not (header.operation == OP_SHUTDOWN and newest > 1):
         error = -EPROTONOSUPPORT
     elif header.operation == OP_RUN:
         error = run(index, &header, &cursor)
@@ -1295,11 +1388,14 @@ cdef void end_shim() noexcept nogil:
     _exit(0)
 
 
-cdef void shim(const char* path, int oom_score_adj, int nursery_fd, uint32_t id) noexcept nogil:
+cdef void shim(const char* path, int oom_score_adj, int nursery_fd, uint32_t id, int speaks) noexcept nogil:
     cdef ForkAnswer answer
     cdef epoll_event event
     cdef int got
-    global ending, lonely_ns
+    global ending, lonely_ns, newest, oldest
+    if speaks:
+        newest = speaks & 255
+        oldest = speaks >> 8
     answer.id = id
     answer.error = -open_shim(path, oom_score_adj)
     answer.pid = getpid()
@@ -1316,6 +1412,8 @@ cdef void shim(const char* path, int oom_score_adj, int nursery_fd, uint32_t id)
             serve(event.data.u64)
         if retry_ns and retry_ns <= now_ns(CLOCK_MONOTONIC):
             reap()
+        if look_ns and look_ns <= now_ns(CLOCK_MONOTONIC):
+            look_for_kills()
         if lonely_ns and lonely_ns <= now_ns(CLOCK_MONOTONIC):
             ending = True
     end_shim()
@@ -1357,11 +1455,11 @@ cdef void nursery(int fd) noexcept nogil:
         answer.id = asked.header.id
         answer.pid = 0
         answer.error = EINVAL
-        if got > <ssize_t>sizeof(ForkRequest) and asked.header.version == VERSION:
+        if got > <ssize_t>sizeof(ForkRequest) and asked.header.version == NURSERY_VERSION:
             # The system call itself: libc's fork runs handlers of libraries that are not here any more.
             pid = syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0)
             if pid == 0:
-                shim(<char*>request + sizeof(ForkRequest), asked.oom_score_adj, fd, answer.id)
+                shim(<char*>request + sizeof(ForkRequest), asked.oom_score_adj, fd, answer.id, asked.header.stage)
             if pid > 0:
                 continue
             answer.error = errno

@@ -151,6 +151,7 @@ _BY_ERRNO: dict[int, type[Error]] = {
     errno.ETIMEDOUT: DeadlineExceeded,
     errno.ENOSYS: Unimplemented,
     errno.EOPNOTSUPP: Unimplemented,
+    errno.EPROTONOSUPPORT: Unimplemented,
     errno.EIO: DataLoss,
 }
 

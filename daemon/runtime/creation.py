@@ -53,6 +53,7 @@ class Workshop:
         self._boot_id = living.boot_id()
         self._proven: set[str] = set()
         self.probes = Probes(f"{state}/probe", self._shim)
+        self._undoing: dict[str, asyncio.Task[None]] = {}
 
     def calls(self, record: TaskRecord, bundle: Bundle) -> Calls:
         return Calls(Commands(record.launch, record.id), bundle, self._proven)
@@ -120,9 +121,10 @@ class Workshop:
             if other.created:
                 raise
         shim = None
-        with contextlib.suppress(errors.Unavailable):
-            shim = await Shim.connect(path)
-        await asyncio.shield(self.host.spawn(self.undo(left, other, shim)))
+        if path not in self._undoing:
+            with contextlib.suppress(errors.Unavailable):
+                shim = await Shim.connect(path)
+        await asyncio.shield(self.undone(left, other, shim))
         return Bundle.make(path, record, root_gid)
 
     async def _furnish(
@@ -257,6 +259,19 @@ class Workshop:
         except errors.Error as exc:
             # the bundle stays, with its intent on record: the next start undoes it
             log.warning("undo the creation of task %s: %s", record.id, exc.message)
+
+    def undone(self, bundle: Bundle, record: TaskRecord, shim: Shim | None) -> "asyncio.Task[None]":
+        """The one `undo` of the bundle that is under way, or a new one."""
+        if bundle.path not in self._undoing:
+
+            def over(undoing: "asyncio.Task[None]") -> None:
+                del self._undoing[bundle.path]
+                if not undoing.cancelled() and (error := undoing.exception()) is not None:
+                    log.error("undo the creation of task %s: %s", record.id, error)
+
+            self._undoing[bundle.path] = self.host.spawn(self.undo(bundle, record, shim))
+            self._undoing[bundle.path].add_done_callback(over)
+        return self._undoing[bundle.path]
 
     async def undo(self, bundle: Bundle, record: TaskRecord, shim: Shim | None) -> None:
         """Remove everything of a task that was not created to its end."""

@@ -6,8 +6,9 @@ import contextlib
 import logging
 import signal as signals
 import time
+from collections.abc import Callable
 
-from daemon.runtime import cgroups, living
+from daemon.runtime import cgroups, living, strangers
 from daemon.runtime.bundle import Phase
 from daemon.runtime.exits import Exits, as_exit
 from daemon.runtime.process import TaskProcess
@@ -19,6 +20,7 @@ from spec.records import Exit
 
 EXECS_END_SECONDS = 10.0  # for exec'd processes to end after init, which takes them along
 KILL_SECONDS = 10.0
+AGAIN_SECONDS = 1.0  # between attempts to reach a shim
 LOST_STATUS = 128 + signals.SIGKILL
 
 log = logging.getLogger(__name__)
@@ -31,14 +33,36 @@ class Endings:
         self.exits = Exits()
         self.earlier = Ends()
         """What an earlier daemon has told already."""
+        self.recall: Callable[[], Ends] = lambda: self.earlier
+        """Asks for that anew."""
         self._state = state
         self._ending = False
+        self._killed = False
 
     def adopt(self, shim: Shim) -> None:
         """Listen to the shim from now on."""
         self._state.shim = shim
+        self._state.unreached = False
         shim.on_close(lambda: self._lost(shim))
+        shim.on_kill(self._kills)
         shim.on_exit(self.reaped)
+        shim.on_stranger(lambda: strangers.met(self._state, self.reaped, self._lose))
+
+    def _kills(self) -> None:
+        self._killed = True
+        self._tell_kill()
+
+    def _tell_kill(self) -> None:
+        """Once, and not before the start was told."""
+        state = self._state
+        if not self._killed or state.record.oom_told or not state.held or state.init.record.phase is not Phase.STARTED:
+            return
+        if not self.recall().oom:
+            state.publish(events.TaskOOM(container_id=state.id))
+        try:
+            state.save(oom_told=True)
+        except errors.Error as exc:
+            log.warning("kill for memory in task %s: %s", state.id, exc.message)
 
     def expect(self, process: TaskProcess) -> None:
         """Take exits of its pid for the process's."""
@@ -60,6 +84,7 @@ class Endings:
 
     def tell(self, process: TaskProcess) -> None:
         """Tell of the exit of a process that was reaped, if it was, and init's after those of the others."""
+        self._tell_kill()
         if process.reaped is None or process.record.exit is not None:
             return
         if process is not self._state.init or (self._state.record.private_pids and not self._state.live_execs()):
@@ -115,23 +140,35 @@ class Endings:
     def _lost(self, shim: Shim) -> None:
         if self._state.shim is shim:
             self._state.shim = None
-            self._state.host.spawn(self._find_shim())
+            self._state.host.attend(self._find_shim())
 
     async def _find_shim(self) -> None:
         """The connection broke. If the shim is gone nobody will learn of an exit any more: end the container."""
-        if not await self._reconnected():
+        shim = await self.reach()
+        if shim is not None:
+            self.adopt(shim)
+            for record in shim.catch_up():
+                self.reaped(record)
+        elif self._state.held:
             log.warning("task %s has lost its shim", self._state.id)
-            await self.bury()
+            await self._state.host.spawn(self.bury())
 
-    async def _reconnected(self) -> bool:
-        try:
-            shim = await Shim.connect(self._state.home.path)
-        except errors.Unavailable:
-            return False
-        self.adopt(shim)
-        for record in shim.catch_up():
-            self.reaped(record)
-        return True
+    async def reach(self) -> Shim | None:
+        """Its shim, in time: one that was stopped for long takes no connection until it goes on. None when it is gone,
+        or we have let go of the task."""
+        state = self._state
+        while state.held:
+            try:
+                return await Shim.connect(state.home.path)
+            except errors.Unavailable:
+                state.unreached = False
+                return None
+            except errors.ResourceExhausted as exc:
+                if not state.unreached:
+                    log.warning("task %s: %s", state.id, exc.message)
+                state.unreached, state.missing = True, "its shim does not answer; is it stopped?"
+            await state.while_held(asyncio.sleep(AGAIN_SECONDS))
+        return None
 
     async def bury(self) -> None:
         """End what is left of a task whose shim is dead, and tell of exits that are on file or that we make up."""
@@ -148,6 +185,11 @@ class Endings:
             await living.end(pid, process.record.started_ticks, KILL_SECONDS)
         except errors.DeadlineExceeded as exc:
             log.warning("%s has lost its shim: %s", process.title, exc.message)
+        self._lose(process)
+
+    def _lose(self, process: TaskProcess) -> None:
+        """It has ended and nobody knows how."""
+        pid = process.record.pid
         told = self.earlier.exit(process.exec_id, pid)
         status, at_ns = (told.exit_status, told.exited_at_ns) if told else (LOST_STATUS, time.time_ns())
         self._reaped(process, Exit(pid=pid, status=status, exited_at_ns=at_ns))

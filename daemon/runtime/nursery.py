@@ -1,6 +1,6 @@
 """The process that forks shims, as the daemon holds it. Knows nothing of what a shim is for.
 
-Its messages are drawn in `pyx/shim.pyx`.
+Its messages are drawn in `pyx/shimwire.pxd`.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from spec import errors
 
 VERSION = 1
 OP_FORK = 1
-REQUEST = struct.Struct("<BBHIi")  # version, operation, 0, id, oom_score_adj
+REQUEST = struct.Struct("<BBHIi")  # version, operation, speaks, id, oom_score_adj
 ANSWER = struct.Struct("<IiI")  # id, errno, pid
 
 PATH_MAX = 4096
@@ -34,6 +34,8 @@ class Nursery:
         """Steals `connection`. Use `fork`."""
         self.respawn_argv: Sequence[str] = ()
         """A command that calls `nursery_main` with the number of a descriptor, which is appended to it."""
+        self.speaks = (0, 0)
+        """Of the shim's protocol, the oldest and the latest version that shims shall claim to speak, for tests."""
         self.pid = pid
         self._socket = connection
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -72,7 +74,7 @@ class Nursery:
         self._waiting[request_id] = future
         try:
             async with asyncio.timeout(FORK_SECONDS):
-                self._socket.send(REQUEST.pack(VERSION, OP_FORK, 0, request_id & 0xFFFFFFFF, _oom_score()) + path)
+                self._socket.send(self._request(request_id) + path)
                 await future
         except TimeoutError as exc:
             raise errors.DeadlineExceeded(f"{doing}: no answer in {FORK_SECONDS} s") from exc
@@ -81,6 +83,10 @@ class Nursery:
         finally:
             del self._waiting[request_id]
         return await Shim.connect(directory)
+
+    def _request(self, id: int) -> bytes:
+        oldest, newest = self.speaks
+        return REQUEST.pack(VERSION, OP_FORK, newest | oldest << 8, id & 0xFFFFFFFF, _oom_score())
 
     def close(self) -> None:
         """End the nursery; shims live on."""

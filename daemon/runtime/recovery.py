@@ -1,10 +1,11 @@
 """Finds tasks again after a restart, from their bundles, their shims and the exit records. Makes none.
 
 A task that is well costs a few system calls and no call of its runtime: fifty of them delay a start by milliseconds.
+One whose shim is stopped is adopted when that goes on.
 """
 
 import asyncio
-import functools
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
 
@@ -14,12 +15,13 @@ from daemon.runtime.creation import Workshop
 from daemon.runtime.process import TaskProcess
 from daemon.runtime.shim import Shim
 from daemon.runtime.task import ContainerTask
-from daemon.runtime.told import Told
+from daemon.runtime.told import Ends, Told
 from spec import errors
 from spec.events import Envelope
 
 PARALLEL = 16
 SECONDS = 30.0  # for one task; one that is stuck must not keep the daemon from starting
+START_SECONDS = 1.0  # that a start waits for one task to be adopted, or undone
 CALL_SECONDS = 5.0  # for a call of a runtime that was under way
 
 log = logging.getLogger(__name__)
@@ -27,8 +29,13 @@ log = logging.getLogger(__name__)
 
 async def recover(workshop: Workshop, recent: Callable[[], Sequence[Envelope]]) -> list[ContainerTask]:
     """Every task there is. What was being created is undone, what was being removed is removed. `recent` are the last
-    events that an earlier daemon has published; asked only if a process has ended whose exit is not on record."""
-    told = functools.cache(lambda: Told(recent()))
+    events that an earlier daemon has published; asked only if a process has ended whose exit is not on record, or has
+    been killed for memory.
+
+    A task whose calls are still under way, or whose shim takes no connection, is adopted in its own time; so is undone
+    what takes longer.
+    """
+    told = _Memory(recent)
     found, dying = bundles(f"{workshop.state}/tasks")
     for path in dying:
         try:
@@ -37,12 +44,29 @@ async def recover(workshop: Workshop, recent: Callable[[], Sequence[Envelope]]) 
             log.warning("%s", exc.message)
     bound = asyncio.Semaphore(PARALLEL)
     tasks = await asyncio.gather(*(_bounded(workshop, path, told, bound) for path in found))
+    told.forget()
     return [task for task in tasks if task is not None]
 
 
-async def _bounded(
-    workshop: Workshop, path: str, told: Callable[[], Told], bound: asyncio.Semaphore
-) -> ContainerTask | None:
+class _Memory:
+    """What earlier daemons have told, read when it is asked for and kept while many ask."""
+
+    def __init__(self, recent: Callable[[], Sequence[Envelope]]) -> None:
+        self._recent = recent
+        self._told: Told | None = None
+        self._keeps = True
+
+    def of(self, task: ContainerTask) -> Ends:
+        told = self._told or Told(self._recent())
+        if self._keeps:
+            self._told = told
+        return told.of(task.namespace, task.id)
+
+    def forget(self) -> None:
+        self._told, self._keeps = None, False
+
+
+async def _bounded(workshop: Workshop, path: str, told: _Memory, bound: asyncio.Semaphore) -> ContainerTask | None:
     async with bound:
         try:
             async with asyncio.timeout(SECONDS):
@@ -54,24 +78,22 @@ async def _bounded(
         return None
 
 
-async def _recover(workshop: Workshop, bundle: Bundle, told: Callable[[], Told]) -> ContainerTask | None:
+async def _recover(workshop: Workshop, bundle: Bundle, told: _Memory) -> ContainerTask | None:
     try:
         record = bundle.load()
     except errors.NotFound:
         # its making ended before its first record: nothing was started for it
         bundle.remove()
         return None
-    shim = await _connected(bundle, record, workshop)
     if not record.created:
         log.info("undo the creation of task %s, which a restart has cut short", record.id)
-        await workshop.undo(bundle, record, shim)
+        undoing = workshop.undone(bundle, record, await _connected(bundle, record, workshop))
+        await asyncio.wait([undoing], timeout=START_SECONDS)
         return None
     task = ContainerTask(workshop.host, bundle, record, workshop.calls(record, bundle))
-    if shim is None:
-        task.endings.earlier = told().of(task.namespace, task.id)
-        _bury(task, bundle, workshop)
-    else:
-        await _adopt(task, bundle, shim, told)
+    task.state.missing = "its shim is being looked for"
+    adopting = workshop.host.attend(_find(task, bundle, workshop, told))
+    await asyncio.wait([adopting], timeout=START_SECONDS)
     return task
 
 
@@ -84,10 +106,32 @@ async def _connected(bundle: Bundle, record: TaskRecord, workshop: Workshop) -> 
         return None
 
 
-async def _adopt(task: ContainerTask, bundle: Bundle, shim: Shim, told: Callable[[], Told]) -> None:
+async def _find(task: ContainerTask, bundle: Bundle, workshop: Workshop, told: _Memory) -> None:
+    shim = await task.endings.reach() if workshop.same_boot(task.state.record) else None
+    if not task.state.held:
+        return
+    if shim is None:
+        task.state.missing = "its shim is gone"
+        task.endings.earlier = told.of(task)
+        _bury(task, bundle, workshop)
+        return
+    try:
+        async with task.state.lock:
+            await _adopt(task, bundle, shim, told)
+    except errors.Error as exc:
+        log.error("recover bundle %s: %s", bundle.path, exc.message)
+
+
+async def _adopt(task: ContainerTask, bundle: Bundle, shim: Shim, told: _Memory) -> None:
     starting = any(process.record.phase is Phase.STARTING for process in task.state.processes.values())
     if starting or task.state.record.unsettled:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CALL_SECONDS):
+                await shim.greeted()
         await _finish_calls(task, shim)
+    if not task.state.held:
+        shim.close()
+        return
     restoring.found(task.state)
     for process in task.state.processes.values():
         _find_started(process, bundle)
@@ -95,13 +139,22 @@ async def _adopt(task: ContainerTask, bundle: Bundle, shim: Shim, told: Callable
             task.endings.expect(process)
     records = shim.catch_up()
     if records and any(process.record.exit is None for process in task.state.processes.values()):
-        task.endings.earlier = told().of(task.namespace, task.id)
+        task.endings.earlier = told.of(task)
+    task.endings.recall = lambda: told.of(task)
     for record in records:
         task.endings.reaped(record)
     task.endings.adopt(shim)
     if task.state.record.unsettled or task.state.init.record.phase is Phase.STARTING:
         # a shim that is stopped answers when it goes on
-        await asyncio.wait([task.state.host.spawn(task.settle(shim))], timeout=CALL_SECONDS)
+        await asyncio.wait([task.state.host.attend(_settle(task, shim))], timeout=CALL_SECONDS)
+
+
+async def _settle(task: ContainerTask, shim: Shim) -> None:
+    """A shim that was stopped begins with the calls that it had not read yet."""
+    await shim.greeted()
+    await _finish_calls(task, shim)
+    if task.state.held:
+        await task.settle(shim)
 
 
 async def _finish_calls(task: ContainerTask, shim: Shim) -> None:

@@ -1,6 +1,6 @@
 """The daemon's handle on one shim: its requests, their answers, and the exits it tells of. Knows no OCI runtime.
 
-The layout of messages and of the exit record file is drawn in `pyx/shim.pyx`.
+The layout of messages and of the exit record file, and what their versions may change, is in `pyx/shimwire.pxd`.
 """
 
 import array
@@ -15,15 +15,18 @@ from typing import Any, NamedTuple
 
 from spec import errors
 
-VERSION = 1
+VERSION, OLDEST = 2, 1
 OP_EXIT, OP_RUN, OP_KILL, OP_KEEP, OP_FETCH, OP_DROP = 1, 2, 3, 4, 5, 6
 OP_ATTACH, OP_MOUNT, OP_CONSOLE, OP_RESIZE, OP_WATCH_OOM, OP_SHUTDOWN, OP_FOLLOW = 7, 8, 9, 10, 11, 12, 13
+OP_HELLO, OP_OOM = 14, 15
 
 REQUEST = struct.Struct("<BBHI")  # version, operation, 0, id
 ANSWER = struct.Struct("<BBHIi")  # version, operation, stage, id, errno
 RUN = struct.Struct("<QIHHHHI")  # timeout_ns, keep, argc, envc, fdc, namec, 0
 RESULT = struct.Struct("<iI")  # status, flags
 EXIT = struct.Struct("<QqIiII")  # sequence, time_ns, pid, status, flags, kills
+HELLO = struct.Struct("<BBH")  # version, oldest, 0
+OOM_NOTICE = struct.Struct("<II")  # kills, flags
 PEER = struct.Struct("<iII")  # pid, uid, gid of SO_PEERCRED
 
 EXPIRED = 1
@@ -81,6 +84,15 @@ class Shim:
         self._waiting: dict[int, asyncio.Future[_Answer]] = {}
         self._last_id = 0
         self._sending = asyncio.Lock()
+        self.version = OLDEST
+        """That both speak, as far as the shim has said."""
+        self._greeted = asyncio.Event()  # unless there is an answer to wait for
+        self._greeted.set()
+        self.stranger = ""
+        """What to say of a shim that speaks no version of ours: all that can be asked of it is its `shutdown`."""
+        self._stranger_callbacks: list[Callable[[], None]] = []
+        self._kills = 0
+        self._kill_callbacks: list[Callable[[], None]] = []
         self._exit_callbacks: list[Callable[[ExitRecord], None]] = []
         self._close_callbacks: list[Callable[[], None]] = []
         self._early: list[ExitRecord] = []
@@ -90,7 +102,8 @@ class Shim:
 
     @classmethod
     async def connect(cls, directory: str) -> "Shim":
-        """The shim that serves `directory`; Unavailable when none does.
+        """The shim that serves `directory`; Unavailable when none does, ResourceExhausted when one does that has been
+        stopped for so long that it takes no more connections.
 
         Exits are told to `on_exit` from when the shim takes the connection, which may be a while from now; `catch_up`
         gives the others.
@@ -99,7 +112,12 @@ class Shim:
         try:
             with _opened(directory) as folder:
                 connection.connect(f"/proc/self/fd/{folder}/shim.sock")
-            return cls(directory, connection)
+            shim = cls(directory, connection)
+            shim._greet()
+            return shim
+        except BlockingIOError as exc:
+            connection.close()
+            raise errors.ResourceExhausted(f"connect to the shim of {directory}: it does not answer") from exc
         except OSError as exc:
             connection.close()
             raise errors.Unavailable(f"connect to the shim of {directory}: {exc.strerror}") from exc
@@ -126,9 +144,12 @@ class Shim:
         records = self.records(self.directory)
         following = records[-1].sequence + 1 if records else 0
         self._below = max(self._below, following)
-        with contextlib.suppress(OSError):  # it is gone, as `on_close` tells
-            self._socket.send(REQUEST.pack(VERSION, OP_FOLLOW, 0, 0) + struct.pack("<Q", following))
+        self._follow()
         return records
+
+    def _follow(self) -> None:
+        with contextlib.suppress(OSError):  # it is gone, as `on_close` tells
+            self._socket.send(REQUEST.pack(self.version, OP_FOLLOW, 0, 0) + struct.pack("<Q", self._below))
 
     async def run(
         self,
@@ -250,6 +271,20 @@ class Shim:
         for record in early:
             callback(record)
 
+    def on_kill(self, callback: Callable[[], None]) -> None:
+        """Call back on the loop each time that the watched cgroup has killed for memory; a shim of version 1 tells with
+        the next exit only."""
+        self._kill_callbacks.append(callback)
+        if self._kills:
+            callback()
+
+    def on_stranger(self, callback: Callable[[], None]) -> None:
+        """Call back on the loop, once, when it is known that the shim speaks no version of ours."""
+        if self.stranger:
+            callback()
+        else:
+            self._stranger_callbacks.append(callback)
+
     def on_close(self, callback: Callable[[], None]) -> None:
         """Call back on the loop, once, when the shim is gone. Not after `close` or `shutdown`."""
         self._close_callbacks.append(callback)
@@ -265,10 +300,10 @@ class Shim:
         request_id, future = self._expect()
         doing = f"run {program}"
         try:
-            await self._send(OP_RUN, request_id, body, fds, doing)
-            if sent is not None:
-                sent()
             async with _deadline(None if seconds is None else seconds + GRACE_SECONDS, doing):
+                await self._send(OP_RUN, request_id, body, fds, doing)
+                if sent is not None:
+                    sent()
                 answer = await future
         except asyncio.CancelledError:
             self._kill(request_id)
@@ -277,11 +312,38 @@ class Shim:
             self._forget(request_id)
         if answer.stage in STAGES:
             doing = f"{doing}: {STAGES[answer.stage]}"
-        return _checked(answer, doing)
+        return self._checked(answer, doing)
+
+    async def greeted(self) -> None:
+        """Until the shim has read our hello, and what others had sent before that; or is gone."""
+        await self._greeted.wait()
+
+    def _greet(self) -> None:
+        """Say what we speak. What is asked meanwhile waits for the answer."""
+        self._greeted.clear()
+        with contextlib.suppress(OSError):  # it is gone, as `on_close` tells
+            self._socket.send(REQUEST.pack(1, OP_HELLO, 0, 0) + HELLO.pack(VERSION, OLDEST, 0))
+
+    def _met(self, error: int, body: bytes) -> None:
+        newest, oldest = (1, 1) if error or len(body) < HELLO.size else HELLO.unpack_from(body)[:2]
+        self.version = min(VERSION, newest)
+        self._greeted.set()
+        if newest >= OLDEST and oldest <= VERSION:
+            if oldest > OLDEST:
+                self._follow()  # what we said of that was in a version that it does not speak
+            return
+        self.stranger = (
+            f"the shim of {self.directory} speaks {_versions(oldest, newest)} of its protocol, and this holdd "
+            f"{_versions(OLDEST, VERSION)}: use a holdd of the release that started it, or kill and delete the task"
+        )
+        self._fail(errors.Unimplemented(self.stranger))
+        callbacks, self._stranger_callbacks = self._stranger_callbacks, []
+        for callback in callbacks:
+            callback()
 
     def _kill(self, request_id: int) -> None:
         """Best effort: a shim too busy to take it still has the program's own deadline."""
-        message = REQUEST.pack(VERSION, OP_KILL, 0, 0) + struct.pack("<II", request_id, 9)
+        message = REQUEST.pack(self.version, OP_KILL, 0, 0) + struct.pack("<II", request_id, 9)
         with contextlib.suppress(OSError):
             self._socket.send(message)
 
@@ -297,7 +359,7 @@ class Shim:
             raise
         finally:
             self._forget(request_id)
-        return _checked(answer, doing)
+        return self._checked(answer, doing)
 
     def _expect(self) -> tuple[int, "asyncio.Future[_Answer]"]:
         # Id 0 is for what nobody waits for.
@@ -311,7 +373,10 @@ class Shim:
             future.exception()  # looked at, or asyncio complains of one that nobody waited for
 
     async def _send(self, operation: int, request_id: int, body: bytes, fds: list[int], doing: str) -> None:
-        message = REQUEST.pack(VERSION, operation, 0, request_id) + body
+        await self._greeted.wait()
+        if self.stranger and operation != OP_SHUTDOWN:
+            raise errors.Unimplemented(f"{doing}: {self.stranger}")
+        message = REQUEST.pack(self.version, operation, 0, request_id) + body
         if len(message) > REQUEST_MAX or len(fds) > FDS_MAX:
             raise errors.InvalidArgument(f"{doing}: {len(message)} bytes and {len(fds)} descriptors are too many")
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
@@ -346,22 +411,39 @@ class Shim:
             except OSError:
                 size, ancillary, flags = 0, [], 0
             fds = _descriptors(ancillary)
-            if size < ANSWER.size or flags & socket.MSG_TRUNC or _buffer[0] != VERSION:
+            if size < ANSWER.size or flags & socket.MSG_TRUNC or not self._speaks(_buffer[0], _buffer[1]):
                 _close_all(fds)
                 self._lost()
                 return
             self._answered(bytes(memoryview(_buffer)[:size]), fds)
 
+    def _speaks(self, version: int, operation: int) -> bool:
+        return OLDEST <= version <= VERSION or operation == OP_HELLO or bool(self.stranger)
+
     def _answered(self, message: bytes, fds: list[int]) -> None:
         _, operation, stage, request_id, error = ANSWER.unpack_from(message)
-        if operation == OP_EXIT and request_id == 0:
-            self._exited(_exit_record(message[ANSWER.size :]))
+        if request_id == 0:
+            _close_all(fds)
+            self._noticed(operation, error, message[ANSWER.size :])
             return
         future = self._waiting.get(request_id)
         if future is None or future.done():
             _close_all(fds)
             return
         future.set_result(_Answer(stage, error, message[ANSWER.size :], fds))
+
+    def _noticed(self, operation: int, error: int, body: bytes) -> None:
+        """What nobody waits for; a notice that we do not know is from a later version."""
+        if operation == OP_HELLO:
+            self._met(error, body)
+        elif self.stranger:
+            return
+        elif operation == OP_EXIT:
+            self._exited(_exit_record(body))
+        elif operation == OP_OOM:
+            self._kills = OOM_NOTICE.unpack_from(body)[0]
+            for callback in self._kill_callbacks:
+                callback()
 
     def _exited(self, record: ExitRecord) -> None:
         """Told once, though the shim, which goes back when it is asked to, tells some again."""
@@ -382,24 +464,38 @@ class Shim:
         self._loop.remove_reader(self._socket.fileno())
         self._loop.remove_writer(self._socket.fileno())
         self._socket.close()
-        for future in self._waiting.values():
-            if not future.done():
-                future.set_exception(errors.Unavailable(f"the shim of {self.directory} is gone"))
+        self._greeted.set()
+        self._fail(errors.Unavailable(f"the shim of {self.directory} is gone"))
         callbacks, self._close_callbacks = self._close_callbacks, []
         for callback in callbacks:
             callback()
 
+    def _fail(self, error: errors.Error) -> None:
+        """All that is under way."""
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(error)
+
+    def _checked(self, answer: _Answer, doing: str) -> _Answer:
+        if not answer.error:
+            return answer
+        _close_all(answer.fds)
+        error = errors.from_os(OSError(answer.error, os.strerror(answer.error)), doing)
+        if isinstance(error, errors.Unimplemented) and self.version < VERSION:
+            raise errors.Unimplemented(
+                f"{error.message}; the shim of {self.directory} speaks version {self.version} of its protocol, "
+                f"and this holdd up to version {VERSION}"
+            )
+        raise error
+
+
+def _versions(oldest: int, newest: int) -> str:
+    return f"version {newest}" if oldest == newest else f"versions {oldest} to {newest}"
+
 
 def _exit_record(data: bytes) -> ExitRecord:
-    sequence, time_ns, pid, status, flags, kills = EXIT.unpack(data)
+    sequence, time_ns, pid, status, flags, kills = EXIT.unpack_from(data)
     return ExitRecord(sequence, pid, status, time_ns, bool(flags & OOM), kills, bool(flags & OOM_ANCESTOR))
-
-
-def _checked(answer: _Answer, doing: str) -> _Answer:
-    if answer.error:
-        _close_all(answer.fds)
-        raise errors.from_os(OSError(answer.error, os.strerror(answer.error)), doing)
-    return answer
 
 
 def _strings(*texts: str) -> bytes:

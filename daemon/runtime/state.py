@@ -48,11 +48,21 @@ class TaskState:
         self.record = record
         self.calls = calls
         self.shim: Shim | None = None
+        self.missing = "its shim is gone"
+        """What to say while there is no `shim`."""
+        self.unreached = False
+        """Whether it is there all the same, and takes no connection now."""
         self.init = TaskProcess(record.id, record.init)
         self.processes = {"": self.init, **{r.exec_id: TaskProcess(record.id, r) for r in record.execs}}
         self.lock = asyncio.Lock()
         self.pausing = False
         self.deleted = False
+        self._let_go = asyncio.Event()
+
+    @property
+    def estranged(self) -> bool:
+        """Whether its shim speaks no version of ours."""
+        return self.shim is not None and bool(self.shim.stranger)
 
     def process(self, exec_id: str) -> TaskProcess:
         process = self.processes.get(exec_id)
@@ -68,7 +78,7 @@ class TaskState:
 
     def running_shim(self, doing: str) -> Shim:
         if self.shim is None:
-            raise errors.Unavailable(f"{doing}: its shim is gone")
+            raise errors.Unavailable(f"{doing}: {self.missing}")
         return self.shim
 
     def require_running(self, doing: str) -> None:
@@ -83,6 +93,28 @@ class TaskState:
 
     def publish(self, event: Event) -> None:
         self.host.publisher.publish(self.namespace, events.topic_of(event), event)
+
+    def let_go(self) -> None:
+        """From now on nothing is done about it any more; its shim lives on."""
+        self._let_go.set()
+        if self.shim is not None:
+            self.shim.close()
+            self.shim = None
+
+    @property
+    def held(self) -> bool:
+        return not (self._let_go.is_set() or self.deleted)
+
+    async def while_held(self, work: Coroutine[Any, Any, T]) -> T | None:
+        """What `work` comes to; None, and it is cancelled, when we let go of the task before."""
+        doing = asyncio.ensure_future(work)
+        leaving = asyncio.ensure_future(self._let_go.wait())
+        await asyncio.wait([doing, leaving], return_when=asyncio.FIRST_COMPLETED)
+        for task in (doing, leaving):
+            if not task.done():
+                task.cancel()
+        await asyncio.wait([doing, leaving])
+        return None if doing.cancelled() else doing.result()
 
     async def to_end(self, work: Coroutine[Any, Any, T]) -> T:
         """Await `work`, which goes on to its end if we are cancelled: half of it would leave a state nobody knows."""

@@ -43,7 +43,10 @@ class ContainerTask:
 
     def process(self, exec_id: str = "") -> Process:
         process = self.state.process(exec_id)
-        return process.shown(self.state.status(process))
+        status = self.state.status(process)
+        if self.state.estranged and status is not Status.STOPPED:
+            status = Status.UNKNOWN
+        return process.shown(status)
 
     def timing(self) -> Sequence[Timing]:
         return self.state.record.timing
@@ -114,10 +117,12 @@ class ContainerTask:
         doing = f"send signal {signal} to all of task {self.id}"
         if self.state.init.record.exit is not None or self.state.init.reaped is not None:
             raise errors.NotFound(f"{doing}: it has ended")
-        if self.state.record.paused and signal != signals.SIGKILL:
+        if self.state.estranged or (self.state.record.paused and signal != signals.SIGKILL):
             # runc 1.1 thaws what it signals as a whole
             for pid in await self.pids():
                 living.send(pid, living.started_ticks(pid), signal)
+            if signal == signals.SIGKILL:
+                cgroups.thaw(self.state.init.record.pid, self.state.record.cgroups_path)
             return
         try:
             await self.state.calls.kill(self.state.running_shim(doing), signal, all_processes=True)
@@ -186,6 +191,8 @@ class ContainerTask:
         try:
             status = await self.state.calls.status(shim)
         except errors.Error as exc:
+            if not self.state.held:
+                return  # the next daemon asks
             # what is recorded is what was meant
             log.warning("%s", exc.message)
             status = "paused" if self.state.record.paused else "running"
@@ -282,22 +289,29 @@ class ContainerTask:
 
     async def _dismantle(self) -> None:
         shim = self.state.shim
-        if shim is None:
-            shim = await self.state.host.undertaker(self.state.home.path)
-            try:
-                await self._forget(shim, force=True)
-            finally:
-                await shim.shutdown()
+        if self.state.unreached:
+            self.state.running_shim(f"delete task {self.id}")
+        if shim is None or shim.stranger:
+            await self._bury()
         else:
             await self._forget(shim, force=self.state.record.restores)
+        if shim is not None:
             await leftovers.end(self.state.record, shim.pid)
-            if self.state.record.logged:
+            if self.state.record.logged and not shim.stranger:
                 await self._end_loggers(shim)
             self.state.shim = None
             await shim.shutdown()
         leftovers.remove(self.state.record)
         self.state.deleted = True
         self.state.home.remove()
+
+    async def _bury(self) -> None:
+        """Have the runtime forget the container in another shim."""
+        undertaker = await self.state.host.undertaker(self.state.home.path)
+        try:
+            await self._forget(undertaker, force=True)
+        finally:
+            await undertaker.shutdown()
 
     async def _forget(self, shim: Shim, force: bool = False) -> None:
         """Have the runtime forget the container. One whose program is gone never will: that must not keep the task."""
@@ -319,6 +333,4 @@ class ContainerTask:
 
     def close(self) -> None:
         """Let go of the shim, which lives on with its container."""
-        if self.state.shim is not None:
-            self.state.shim.close()
-            self.state.shim = None
+        self.state.let_go()

@@ -210,7 +210,7 @@ def test_exits_told_before_anyone_listens_are_kept() -> None:
     with_peer(body)
 
 
-@pytest.mark.parametrize("last", [b"", b"\x01\x02", b"\x02" + bytes(40)])
+@pytest.mark.parametrize("last", [b"", b"\x01\x02", b"\x09" + bytes(40)])
 def test_lost_connection_fails_what_waits(last: bytes) -> None:
     async def body(shim: Shim, peer: socket.socket) -> None:
         closed: list[str] = []
