@@ -20,9 +20,6 @@ CHECKPOINT_SECONDS = 600.0  # memory is written out, however much there is
 END_SECONDS = 10.0  # for a process that is killed to end
 SOCKET_PATH_MAX = 107  # bytes (unix(7)); the runtime connects to the name it is given
 
-# A runtime needs a PATH for the programs of hooks and nothing else of ours.
-ENVIRONMENT = ("PATH=" + os.environ.get("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),)
-
 
 class _State(msgspec.Struct, frozen=True):
     """OCI runtime spec, state: what we read of it."""
@@ -188,7 +185,7 @@ class Calls:
             try:
                 finished = await shim.run(
                     argv(log),
-                    env=ENVIRONMENT,
+                    env=commands.launch.environment,
                     cwd=self.bundle.path,
                     fds=streams or {},
                     names=names or {},
@@ -215,7 +212,10 @@ class Calls:
         with self.bundle.log() as log:
             try:
                 finished = await shim.run(
-                    nobody.state(log), env=ENVIRONMENT, cwd=self.bundle.path, timeout=nobody.launch.timeout_s
+                    nobody.state(log),
+                    env=nobody.launch.environment,
+                    cwd=self.bundle.path,
+                    timeout=nobody.launch.timeout_s,
                 )
             except errors.Error:
                 return False
