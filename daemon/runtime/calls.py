@@ -4,7 +4,6 @@ import contextlib
 import math
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from pathlib import Path
 
 import msgspec
 
@@ -256,7 +255,7 @@ def _criu_says(log: str) -> Iterator[None]:
 def _read(path: str) -> bytes:
     """The end of a log: its last words are what counts."""
     try:
-        with Path(path).open("rb") as file:
+        with open(path, "rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - 65536))
             return file.read()
     except FileNotFoundError:

@@ -7,8 +7,9 @@ import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
-from pathlib import Path
 from typing import NamedTuple
+
+from daemon.runtime import files
 
 # In the order in which a hierarchy is asked for its processes; all hold the same, where they are mounted.
 FLAGS = {"rw", "ro", "xattr", "none"}  # among the options of a hierarchy, which are otherwise its controllers
@@ -29,7 +30,7 @@ class Hierarchy(NamedTuple):
 def hierarchies() -> tuple[Hierarchy, ...]:
     """As this process sees them (proc(5), mountinfo)."""
     found = []
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+    for line in os.fsdecode(files.read("/proc/self/mountinfo")).splitlines():
         before, _, after = line.partition(" - ")
         kind, _, options = after.split(" ", 2)
         root, mount = before.split(" ")[3:5]
@@ -116,9 +117,9 @@ def thaw(pid: int, cgroups_path: str) -> None:
     found = directories(pid, cgroups_path)
     with contextlib.suppress(OSError):
         if "freezer" in found:
-            Path(found["freezer"], "freezer.state").write_text("THAWED")
+            _write(f"{found['freezer']}/freezer.state", "THAWED")
         elif UNIFIED in found:
-            Path(found[UNIFIED], "cgroup.freeze").write_text("0")
+            _write(f"{found[UNIFIED]}/cgroup.freeze", "0")
 
 
 def gather(pids: Callable[[], Iterable[int]], cgroups_path: str) -> None:
@@ -138,7 +139,7 @@ def gather(pids: Callable[[], Iterable[int]], cgroups_path: str) -> None:
         for pid, path in elsewhere.items():
             left.add(path)
             with contextlib.suppress(OSError):  # it has ended
-                Path(found[0], "cgroup.procs").write_text(str(pid))
+                _write(f"{found[0]}/cgroup.procs", str(pid))
     for path in filter(None, left):
         with contextlib.suppress(OSError):
             os.rmdir(path)
@@ -154,7 +155,7 @@ def remove(cgroups_path: str) -> None:
 def _membership(pid: int | str, controller: str) -> str:
     """The path in /proc/PID/cgroup, whose lines are id:controllers:path (cgroups(7))."""
     try:
-        text = Path(f"/proc/{pid}/cgroup").read_text()
+        text = os.fsdecode(files.read(f"/proc/{pid}/cgroup"))
     except (FileNotFoundError, ProcessLookupError):
         return ""
     for line in text.splitlines():
@@ -167,4 +168,9 @@ def _membership(pid: int | str, controller: str) -> str:
 def _members(path: str) -> Iterator[int]:
     for folder, _, _ in os.walk(path):
         with contextlib.suppress(OSError):
-            yield from (int(pid) for pid in Path(folder, "cgroup.procs").read_text().split())
+            yield from (int(pid) for pid in files.read(f"{folder}/cgroup.procs").split())
+
+
+def _write(path: str, text: str) -> None:
+    with open(path, "w") as file:
+        file.write(text)

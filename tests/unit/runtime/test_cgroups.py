@@ -143,7 +143,7 @@ def test_what_is_elsewhere_is_gathered(tmp_path, monkeypatch):
         moved.append((str(path), text))
         where[int(text)] = "/ns/id"
 
-    monkeypatch.setattr(cgroups.Path, "write_text", write)
+    monkeypatch.setattr(cgroups, "_write", write)
     cgroups.gather(lambda: (1, 2, 3), "/ns/id")
     assert moved == [(f"{tmp_path}/ns/id/cgroup.procs", pid) for pid in ("1", "2")]
     assert not (tmp_path / "ns/was/deep").exists()
