@@ -18,7 +18,6 @@
 import contextlib
 import enum
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
 
 import msgspec
@@ -199,13 +198,10 @@ class Bundle:
             if mounting.is_mount(self.at("rootfs")):
                 raise errors.FailedPrecondition(f"remove bundle {self.path}: its rootfs is mounted")
         parent, name = os.path.split(self.path)
-        trash = ""
+        trash = f"{parent}/.{name}.{os.urandom(8).hex()}"
         try:
-            trash = tempfile.mkdtemp(prefix=f".{name}.", dir=parent)
             os.rename(self.path, trash)
         except FileNotFoundError:
-            with contextlib.suppress(OSError):
-                os.rmdir(trash)
             return
         clear(trash)
 

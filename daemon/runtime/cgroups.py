@@ -60,10 +60,11 @@ def directories(pid: int, cgroups_path: str) -> dict[str, str]:
     """The cgroups of a container by controller, version 2's as UNIFIED: those of `placed`, and in hierarchies that have
     none of those, where its init process `pid` is, which may have moved into one below its container's."""
     found = {}
+    inside = _inside(cgroups_path)
     for hierarchy in hierarchies():
-        below = _below(hierarchy, cgroups_path)
+        below = f"{hierarchy.mount}{inside}"
         for controller in hierarchy.controllers or {""}:
-            path = below if below and os.path.isdir(below) else directory(pid, controller)
+            path = below if inside and os.path.isdir(below) else directory(pid, controller)
             if path:
                 found[controller or UNIFIED] = path
     return found
@@ -84,14 +85,16 @@ def processes(pid: int) -> list[int]:
 
 def placed(cgroups_path: str) -> list[str]:
     """The directories, over all hierarchies, of the absolute `linux.cgroupsPath` of a spec that are there."""
-    paths = {_below(hierarchy, cgroups_path) for hierarchy in hierarchies()}
-    return sorted(path for path in paths if path and os.path.isdir(path))
+    if not (inside := _inside(cgroups_path)):
+        return []
+    paths = {f"{hierarchy.mount}{inside}" for hierarchy in hierarchies()}
+    return sorted(path for path in paths if os.path.isdir(path))
 
 
-def _below(hierarchy: Hierarchy, cgroups_path: str) -> str:
-    """Where an absolute path leads in it; "" for another path, and for that of the root."""
+def _inside(cgroups_path: str) -> str:
+    """Where an absolute path leads in every hierarchy; "" for another path, and for that of the root."""
     inside = os.path.normpath(f"/{cgroups_path.lstrip('/')}")
-    return f"{hierarchy.mount}{inside}" if cgroups_path.startswith("/") and inside != "/" else ""
+    return inside if cgroups_path.startswith("/") and inside != "/" else ""
 
 
 def below(parent: str, cgroups_path: str) -> str:
@@ -107,9 +110,9 @@ def holds(cgroups_path: str, pid: int) -> bool:
     return any(pid in _members(path) for path in placed(cgroups_path))
 
 
-def members(cgroups_path: str) -> frozenset[int]:
-    """Pids of all processes in the cgroups of `placed` and those below."""
-    return frozenset(pid for path in placed(cgroups_path) for pid in _members(path))
+def members(paths: Iterable[str]) -> frozenset[int]:
+    """Pids of all processes in these cgroups and those below."""
+    return frozenset(pid for path in paths for pid in _members(path))
 
 
 def thaw(pid: int, cgroups_path: str) -> None:
@@ -145,9 +148,9 @@ def gather(pids: Callable[[], Iterable[int]], cgroups_path: str) -> None:
             os.rmdir(path)
 
 
-def remove(cgroups_path: str) -> None:
-    """Remove the cgroups of `placed`, those that are empty."""
-    for path in placed(cgroups_path):
+def remove(paths: Iterable[str]) -> None:
+    """Remove these cgroups, those that are empty."""
+    for path in paths:
         with contextlib.suppress(OSError):
             os.rmdir(path)
 

@@ -286,14 +286,15 @@ class ContainerTask:
                 await self._forget(shim, force=True)
             finally:
                 await shim.shutdown()
+            left = cgroups.placed(self.state.record.cgroups_path)
         else:
             await self._forget(shim, force=self.state.record.restores)
-            await leftovers.end(self.state.record, shim.pid)
+            left = await leftovers.end(self.state.record, shim.pid)
             if self.state.record.logged:
                 await self._end_loggers(shim)
             self.state.shim = None
             await shim.shutdown()
-        leftovers.remove(self.state.record)
+        leftovers.remove(self.state.record, left)
         self.state.deleted = True
         self.state.home.remove()
 
