@@ -401,8 +401,8 @@ class System:
         return [f"snapshots ({name})" for name in self._snapshotters if any(self.snapshotter(namespace, name).list())]
 
     def tidy(self) -> None:
-        """Finish what an earlier daemon left half removed. Blocking; beside everything else. What is in other processes
-        is theirs to tidy."""
+        """Finish what an earlier daemon left half removed, and try out what this host can. Blocking; beside everything
+        else. What is in other processes is theirs to tidy."""
         others = {row.id for row in self._proxied if row.type == builtin.SNAPSHOTTER}
         for name, snapshotter in self._snapshotters.items():
             if name in others:
@@ -411,6 +411,7 @@ class System:
                 snapshotter.cleanup()
             except (errors.Error, OSError) as exc:
                 log.warning("tidying snapshotter %s: %s", name, exc)
+            getattr(snapshotter, "capabilities", None)
 
     def close(self) -> None:
         """Close all components, last made first. Shims and what they run live on."""

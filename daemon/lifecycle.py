@@ -35,8 +35,8 @@ async def serve(config: Config, nursery: Nursery, again: Callable[[], Config], m
     try:
         mounting.private(config.state)  # what shims mount below it reaches nobody
         await system.runtime.recover()
-        gc.collect()
         gc.freeze()  # what the start made stays; collections look at what came after
+        gc.enable()
         observers: list[Observer] = [Tracing()] if system.tracing else []
         if system.metrics is not None:
             observers.append(system.metrics.calls)

@@ -12,6 +12,8 @@ from daemon.builtin import Row
 from spec import errors
 from spec.records import PluginInfo
 
+_UNUSED = ("skip", "not configured", None)
+
 log = logging.getLogger(__name__)
 
 
@@ -60,13 +62,12 @@ class Plugins:
 
     def infos(self) -> list[PluginInfo]:
         """All rows, in their order, as they are now. One that the configuration makes no use of is skipped."""
-        unused = ("skip", "not configured", None)
-        return [_info(row, *self._notes.get(row.uri, unused)) for row in self._rows]
+        return [_info(row, *self._notes.get(row.uri, _UNUSED)) for row in self._rows]
 
     def check(self) -> None:
         """Once all are made: FailedPrecondition, with the reasons, when required ones do not work."""
-        infos = {f"{info.type}.{info.id}": info for info in self.infos()}
-        failed = [f"{uri}: {infos[uri].init_error}" for uri in self._required if infos[uri].status != "ok"]
+        notes = [(uri, *self._notes.get(uri, _UNUSED)) for uri in self._required]
+        failed = [f"{uri}: {error}" for uri, status, error, _ in notes if status != "ok"]
         if failed:
             raise errors.FailedPrecondition(f"required_plugins: {'; '.join(failed)}")
 

@@ -5,7 +5,6 @@ Every mistake is found, and told with its file and line. Knows how to read any `
 `version` and `imports`.
 """
 
-import difflib
 import glob
 import os
 import tomllib
@@ -172,6 +171,8 @@ def check(table: Any, kind: Any, root: type[Section], path: Path = ()) -> Iterat
 
 def suggestion(path: Path, root: type[Section]) -> str:
     """Which key may have been meant, as the end of a sentence: one of a like name there, or of that name elsewhere."""
+    import difflib  # when it is first used: a start does not pay for it
+
     every = dict(keys(root))
     there = [key[-1] for key in every if key[:-1] == path[:-1]]
     near = difflib.get_close_matches(path[-1], there, 1, 0.5)

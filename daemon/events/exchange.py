@@ -138,7 +138,11 @@ class Exchange:
             while len(self._recent) > RECENT or self._recent_bytes > RECENT_BYTES:
                 self._recent_bytes -= len(memoryview(self._recent.popleft().event))
             waiting, self._waiting = self._waiting, {}
+        here = _running_loop() if waiting else None
         for loop, futures in waiting.items():
+            if loop is here:
+                _wake(futures)
+                continue
             with contextlib.suppress(RuntimeError):  # the loop is closed, and so nobody on it waits
                 loop.call_soon_threadsafe(_wake, futures)
 
@@ -196,6 +200,13 @@ class Exchange:
 
 
 _LAGGED = topic_of(EventsLagged(missed=0))
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 def _wake(futures: Sequence["asyncio.Future[None]"]) -> None:

@@ -83,15 +83,19 @@ def span(name: str, kind: int = INTERNAL, /, **attributes: Attribute) -> Iterato
     """The block as a span, below the call's, and, unless it is a call of another host, as a phase of the timeline that
     is kept: that of what its first attribute names."""
     timeline = _TIMELINE.get()
-    if _tracer is None and timeline is None:
-        yield
+    if _tracer is None:
+        if timeline is None or kind != INTERNAL:
+            yield
+            return
+        began_ns, clock_ns = time.time_ns(), time.monotonic_ns()
+        try:
+            yield
+        finally:
+            timeline.append(_phase(name, attributes, began_ns, time.monotonic_ns() - clock_ns))
         return
     made = Span(name, kind, context.trace(), attributes)
-    call = context.CALL.get()
-    if _tracer is not None:
-        call = msgspec.structs.replace(call, trace=made.traceparent)
     try:
-        with context.entered(call):
+        with context.entered(msgspec.structs.replace(context.CALL.get(), trace=made.traceparent)):
             yield
     except BaseException as exc:
         made.end(f"{type(exc).__name__}: {exc}")
@@ -100,9 +104,11 @@ def span(name: str, kind: int = INTERNAL, /, **attributes: Attribute) -> Iterato
         made.end()
     finally:
         if timeline is not None and kind == INTERNAL:
-            took_ns = made.ended_ns - made.began_ns
-            of = str(next(iter(attributes.values()), ""))
-            timeline.append(Timing(name=name, began_at_ns=made.began_ns, took_ns=took_ns, of=of))
+            timeline.append(_phase(name, attributes, made.began_ns, made.ended_ns - made.began_ns))
+
+
+def _phase(name: str, attributes: Mapping[str, Attribute], began_ns: int, took_ns: int) -> Timing:
+    return Timing(name=name, began_at_ns=began_ns, took_ns=took_ns, of=str(next(iter(attributes.values()), "")))
 
 
 @contextlib.contextmanager

@@ -18,13 +18,12 @@
 import contextlib
 import enum
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import msgspec
 
 from daemon.kit import mounting
+from daemon.runtime import files
 from daemon.runtime.oci import Launch
 from pyx import walk
 from spec import errors
@@ -137,7 +136,7 @@ class Bundle:
     def load(self) -> TaskRecord:
         """NotFound without a record; DataLoss for one that cannot be read."""
         try:
-            data = Path(self.at(RECORD)).read_bytes()
+            data = files.read(self.at(RECORD))
         except OSError as exc:
             raise errors.from_os(exc, f"read the record of bundle {self.path}") from exc
         try:
@@ -149,8 +148,12 @@ class Bundle:
         """A file of its owner's only; its path."""
         path = self.at(name)
         try:
-            with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
-                file.write(data)
+            file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            try:
+                while data:
+                    data = data[os.write(file, data) :]
+            finally:
+                os.close(file)
         except OSError as exc:
             raise errors.from_os(exc, f"write {path}") from exc
         return path
@@ -172,7 +175,7 @@ class Bundle:
     def pid(self, name: str) -> int:
         """The pid that the runtime wrote to a pid file; 0 when there is none."""
         try:
-            return int(Path(self.at(name)).read_bytes())
+            return int(files.read(self.at(name)))
         except (OSError, ValueError):
             return 0
 
@@ -195,13 +198,10 @@ class Bundle:
             if mounting.is_mount(self.at("rootfs")):
                 raise errors.FailedPrecondition(f"remove bundle {self.path}: its rootfs is mounted")
         parent, name = os.path.split(self.path)
-        trash = ""
+        trash = f"{parent}/.{name}.{os.urandom(8).hex()}"
         try:
-            trash = tempfile.mkdtemp(prefix=f".{name}.", dir=parent)
             os.rename(self.path, trash)
         except FileNotFoundError:
-            with contextlib.suppress(OSError):
-                os.rmdir(trash)
             return
         clear(trash)
 

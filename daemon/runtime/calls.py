@@ -4,7 +4,6 @@ import contextlib
 import math
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from pathlib import Path
 
 import msgspec
 
@@ -19,9 +18,6 @@ from spec.records import CheckpointOptions
 CHECKPOINT_SECONDS = 600.0  # memory is written out, however much there is
 END_SECONDS = 10.0  # for a process that is killed to end
 SOCKET_PATH_MAX = 107  # bytes (unix(7)); the runtime connects to the name it is given
-
-# A runtime needs a PATH for the programs of hooks and nothing else of ours.
-ENVIRONMENT = ("PATH=" + os.environ.get("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),)
 
 
 class _State(msgspec.Struct, frozen=True):
@@ -204,7 +200,7 @@ class Calls:
             try:
                 finished = await shim.run(
                     argv(log),
-                    env=ENVIRONMENT,
+                    env=commands.launch.environment,
                     cwd=self.bundle.path,
                     fds=streams or {},
                     names=names or {},
@@ -231,7 +227,10 @@ class Calls:
         with self.bundle.log() as log:
             try:
                 finished = await shim.run(
-                    nobody.state(log), env=ENVIRONMENT, cwd=self.bundle.path, timeout=nobody.launch.timeout_s
+                    nobody.state(log),
+                    env=nobody.launch.environment,
+                    cwd=self.bundle.path,
+                    timeout=nobody.launch.timeout_s,
                 )
             except errors.Error:
                 return False
@@ -272,7 +271,7 @@ def _criu_says(log: str) -> Iterator[None]:
 def _read(path: str) -> bytes:
     """The end of a log: its last words are what counts."""
     try:
-        with Path(path).open("rb") as file:
+        with open(path, "rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - 65536))
             return file.read()
     except FileNotFoundError:

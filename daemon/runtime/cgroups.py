@@ -7,8 +7,9 @@ import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
-from pathlib import Path
 from typing import NamedTuple
+
+from daemon.runtime import files
 
 # In the order in which a hierarchy is asked for its processes; all hold the same, where they are mounted.
 FLAGS = {"rw", "ro", "xattr", "none"}  # among the options of a hierarchy, which are otherwise its controllers
@@ -29,7 +30,7 @@ class Hierarchy(NamedTuple):
 def hierarchies() -> tuple[Hierarchy, ...]:
     """As this process sees them (proc(5), mountinfo)."""
     found = []
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+    for line in os.fsdecode(files.read("/proc/self/mountinfo")).splitlines():
         before, _, after = line.partition(" - ")
         kind, _, options = after.split(" ", 2)
         root, mount = before.split(" ")[3:5]
@@ -59,10 +60,11 @@ def directories(pid: int, cgroups_path: str) -> dict[str, str]:
     """The cgroups of a container by controller, version 2's as UNIFIED: those of `placed`, and in hierarchies that have
     none of those, where its init process `pid` is, which may have moved into one below its container's."""
     found = {}
+    inside = _inside(cgroups_path)
     for hierarchy in hierarchies():
-        below = _below(hierarchy, cgroups_path)
+        below = f"{hierarchy.mount}{inside}"
         for controller in hierarchy.controllers or {""}:
-            path = below if below and os.path.isdir(below) else directory(pid, controller)
+            path = below if inside and os.path.isdir(below) else directory(pid, controller)
             if path:
                 found[controller or UNIFIED] = path
     return found
@@ -83,14 +85,16 @@ def processes(pid: int) -> list[int]:
 
 def placed(cgroups_path: str) -> list[str]:
     """The directories, over all hierarchies, of the absolute `linux.cgroupsPath` of a spec that are there."""
-    paths = {_below(hierarchy, cgroups_path) for hierarchy in hierarchies()}
-    return sorted(path for path in paths if path and os.path.isdir(path))
+    if not (inside := _inside(cgroups_path)):
+        return []
+    paths = {f"{hierarchy.mount}{inside}" for hierarchy in hierarchies()}
+    return sorted(path for path in paths if os.path.isdir(path))
 
 
-def _below(hierarchy: Hierarchy, cgroups_path: str) -> str:
-    """Where an absolute path leads in it; "" for another path, and for that of the root."""
+def _inside(cgroups_path: str) -> str:
+    """Where an absolute path leads in every hierarchy; "" for another path, and for that of the root."""
     inside = os.path.normpath(f"/{cgroups_path.lstrip('/')}")
-    return f"{hierarchy.mount}{inside}" if cgroups_path.startswith("/") and inside != "/" else ""
+    return inside if cgroups_path.startswith("/") and inside != "/" else ""
 
 
 def below(parent: str, cgroups_path: str) -> str:
@@ -106,9 +110,9 @@ def holds(cgroups_path: str, pid: int) -> bool:
     return any(pid in _members(path) for path in placed(cgroups_path))
 
 
-def members(cgroups_path: str) -> frozenset[int]:
-    """Pids of all processes in the cgroups of `placed` and those below."""
-    return frozenset(pid for path in placed(cgroups_path) for pid in _members(path))
+def members(paths: Iterable[str]) -> frozenset[int]:
+    """Pids of all processes in these cgroups and those below."""
+    return frozenset(pid for path in paths for pid in _members(path))
 
 
 def thaw(pid: int, cgroups_path: str) -> None:
@@ -116,9 +120,9 @@ def thaw(pid: int, cgroups_path: str) -> None:
     found = directories(pid, cgroups_path)
     with contextlib.suppress(OSError):
         if "freezer" in found:
-            Path(found["freezer"], "freezer.state").write_text("THAWED")
+            _write(f"{found['freezer']}/freezer.state", "THAWED")
         elif UNIFIED in found:
-            Path(found[UNIFIED], "cgroup.freeze").write_text("0")
+            _write(f"{found[UNIFIED]}/cgroup.freeze", "0")
 
 
 def gather(pids: Callable[[], Iterable[int]], cgroups_path: str) -> None:
@@ -138,15 +142,15 @@ def gather(pids: Callable[[], Iterable[int]], cgroups_path: str) -> None:
         for pid, path in elsewhere.items():
             left.add(path)
             with contextlib.suppress(OSError):  # it has ended
-                Path(found[0], "cgroup.procs").write_text(str(pid))
+                _write(f"{found[0]}/cgroup.procs", str(pid))
     for path in filter(None, left):
         with contextlib.suppress(OSError):
             os.rmdir(path)
 
 
-def remove(cgroups_path: str) -> None:
-    """Remove the cgroups of `placed`, those that are empty."""
-    for path in placed(cgroups_path):
+def remove(paths: Iterable[str]) -> None:
+    """Remove these cgroups, those that are empty."""
+    for path in paths:
         with contextlib.suppress(OSError):
             os.rmdir(path)
 
@@ -154,7 +158,7 @@ def remove(cgroups_path: str) -> None:
 def _membership(pid: int | str, controller: str) -> str:
     """The path in /proc/PID/cgroup, whose lines are id:controllers:path (cgroups(7))."""
     try:
-        text = Path(f"/proc/{pid}/cgroup").read_text()
+        text = os.fsdecode(files.read(f"/proc/{pid}/cgroup"))
     except (FileNotFoundError, ProcessLookupError):
         return ""
     for line in text.splitlines():
@@ -167,4 +171,9 @@ def _membership(pid: int | str, controller: str) -> str:
 def _members(path: str) -> Iterator[int]:
     for folder, _, _ in os.walk(path):
         with contextlib.suppress(OSError):
-            yield from (int(pid) for pid in Path(folder, "cgroup.procs").read_text().split())
+            yield from (int(pid) for pid in files.read(f"{folder}/cgroup.procs").split())
+
+
+def _write(path: str, text: str) -> None:
+    with open(path, "w") as file:
+        file.write(text)

@@ -203,8 +203,7 @@ class Workshop:
             else:
                 null = dict.fromkeys(range(3), self.host.null)
                 pid = await calls.create(shim, {**null, **streams}, heard=heard(order.stdio))
-        with tracing.span("watch memory"):
-            await watch_memory(shim, pid, order.id)
+        self.host.spawn(watch_memory(shim, pid, order.id))  # the shim is told before it is to start the process
         return self._told(order, ContainerTask(self.host, bundle, _created(record, pid), calls), shim)
 
     async def _await_restore(
@@ -288,7 +287,7 @@ class Workshop:
         finally:
             await shim.shutdown()
         log.debug("creation of task %s undone%s", record.id, ", its shim was dead" if buried else "")
-        leftovers.remove(record)
+        leftovers.remove(record, cgroups.placed(record.cgroups_path))
         bundle.remove()
 
     async def _forget(self, bundle: Bundle, record: TaskRecord, shim: Shim) -> None:

@@ -4,8 +4,8 @@ import asyncio
 import contextlib
 import os
 import signal
-from pathlib import Path
 
+from daemon.runtime import files
 from spec import errors
 
 EXEC_SECONDS = (0, 0.001, 0.002, 0.005, 0.01, 0.02)  # between looks; it takes some system calls
@@ -13,13 +13,13 @@ EXEC_SECONDS = (0, 0.001, 0.002, 0.005, 0.01, 0.02)  # between looks; it takes s
 
 def boot_id() -> str:
     """Of the running kernel; pids and starting times mean nothing under another (random(4))."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return files.read("/proc/sys/kernel/random/boot_id").decode().strip()
 
 
 def started_ticks(pid: int) -> int:
     """When `pid` started, in clock ticks since boot (proc(5), stat, field 22); 0 when there is no such process."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
+        stat = files.read(f"/proc/{pid}/stat")
     except (FileNotFoundError, ProcessLookupError):
         return 0
     # the name in parentheses may contain anything
@@ -29,7 +29,7 @@ def started_ticks(pid: int) -> int:
 def parent(pid: int) -> int:
     """Its parent's pid, also of a zombie (proc(5), stat, field 4); 0 when there is no such process."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
+        stat = files.read(f"/proc/{pid}/stat")
     except (FileNotFoundError, ProcessLookupError):
         return 0
     return int(stat[stat.rindex(b")") + 2 :].split()[1])
@@ -111,8 +111,8 @@ def children(pid: int) -> list[int]:
     """proc(5), task/TID/children."""
     found: list[int] = []
     with contextlib.suppress(OSError):
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            found += [int(child) for child in (task / "children").read_bytes().split()]
+        for task in os.listdir(f"/proc/{pid}/task"):
+            found += [int(child) for child in files.read(f"/proc/{pid}/task/{task}/children").split()]
     return found
 
 
@@ -127,7 +127,7 @@ def descendants(pid: int) -> list[int]:
 def arguments(pid: int) -> list[str]:
     """What it was started with (proc(5), cmdline); none when that cannot be told."""
     try:
-        return os.fsdecode(Path(f"/proc/{pid}/cmdline").read_bytes()).split("\0")[:-1]
+        return os.fsdecode(files.read(f"/proc/{pid}/cmdline")).split("\0")[:-1]
     except OSError:
         return []
 
@@ -142,7 +142,7 @@ async def end_descendants(pid: int, seconds: float) -> None:
 def _running(pid: int) -> int:
     """`started_ticks` of a process that is not a zombie, else 0."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
+        stat = files.read(f"/proc/{pid}/stat")
     except (FileNotFoundError, ProcessLookupError):
         return 0
     state, *fields = stat[stat.rindex(b")") + 2 :].split()

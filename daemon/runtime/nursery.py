@@ -13,6 +13,7 @@ import struct
 from collections.abc import Sequence
 from typing import NoReturn
 
+from daemon.runtime import files
 from daemon.runtime.shim import Shim
 from pyx.shim import fork_nursery, serve_nursery
 from spec import errors
@@ -164,5 +165,4 @@ def nursery_main(fd: int) -> NoReturn:
 
 def _oom_score() -> int:
     """One worse than the daemon's, so that the kernel takes a shim before the daemon (proc(5), oom_score_adj)."""
-    with open("/proc/self/oom_score_adj") as file:
-        return min(int(file.read()) + 1, OOM_SCORE_MAX)
+    return min(int(files.read("/proc/self/oom_score_adj")) + 1, OOM_SCORE_MAX)

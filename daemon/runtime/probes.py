@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from daemon.runtime import facts
 from daemon.runtime.bundle import clear
-from daemon.runtime.calls import ENVIRONMENT
+from daemon.runtime.oci import PATH
 from daemon.runtime.shim import Finished, Shim
 from daemon.runtime.words import complaint
 from spec import errors
@@ -74,7 +74,7 @@ class Probes:
 
     async def _run(self, shim: Shim, path: str, word: str, doing: str) -> Finished:
         try:
-            return await shim.run([path, word], env=ENVIRONMENT, timeout=SECONDS)
+            return await shim.run([path, word], env=[PATH], timeout=SECONDS)
         except errors.NotFound as exc:
             raise errors.FailedPrecondition(f"{doing}: {exc.message}") from exc
         except errors.Error as exc:

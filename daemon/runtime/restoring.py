@@ -5,8 +5,8 @@ start. Until then the bundle holds CRIU's images, and the shim the streams. Know
 import contextlib
 import os
 import shutil
-import tarfile
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from daemon.runtime import cgroups, held, living
 from daemon.runtime.bundle import Bundle, Phase
@@ -16,6 +16,9 @@ from daemon.runtime.state import TaskState
 from spec import errors
 from spec.types import Stdio
 
+if TYPE_CHECKING:
+    import tarfile
+
 IMAGES = "checkpoint"
 PID_FILE = "init.pid"
 
@@ -23,6 +26,8 @@ PID_FILE = "init.pid"
 def unpack(fd: int, bundle: Bundle, doing: str) -> None:
     """CRIU's images, from the tar that can be read at `fd`, into the bundle. Files and directories only: whoever made
     the tar shall not lead anybody elsewhere. InvalidArgument for anything else. Blocks."""
+    import tarfile  # when it is first used: a start does not pay for it
+
     bundle.vacate(IMAGES)
     directory = bundle.at(IMAGES)
     try:
@@ -38,7 +43,7 @@ def unpack(fd: int, bundle: Bundle, doing: str) -> None:
         raise errors.from_os(exc, f"{doing}: unpack its checkpoint") from exc
 
 
-def _place(archive: tarfile.TarFile, member: tarfile.TarInfo, directory: str) -> None:
+def _place(archive: "tarfile.TarFile", member: "tarfile.TarInfo", directory: str) -> None:
     """ValueError for what does not belong into a checkpoint."""
     parts = [part for part in member.name.split("/") if part not in ("", ".")]
     if member.name.startswith("/") or ".." in parts or "\0" in member.name:

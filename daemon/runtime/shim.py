@@ -40,7 +40,12 @@ FDS_MAX = 16
 ANSWER_SECONDS = 30.0  # every request but a run; a mount may wait for a slow device
 GRACE_SECONDS = 10.0  # for a killed program to be reaped
 
+ADDRESS_MAX = 107  # bytes of a socket's path (unix(7))
+
 _ANCILLARY = socket.CMSG_SPACE(4 * FDS_MAX)
+# As plain numbers: arithmetic with those of `socket` is done in Python.
+_CLOEXEC, _TRUNC, _NOSIGNAL = int(socket.MSG_CMSG_CLOEXEC), int(socket.MSG_TRUNC), int(socket.MSG_NOSIGNAL)
+_RIGHTS = (int(socket.SOL_SOCKET), int(socket.SCM_RIGHTS))
 _buffer = bytearray(ANSWER.size + RESULT.size + KEEP_MAX)  # of all: what is read is copied out at once, on one loop
 
 
@@ -110,8 +115,12 @@ class Shim:
         """
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
         try:
-            with _opened(directory) as folder:
-                connection.connect(f"/proc/self/fd/{folder}/shim.sock")
+            path = f"{directory}/shim.sock"
+            if len(os.fsencode(path)) <= ADDRESS_MAX:
+                connection.connect(path)
+            else:
+                with _opened(directory) as folder:
+                    connection.connect(f"/proc/self/fd/{folder}/shim.sock")
             shim = cls(directory, connection)
             shim._greet()
             return shim
@@ -189,7 +198,10 @@ class Shim:
             struct.pack(f"<{len(lent) + len(held)}I", *lent, *held),
             _strings(cwd, program, *argv[1:], *env, *held.values()),
         ]
-        answer = await self._run(b"".join(parts), list(lent.values()), timeout, program, sent)
+        doing = f"run {program}"
+        seconds = None if timeout is None else timeout + GRACE_SECONDS
+        answer = await self._ask(OP_RUN, b"".join(parts), list(lent.values()), seconds, doing, sent)
+        self._checked(answer, f"{doing}: {STAGES[answer.stage]}" if answer.stage in STAGES else doing)
         status, flags = RESULT.unpack_from(answer.body)
         output = answer.body[RESULT.size :]
         if flags & EXPIRED:
@@ -255,12 +267,13 @@ class Shim:
                 return
             stack.callback(os.close, process)
             self._close_callbacks.clear()
-            with contextlib.suppress(errors.Unavailable):
-                await self._call(OP_SHUTDOWN, b"", [], f"shut down the shim of {self.directory}")
             gone = self._loop.create_future()
             self._loop.add_reader(process, lambda: None if gone.done() else gone.set_result(None))
             stack.callback(self._loop.remove_reader, process)
-            async with _deadline(GRACE_SECONDS, f"shut down the shim of {self.directory}"):
+            doing = f"shut down the shim of {self.directory}"
+            async with _deadline(ANSWER_SECONDS, doing):
+                with contextlib.suppress(errors.Unavailable):
+                    await self._send(OP_SHUTDOWN, 0, b"", [], doing, gone)
                 await gone
         self.close()
 
@@ -293,26 +306,6 @@ class Shim:
         """Drop this connection; the shim lives on, and so do programs it runs. Requests under way fail."""
         self._close_callbacks.clear()
         self._lost()
-
-    async def _run(
-        self, body: bytes, fds: list[int], seconds: float | None, program: str, sent: Callable[[], None] | None
-    ) -> _Answer:
-        request_id, future = self._expect()
-        doing = f"run {program}"
-        try:
-            async with _deadline(None if seconds is None else seconds + GRACE_SECONDS, doing):
-                await self._send(OP_RUN, request_id, body, fds, doing)
-                if sent is not None:
-                    sent()
-                answer = await future
-        except asyncio.CancelledError:
-            self._kill(request_id)
-            raise
-        finally:
-            self._forget(request_id)
-        if answer.stage in STAGES:
-            doing = f"{doing}: {STAGES[answer.stage]}"
-        return self._checked(answer, doing)
 
     async def greeted(self) -> None:
         """Until the shim has read our hello, and what others had sent before that; or is gone."""
@@ -348,89 +341,115 @@ class Shim:
             self._socket.send(message)
 
     async def _call(self, operation: int, body: bytes, fds: list[int], doing: str) -> _Answer:
-        request_id, future = self._expect()
+        return self._checked(await self._ask(operation, body, fds, ANSWER_SECONDS, doing), doing)
+
+    async def _ask(
+        self,
+        operation: int,
+        body: bytes,
+        fds: list[int],
+        seconds: float | None,
+        doing: str,
+        sent: Callable[[], None] | None = None,
+    ) -> _Answer:
+        """What one request is answered with, within so many seconds."""
+        self._last_id = request_id = self._last_id % 0xFFFFFFFF + 1  # 0 is for what nobody waits for
+        future: asyncio.Future[_Answer] = self._loop.create_future()
+        self._waiting[request_id] = future
+        timer = None if seconds is None else self._loop.call_later(seconds, _expire, future)
         try:
-            async with _deadline(ANSWER_SECONDS, doing):
-                await self._send(operation, request_id, body, fds, doing)
-                answer = await future
-        except BaseException:
+            await self._send(operation, request_id, body, fds, doing, future)
+            if sent is not None:
+                sent()
+            return await future
+        except BaseException as exc:
+            if isinstance(exc, asyncio.CancelledError) and operation == OP_RUN:
+                self._kill(request_id)
             if future.done() and not future.cancelled() and future.exception() is None:
                 _close_all(future.result().fds)
+            if isinstance(exc, TimeoutError):
+                raise errors.DeadlineExceeded(f"{doing}: no answer in {seconds} s") from exc
             raise
         finally:
-            self._forget(request_id)
-        return self._checked(answer, doing)
+            del self._waiting[request_id]
+            if timer is not None:
+                timer.cancel()
+            if not future.cancel():
+                future.exception()  # looked at, or asyncio complains of one that nobody waited for
 
-    def _expect(self) -> tuple[int, "asyncio.Future[_Answer]"]:
-        # Id 0 is for what nobody waits for.
-        self._last_id = self._last_id % 0xFFFFFFFF + 1
-        future = self._waiting[self._last_id] = self._loop.create_future()
-        return self._last_id, future
-
-    def _forget(self, request_id: int) -> None:
-        future = self._waiting.pop(request_id)
-        if not future.cancel():
-            future.exception()  # looked at, or asyncio complains of one that nobody waited for
-
-    async def _send(self, operation: int, request_id: int, body: bytes, fds: list[int], doing: str) -> None:
-        await self._greeted.wait()
+    async def _send(
+        self,
+        operation: int,
+        request_id: int,
+        body: bytes,
+        fds: list[int],
+        doing: str,
+        answer: "asyncio.Future[Any]",
+    ) -> None:
+        if not self._greeted.is_set():
+            await _before(asyncio.ensure_future(self._greeted.wait()), answer)
         if self.stranger and operation != OP_SHUTDOWN:
             raise errors.Unimplemented(f"{doing}: {self.stranger}")
         message = REQUEST.pack(self.version, operation, 0, request_id) + body
         if len(message) > REQUEST_MAX or len(fds) > FDS_MAX:
             raise errors.InvalidArgument(f"{doing}: {len(message)} bytes and {len(fds)} descriptors are too many")
-        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+        rights = [(*_RIGHTS, array.array("i", fds))] if fds else []
         async with self._sending:
             while True:
                 try:
-                    self._socket.sendmsg([message], rights, socket.MSG_NOSIGNAL)
+                    self._socket.sendmsg([message], rights, _NOSIGNAL)
                     return
                 except BlockingIOError:
-                    await self._writable()
+                    await self._writable(answer)
                 except OSError as exc:
                     raise errors.Unavailable(f"{doing}: the shim of {self.directory}: {exc.strerror}") from exc
 
-    async def _writable(self) -> None:
+    async def _writable(self, answer: "asyncio.Future[Any]") -> None:
         ready = self._loop.create_future()
         fd = self._socket.fileno()
         self._loop.add_writer(fd, lambda: None if ready.done() else ready.set_result(None))
         try:
-            await ready
+            await _before(ready, answer)
         finally:
-            self._loop.remove_writer(fd)
+            if self._socket.fileno() >= 0:
+                self._loop.remove_writer(fd)
 
     def _readable(self) -> None:
-        # A bounded number a turn, so that one shim with many exits does not hold the loop.
+        # A bounded number a turn, so that one shim with many exits does not hold the loop; only those come in many.
         for _ in range(64):
             try:
-                size, ancillary, flags, _ = self._socket.recvmsg_into(
-                    [_buffer], _ANCILLARY, socket.MSG_CMSG_CLOEXEC
-                )
+                size, ancillary, flags, _ = self._socket.recvmsg_into([_buffer], _ANCILLARY, _CLOEXEC)
             except BlockingIOError:
                 return
             except OSError:
                 size, ancillary, flags = 0, [], 0
             fds = _descriptors(ancillary)
-            if size < ANSWER.size or flags & socket.MSG_TRUNC or not self._speaks(_buffer[0], _buffer[1]):
+            if size < ANSWER.size or flags & _TRUNC or not self._speaks(_buffer[0], _buffer[1]):
                 _close_all(fds)
                 self._lost()
                 return
-            self._answered(bytes(memoryview(_buffer)[:size]), fds)
+            if not self._told(bytes(memoryview(_buffer)[:size]), fds):
+                return
 
     def _speaks(self, version: int, operation: int) -> bool:
         return OLDEST <= version <= VERSION or operation == OP_HELLO or bool(self.stranger)
 
-    def _answered(self, message: bytes, fds: list[int]) -> None:
+    def _told(self, message: bytes, fds: list[int]) -> bool:
+        """Whether it was a notice, and not an answer."""
         _, operation, stage, request_id, error = ANSWER.unpack_from(message)
         if request_id == 0:
             _close_all(fds)
             self._noticed(operation, error, message[ANSWER.size :])
-            return
+            return True
+        self._answered(request_id, _Answer(stage, error, message[ANSWER.size :], fds))
+        return False
+
+    def _answered(self, request_id: int, answer: _Answer) -> None:
         future = self._waiting.get(request_id)
         if future is None or future.done():
-            _close_all(fds)
+            _close_all(answer.fds)
             return
-        future.set_result(_Answer(stage, error, message[ANSWER.size :], fds))
+        future.set_result(answer)
 
     def _noticed(self, operation: int, error: int, body: bytes) -> None:
         """What nobody waits for; a notice that we do not know is from a later version."""
@@ -493,6 +512,21 @@ def _versions(oldest: int, newest: int) -> str:
     return f"version {newest}" if oldest == newest else f"versions {oldest} to {newest}"
 
 
+async def _before(ready: "asyncio.Future[Any]", answer: "asyncio.Future[Any]") -> None:
+    """Wait for `ready`, or raise what `answer` does, if it does first."""
+    try:
+        await asyncio.wait((ready, answer), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        ready.cancel()
+    if answer.done():
+        answer.result()
+
+
+def _expire(future: "asyncio.Future[_Answer]") -> None:
+    if not future.done():
+        future.set_exception(TimeoutError())
+
+
 def _exit_record(data: bytes) -> ExitRecord:
     sequence, time_ns, pid, status, flags, kills = EXIT.unpack_from(data)
     return ExitRecord(sequence, pid, status, time_ns, bool(flags & OOM), kills, bool(flags & OOM_ANCESTOR))
@@ -525,7 +559,7 @@ def _quoted(output: bytes) -> str:
 def _descriptors(ancillary: Sequence[tuple[int, int, bytes]]) -> list[int]:
     fds = array.array("i")
     for level, kind, data in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+        if (level, kind) == _RIGHTS:
             fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
     return fds.tolist()
 
@@ -546,7 +580,7 @@ def _opened(directory: str) -> Iterator[int]:
 
 
 @contextlib.asynccontextmanager
-async def _deadline(seconds: float | None, doing: str) -> Any:
+async def _deadline(seconds: float, doing: str) -> Any:
     try:
         async with asyncio.timeout(seconds):
             yield

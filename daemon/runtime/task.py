@@ -295,13 +295,15 @@ class ContainerTask:
             await self._bury()
         else:
             await self._forget(shim, force=self.state.record.restores)
-        if shim is not None:
-            await leftovers.end(self.state.record, shim.pid)
+        if shim is None:
+            left = cgroups.placed(self.state.record.cgroups_path)
+        else:
+            left = await leftovers.end(self.state.record, shim.pid)
             if self.state.record.logged and not shim.stranger:
                 await self._end_loggers(shim)
             self.state.shim = None
             await shim.shutdown()
-        leftovers.remove(self.state.record)
+        leftovers.remove(self.state.record, left)
         self.state.deleted = True
         self.state.home.remove()
 

@@ -6,13 +6,12 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack
 from itertools import islice
 
-from daemon.flows.verify import verify_blob
 from daemon.kit import context
 from daemon.kit.threads import Pool, hop
 from spec import errors
 from spec.api import content as api
 from spec.base import Empty
-from spec.ports import BlobWriter, ContentStore
+from spec.ports import BlobWriter, Cancel, ContentStore
 from spec.records import ContentInfo, IngestStatus
 
 BLOCK = 100  # entries of a list message
@@ -95,7 +94,7 @@ class Content:
     async def verify(self, request: api.VerifyRequest) -> ContentInfo:
         content = self._content()
         try:
-            await hop(self._pool, verify_blob, content, request.digest, context.cancel())
+            await hop(self._pool, _verify, content, request.digest, context.cancel())
         except errors.DataLoss:
             if request.discard:
                 with contextlib.suppress(errors.NotFound):  # its bytes are gone already
@@ -105,6 +104,12 @@ class Content:
 
     def _content(self) -> ContentStore:
         return self._scoped(context.namespace())
+
+
+def _verify(content: ContentStore, digest: str, cancel: Cancel | None) -> None:
+    from daemon.flows.verify import verify_blob  # when it is first used: a start does not pay for it
+
+    verify_blob(content, digest, cancel)
 
 
 def _write(writer: BlobWriter, request: api.WriteRequest) -> api.WriteReply:

@@ -6,7 +6,6 @@ from contextlib import aclosing
 from itertools import islice
 from typing import Protocol
 
-from daemon.flows.verify import Check, Place
 from daemon.kit import context
 from daemon.kit.cancel import Token
 from daemon.kit.keylock import KeyLock
@@ -96,6 +95,8 @@ class Images:
         sink: Callable[[api.CheckReply], None],
         token: Token,
     ) -> None:
+        from daemon.flows.verify import Check, Place  # when it is first used: a start does not pay for it
+
         content = self._house.content(namespace)
         name = request.snapshotter or self._house.default_snapshotter(namespace)
         snapshotter = self._house.snapshotter(namespace, name)

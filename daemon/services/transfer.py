@@ -1,23 +1,15 @@
-"""Transfer: whole journeys as one call, with progress as its stream."""
+"""Transfer: whole journeys as one call, with progress as its stream. A journey is imported when the first one begins:
+a start does not pay for them."""
 
 import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import ExitStack, aclosing
-from dataclasses import replace
 from functools import partial
 from itertools import islice
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from daemon.flows.converting import Convert
 from daemon.flows.crew import Crew
-from daemon.flows.exporting import Export
-from daemon.flows.importing import Import
-from daemon.flows.pull import Pull, Target
-from daemon.flows.push import Push
-from daemon.flows.raw import Raw
-from daemon.flows.stored import Unpacking
-from daemon.flows.unpack import Unpacker
 from daemon.kit import context
 from daemon.kit.cancel import Token
 from daemon.kit.keylock import Once
@@ -44,6 +36,9 @@ from spec.ports import (
 )
 from spec.records import Image, Labels
 from spec.types import Progress
+
+if TYPE_CHECKING:
+    from daemon.flows.pull import Pull, Target
 
 KINDS = {
     (api.Registry, api.ImageStore): "pull",
@@ -191,6 +186,8 @@ class Transfer:
                 if named:
                     _tag(images, found, destination, sink)
                 if destination.unpacks:
+                    from daemon.flows.stored import Unpacking
+
                     targets = [self._target(namespace, unpack) for unpack in destination.unpacks]
                     content = self._house.content(namespace)
                     Unpacking(destination.name, found, content, targets, sink, token).run()
@@ -206,6 +203,8 @@ class Transfer:
         sink: ProgressSink,
         token: Token,
     ) -> Descriptor:
+        from daemon.flows.converting import Convert
+
         assert destination.conversion is not None
         content = self._house.content(namespace)
         with Pool("convert", len(os.sched_getaffinity(0))) as pool:
@@ -230,6 +229,8 @@ class Transfer:
         resolver = await hop(self._journeys, self._house.resolver, source)
 
         def work(sink: ProgressSink, token: Token) -> None:
+            from dataclasses import replace
+
             try:
                 parsed = reference.parse(source.reference)
                 origin = {f"{names.DISTRIBUTION_SOURCE}.{parsed.host}": parsed.repository}
@@ -249,6 +250,8 @@ class Transfer:
         registry = await hop(self._journeys, self._house.resolver, destination)
 
         def work(sink: ProgressSink, token: Token) -> None:
+            from daemon.flows.push import Push
+
             with ExitStack() as stack:
                 stack.callback(registry.close)
                 stack.enter_context(self._house.leases(namespace).passing())
@@ -277,6 +280,8 @@ class Transfer:
         resolver = await hop(self._journeys, self._house.resolver, source)
 
         def work(_: ProgressSink, token: Token) -> None:
+            from daemon.flows.raw import Raw
+
             try:
                 Raw(ref, resolver, fd, token, destination.digest, destination.media_type).run()
             finally:
@@ -290,12 +295,16 @@ class Transfer:
         namespace = context.namespace()
 
         def work(sink: ProgressSink, token: Token) -> None:
+            from dataclasses import replace
+
+            from daemon.flows.importing import Import
+
             with (
                 self._house.leases(namespace).passing(),
                 self._house.archive(fd, token, source.force_compress) as archive,
             ):
 
-                def pull(digest: str, name: str) -> Pull:
+                def pull(digest: str, name: str) -> "Pull":
                     made = self._one(namespace, digest, name, destination, archive, sink, token, {})
                     return replace(made, sparse=True)
 
@@ -325,6 +334,8 @@ class Transfer:
             raise errors.InvalidArgument("exporting: no image is named")
 
         def work(sink: ProgressSink, token: Token) -> None:
+            from daemon.flows.exporting import Export
+
             with self._house.leases(namespace).passing():
                 Export(
                     images=found,
@@ -350,7 +361,9 @@ class Transfer:
         sink: ProgressSink,
         token: Token,
         origin: Labels,
-    ) -> Pull:
+    ) -> "Pull":
+        from daemon.flows.pull import Pull
+
         return Pull(
             reference=ref,
             name=name,
@@ -372,7 +385,10 @@ class Transfer:
             origin=origin,
         )
 
-    def _target(self, namespace: str, unpack: api.Unpack) -> Target:
+    def _target(self, namespace: str, unpack: api.Unpack) -> "Target":
+        from daemon.flows.pull import Target
+        from daemon.flows.unpack import Unpacker
+
         name = unpack.snapshotter or self._house.default_snapshotter(namespace)
         applier = self._house.applier(self._house.content(namespace))
         snapshotter = self._house.snapshotter(namespace, name)

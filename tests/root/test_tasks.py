@@ -112,6 +112,19 @@ def test_a_task_made_of_an_overlay(nursery):
     run(nursery, story)
 
 
+def test_what_a_runtime_is_given_is_not_the_processes(nursery):
+    async def story(rig):
+        read, write = os.pipe()
+        await rig.run("one", "sh", "-c", "cat /proc/1/environ", stdio=OUTPUT, fds=(write,))
+        assert (await rig.tasks.get(NAMESPACE, "one").wait()).status == 0
+        variables = read_all(read).split(b"\0")
+        assert b"PATH=/bin" in variables
+        assert not any(variable.startswith(b"GOMAXPROCS") for variable in variables)
+        await rig.delete("one")
+
+    run(nursery, story)
+
+
 def test_streams_are_the_descriptors_that_came(nursery):
     async def story(rig):
         read, write = os.pipe()

@@ -89,8 +89,8 @@ def test_members_of_what_a_spec_names(host):
     fill(root / "memory/a", 7)
     fill(root / "pids/a/nested", 8)
     fill(root / "pids/b", 9)
-    assert cgroups.members("/a") == {7, 8}
-    assert cgroups.members("/none") == cgroups.members("") == cgroups.members("slice:a:b") == frozenset()
+    assert cgroups.members(cgroups.placed("/a")) == {7, 8}
+    assert cgroups.placed("/none") == cgroups.placed("") == cgroups.placed("slice:a:b") == cgroups.placed("/") == []
 
 
 @pytest.mark.parametrize(
@@ -109,9 +109,9 @@ def test_what_is_frozen_is_thawed(host, kind, file, word):
 def test_only_what_is_empty_is_removed(host):
     root = host({"memory": ["memory"]}, {})
     (root / "memory/a/b").mkdir(parents=True)
-    cgroups.remove("/a")
+    cgroups.remove(cgroups.placed("/a"))
     assert (root / "memory/a/b").is_dir()
-    cgroups.remove("/a/b")
+    cgroups.remove(cgroups.placed("/a/b"))
     assert not (root / "memory/a/b").exists()
 
 
@@ -143,7 +143,7 @@ def test_what_is_elsewhere_is_gathered(tmp_path, monkeypatch):
         moved.append((str(path), text))
         where[int(text)] = "/ns/id"
 
-    monkeypatch.setattr(cgroups.Path, "write_text", write)
+    monkeypatch.setattr(cgroups, "_write", write)
     cgroups.gather(lambda: (1, 2, 3), "/ns/id")
     assert moved == [(f"{tmp_path}/ns/id/cgroup.procs", pid) for pid in ("1", "2")]
     assert not (tmp_path / "ns/was/deep").exists()

@@ -41,6 +41,12 @@ def test_argv_with_options():
     assert commands.create("/l", "/b", "/p")[-3:] == ["--no-pivot", "--no-new-keyring", "c1"]
 
 
+def test_what_is_in_the_environment():
+    assert [variable.partition("=")[0] for variable in PLAIN.environment] == ["PATH", "GOMAXPROCS"]
+    crun = msgspec.structs.replace(PLAIN, path="/usr/bin/crun")  # whatever it is called in the configuration
+    assert [variable.partition("=")[0] for variable in crun.environment] == ["PATH"]
+
+
 @pytest.fixture
 def program(tmp_path):
     path = tmp_path / "runtime"
