@@ -370,7 +370,7 @@ def test_a_state_that_is_garbage():
             await rig.restarted()
             task = rig.tasks.get(NAMESPACE, "one")
             assert task.process().status is Status.RUNNING
-            assert not task.state.record.unsettled
+            await until(lambda: not task.state.record.unsettled)  # noqa: B023
         await rig.end("one")
 
     story_of(story)
