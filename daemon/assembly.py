@@ -70,7 +70,8 @@ TABLES = {service.__name__.lower(): service for service in SERVICES}
 
 
 class System:
-    """All components, made and joined; nothing has been recovered and no socket is open yet."""
+    """All components, made and joined; nothing has been recovered and no socket is open yet. The directories of the
+    configuration are there."""
 
     runtime: Tasks
     services: Sequence[tuple[type[Service], object]]
@@ -90,8 +91,6 @@ class System:
 
     def _assemble(self) -> None:
         config = self.config
-        make_directories(config)
-
         # Who is told what took how long, if the environment names somebody.
         self.tracing = self._traced(otel.settings(os.environ))
 

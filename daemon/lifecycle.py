@@ -7,10 +7,10 @@ import logging
 import signal
 from collections.abc import AsyncIterator, Callable, Sequence
 
-from daemon.assembly import System
+from daemon.assembly import System, make_directories
 from daemon.config import Config
 from daemon.kit import log as logs
-from daemon.kit import mounting
+from daemon.kit import mounting, sole
 from daemon.manager import Manager
 from daemon.runtime.nursery import Nursery
 from daemon.transport.dispatch import Dispatcher, Observer
@@ -31,6 +31,19 @@ async def serve(config: Config, nursery: Nursery, again: Callable[[], Config], m
     loop.add_signal_handler(signal.SIGHUP, reloading.set)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
+    make_directories(config)
+    with sole.held(config.state, "state"):
+        await _run(config, nursery, again, manager, stopping, reloading)
+
+
+async def _run(
+    config: Config,
+    nursery: Nursery,
+    again: Callable[[], Config],
+    manager: Manager,
+    stopping: asyncio.Event,
+    reloading: asyncio.Event,
+) -> None:
     system = System(config, nursery)
     try:
         mounting.private(config.state)  # what shims mount below it reaches nobody

@@ -50,8 +50,12 @@ class Plugins:
             try:
                 made[row.id] = self._make(row, partial(make, row))
             except (errors.Error, OSError, ImportError, AttributeError) as exc:
-                log.warning("plugin %s is off: %s", row.uri, exc)
-                self._note(row, "skip" if isinstance(exc, errors.Unimplemented) else "error", str(exc))
+                if isinstance(exc, errors.Unimplemented):
+                    log.info("plugin %s is skipped: %s", row.uri, exc)
+                    self._note(row, "skip", str(exc))
+                else:
+                    log.warning("plugin %s is off: %s", row.uri, exc)
+                    self._note(row, "error", str(exc))
         return made
 
     def later(self, type: str, id: str) -> Callable[[], Any]:

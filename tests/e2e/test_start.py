@@ -107,6 +107,15 @@ def test_a_root_that_a_daemon_has(place, daemon):
     assert daemon.answers()
 
 
+def test_a_state_that_a_daemon_has(place, daemon):
+    """Of another root and at another address: only the tasks are in common."""
+    says = f"holdd: state {daemon.state}: another daemon has it (pid {daemon.process.pid})"
+    refused(place, "--address", place / "sock", says=says, state=daemon.state)
+    assert daemon.answers()
+    daemon.kill()
+    daemon.start()
+
+
 def test_a_stale_socket_is_replaced(tmp_path):
     daemon = Daemon(tmp_path)
     daemon.state.mkdir()

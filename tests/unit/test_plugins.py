@@ -91,12 +91,14 @@ def test_what_a_row_says_of_itself():
     assert (info.type, info.id, info.status, info.requires) == ("t", "good", "ok", row.requires)
 
 
-def test_one_that_is_not_offered_here_is_skipped_not_broken():
+def test_one_that_is_not_offered_here_is_skipped_not_broken(caplog):
     def unoffered(row, cls):
         raise errors.Unimplemented("no aufs in this kernel")
 
     plugins = Plugins(TABLE[:1])
-    assert plugins.every("t", unoffered) == {}
+    with caplog.at_level("INFO"):
+        assert plugins.every("t", unoffered) == {}
+    assert [record.levelname for record in caplog.records] == ["INFO"]
     assert [(info.status, info.init_error) for info in plugins.infos()] == [("skip", "no aufs in this kernel")]
 
 
