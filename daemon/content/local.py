@@ -99,8 +99,7 @@ class LocalContent:
         blobs = os.path.join(self._root, "blobs")
         for algorithm in sorted(os.listdir(blobs)):
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                names = sorted(os.listdir(os.path.join(blobs, algorithm)))
-                for name in names:
+                for name in _in_order(os.path.join(blobs, algorithm)):
                     # A foreign file, or a blob that went since, is passed over.
                     with contextlib.suppress(errors.InvalidArgument, errors.NotFound):
                         yield self.info(f"{algorithm}:{name}")
@@ -192,6 +191,16 @@ def _doing(doing: str, digest: str) -> Iterator[None]:
         if exc.errno == errno.ELOOP:  # none of ours: whoever put it there could show us anything
             raise errors.DataLoss(f"{doing} content {digest}: it is a symbolic link") from exc
         raise errors.from_os(exc, f"{doing} content {digest}") from exc
+
+
+def _in_order(directory: str) -> Iterator[str]:
+    """The names in it, sorted a part at a time: to sort 100,000 at once keeps the interpreter from others for 30 ms."""
+    parts: dict[str, list[str]] = {}
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            parts.setdefault(entry.name[:2], []).append(entry.name)
+    for start in sorted(parts):
+        yield from sorted(parts[start])
 
 
 def _size(path: str) -> int:

@@ -15,7 +15,6 @@ import fcntl
 import logging
 import mmap
 import os
-import queue
 import threading
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future
@@ -25,6 +24,7 @@ from typing import Any, Generic, TypeVar, cast
 import lmdb
 
 from daemon.metadata import journal, sealed
+from daemon.metadata.jobs import Jobs
 from daemon.metadata.journal import Change, Journal, private
 from daemon.metadata.pages import PAGE, Pages
 from daemon.metadata.renewal import Renewal
@@ -32,8 +32,7 @@ from spec import errors
 
 T = TypeVar("T")
 
-MAX_BATCH = 512  # changes in one commit
-ROOM = 4 << 20  # bytes allocated ahead: 512 removals, each on a page of its own, take half of it
+ROOM = 4 << 20  # bytes allocated ahead: jobs.MOST removals, each on a page of its own, take half of it
 UNSEALED = b"1"  # the schema's version of before rows had checksums
 READERS, READER = 1024, 64  # at once, and the bytes of each in lock.mdb
 DATA, JOURNAL = "data.mdb", "journal"
@@ -130,7 +129,7 @@ class Store:
         self._reading = 0
         self._growing = False
         self._depth = threading.local()
-        self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._jobs: Jobs[Job] = Jobs()
         self._closed = False
         self._writer = threading.Thread(target=self._write, name="metadata-writer", daemon=True)
         self._writer.start()
@@ -196,8 +195,8 @@ class Store:
                 if self._growing:
                     self._gate.notify_all()
 
-    def update(self, change: Callable[[Txn], T]) -> Commit[T]:
-        """Have the writer thread run `change` and commit.
+    def update(self, change: Callable[[Txn], T], patient: bool = False) -> Commit[T]:
+        """Have the writer thread run `change` and commit; a `patient` one when it keeps nobody waiting (`jobs`).
 
         When it raises, none of its writes is made and the Commit raises the same. It may be run more than once, so it
         must do nothing but read and write the transaction.
@@ -205,7 +204,7 @@ class Store:
         commit: Commit[T] = Commit()
         if self._closed:
             raise errors.Unavailable("writing metadata: the store is closed")
-        self._queue.put((change, commit))
+        self._jobs.put((change, commit), patient)
         return commit
 
     def settle(self) -> None:
@@ -217,23 +216,15 @@ class Store:
         if self._closed:
             return
         self._closed = True
-        self._queue.put(None)
+        self._jobs.close()
         self._writer.join()
         if self._renewal is not None and not self._renewal.finish():
             self._renewal.abandon()
         self._undo.close()
 
     def _write(self) -> None:
-        while True:
-            batch = [self._queue.get()]
-            while len(batch) < MAX_BATCH:
-                try:
-                    batch.append(self._queue.get_nowait())
-                except queue.Empty:
-                    break
-            self._commit([job for job in batch if job is not None])
-            if None in batch:
-                return
+        while batch := self._jobs.take():
+            self._commit(batch)
 
     def _commit(self, batch: list[Job]) -> None:
         """Commit a batch; a function that fails after it wrote costs one more round for the others."""
