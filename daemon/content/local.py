@@ -7,7 +7,7 @@ import contextlib
 import errno
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from daemon.content import ingest
 from daemon.content.ingest import Ingest
@@ -19,11 +19,15 @@ from spec.records import ContentInfo, IngestStatus
 
 
 class LocalContent:
-    """A ports.ContentStore below `root`. Without `sync` a blob survives the daemon's death but not the host's."""
+    """A ports.ContentStore below `root`. Without `sync` a blob survives the daemon's death but not the host's. `failed`
+    is called when the disk fails a sync, and has more to fear for."""
 
-    def __init__(self, root: str, sync: bool = True) -> None:
+    def __init__(
+        self, root: str, sync: bool = True, failed: Callable[[OSError], None] = lambda exc: None
+    ) -> None:
         self._root = root
         self._sync = sync
+        self._failed = failed
         self._lock = threading.Lock()
         self._open: set[str] = set()
         for name in ("", "blobs", "ingest"):
@@ -63,7 +67,9 @@ class LocalContent:
         self._claim(ref, "opening")
         try:
             directory = ingest.directory_of(self._root, ref)
-            return Ingest(directory, ref, total, expected, self._publish, lambda: self._release(ref), self._sync)
+            return Ingest(
+                directory, ref, total, expected, self._publish, lambda: self._release(ref), self._told, self._sync
+            )
         except OSError as exc:
             self._release(ref)
             raise errors.from_os(exc, f"opening ingest {ref}") from exc
@@ -113,14 +119,25 @@ class LocalContent:
             if not os.path.isdir(directory):
                 os.mkdir(directory, 0o700)
                 if self._sync:
-                    atomic.sync_directory(os.path.dirname(directory))
+                    self._sync_directory(os.path.dirname(directory))
             exists = _size(target) == size
             if not exists:
                 os.rename(data, target)
         if self._sync:  # when it exists too: whoever made it may not have come this far
-            atomic.sync_directory(directory)
+            self._sync_directory(directory)
         if exists:
             raise errors.AlreadyExists(f"content {digest} already exists")
+
+    def _sync_directory(self, path: str) -> None:
+        try:
+            atomic.sync_directory(path)
+        except OSError as exc:
+            self._told(exc)
+            raise
+
+    def _told(self, exc: OSError) -> None:
+        if exc.errno in (errno.EIO, errno.EROFS):
+            self._failed(exc)
 
     def _path(self, digest: str) -> str:
         algorithm, name = digests.split(digest)
