@@ -127,6 +127,7 @@ class Collector:
                     gone = collectible.remove(dead[start : start + BATCH], spared.still_dead)
                 except (errors.Error, OSError) as exc:
                     log.warning("collecting %s: %s", dead[start][0], exc)
+                    self._settle()  # what cannot be written at all ends it
                     continue
                 for kind, _, _ in gone:
                     removed[kind] = removed.get(kind, 0) + 1
