@@ -243,9 +243,16 @@ class System:
             )
         else:
             made = self._plugins.one(
-                builtin.CONTENT, "local", lambda cls: cls(self._root("content"), sync=config.content.sync)
+                builtin.CONTENT,
+                "local",
+                lambda cls: cls(self._root("content"), sync=config.content.sync, failed=self._disk_failed),
             )
         return made
+
+    def _disk_failed(self, exc: OSError) -> None:
+        """It told whoever synced first (fsync(2)): on the same disk it may fail records without a word."""
+        if os.stat(self._root("content")).st_dev == os.stat(self._root("metadata")).st_dev:
+            self._store.fail(str(exc))
 
     def _snapshotter(self, row: builtin.Row, cls: Any) -> Any:
         """One of the table, with the options that its section of the configuration has, or one in another process."""
@@ -288,7 +295,7 @@ class System:
             ),
         }
         made = self._plugins.every(builtin.SERVICE, lambda row, cls: cls(*arguments[row.id]))
-        self._counted = [self._events, self.scheduler, *made.values()]
+        self._counted = [self._store, self._events, self.scheduler, *made.values()]
         return [(TABLES[id], service) for id, service in made.items()]
 
     # Components as one namespace sees them.

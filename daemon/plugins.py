@@ -104,7 +104,10 @@ class Plugins:
 
 
 def _info(row: Row, status: str, error: str, component: object = None) -> PluginInfo:
-    """What a component says of itself, on this host, counts with its row."""
+    """What a component says of itself, on this host, counts with its row; so does what made it `failed` since."""
+    failed = getattr(component, "failed", "")
+    if status == "ok" and failed:
+        status, error = "error", failed
     return PluginInfo(
         type=row.type,
         id=row.id,

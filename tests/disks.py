@@ -2,8 +2,10 @@
 
 import contextlib
 import errno
+import fcntl
 import os
 import shutil
+import struct
 import subprocess
 from pathlib import Path
 
@@ -18,6 +20,7 @@ MIB = 1 << 20
 MAKERS = {
     "ext4": ("mkfs.ext4", "-q", "-F", "-O", "has_journal"),
     "ext4 without d_type": ("mkfs.ext4", "-q", "-F", "-O", "^filetype"),
+    "ext4 by pages": ("mkfs.ext4", "-q", "-F", "-O", "has_journal", "-b", "4096"),
     "btrfs": ("mkfs.btrfs", "-q"),
     "xfs": ("mkfs.xfs", "-q", "-m", "reflink=1"),
 }
@@ -61,6 +64,54 @@ def fill(directory):
     assert failed.value.errno == errno.ENOSPC
     (directory / "one more").unlink(missing_ok=True)
     return path
+
+
+class Failing:
+    """A filesystem at `path` on a disk behind a loop device, whose image is on another that fills up: then what the
+    disk has not written before fails to be written back, though the filesystem has room."""
+
+    def __init__(self, path, image):
+        self.path = path
+        self.image = image
+        self._filler = None
+        self._by_pages()
+
+    def _by_pages(self):
+        """To Linux's loop device a request is done of which its file took only a part. A page it takes or refuses."""
+        device = os.stat(self.path).st_dev
+        queue = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}/queue/max_sectors_kb")
+        queue.write_text("4")
+
+    def fail(self):
+        self._filler = fill(self.image.parents[1])
+
+    def mend(self):
+        self._filler.unlink()
+
+    def end(self):
+        """From now on whatever is written or synced is EIO (EXT4_IOC_SHUTDOWN, without the log)."""
+        fd = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.ioctl(fd, 0x8004587D, struct.pack("I", 2))
+        finally:
+            os.close(fd)
+
+    def again(self):
+        """What is on the disk, after a check: the filesystem is mounted anew."""
+        mounting.detach(str(self.path))
+        done = subprocess.run(["e2fsck", "-fy", self.image], capture_output=True, check=False)
+        assert done.returncode in (0, 1), done.stdout
+        mounting.attach([Mount(type="ext4", source=str(self.image), options=("loop",))], str(self.path))
+        self._by_pages()
+
+
+@contextlib.contextmanager
+def failing(place, size=64 * MIB):
+    """A Failing disk, larger than what holds it, which has `size` bytes."""
+    with disk(place, "tmpfs", size) as outer:
+        (outer / "inner").mkdir()
+        with disk(outer / "inner", "ext4 by pages", 2 * size) as inner:
+            yield Failing(inner, outer / "inner/disk.img")
 
 
 @contextlib.contextmanager

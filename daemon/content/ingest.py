@@ -51,7 +51,7 @@ def status_of(directory: str) -> IngestStatus | None:
 
 class Ingest:
     """A ports.BlobWriter. `publish(path, digest, size)` moves the data to where blobs are; `released` is called on
-    close."""
+    close, `failed` when the disk does not take the data."""
 
     def __init__(
         self,
@@ -61,11 +61,13 @@ class Ingest:
         expected: str,
         publish: Callable[[str, str, int], None],
         released: Callable[[], None],
+        failed: Callable[[OSError], None],
         sync: bool,
     ) -> None:
         self._directory = directory
         self._publish = publish
         self._released = released
+        self._failed = failed
         self._sync = sync
         self._about, self._fd = _open(directory, About(ref=ref, total=total, expected=expected))
         self._updated_at_ns = 0
@@ -115,7 +117,7 @@ class Ingest:
         fd = self._open()
         try:
             if self._sync:
-                os.fdatasync(fd)
+                self._settle(fd)
             digest = self._verified(size, expected or self._about.expected, doing)
             os.utime(fd)  # a blob's time is that of its commit
             os.fchmod(fd, 0o444)
@@ -145,6 +147,17 @@ class Ingest:
         if self._fd < 0:
             raise errors.FailedPrecondition(f"ingest {self._about.ref} is closed")
         return self._fd
+
+    def _settle(self, fd: int) -> None:
+        """What a sync that failed was about may be read from memory and be on no disk, and the next sync would say
+        nothing of it (fsync(2)): it is given up."""
+        try:
+            os.fdatasync(fd)
+        except OSError as exc:
+            with contextlib.suppress(errors.Error):
+                self.truncate()
+            self._failed(exc)
+            raise
 
     def _end(self) -> None:
         """The directory goes before the ref is free: whoever opens it next has a new one. What resists stays for the

@@ -7,7 +7,7 @@ import contextlib
 import errno
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from daemon.content import ingest
 from daemon.content.ingest import Ingest
@@ -19,11 +19,15 @@ from spec.records import ContentInfo, IngestStatus
 
 
 class LocalContent:
-    """A ports.ContentStore below `root`. Without `sync` a blob survives the daemon's death but not the host's."""
+    """A ports.ContentStore below `root`. Without `sync` a blob survives the daemon's death but not the host's. `failed`
+    is called when the disk fails a sync, and has more to fear for."""
 
-    def __init__(self, root: str, sync: bool = True) -> None:
+    def __init__(
+        self, root: str, sync: bool = True, failed: Callable[[OSError], None] = lambda exc: None
+    ) -> None:
         self._root = root
         self._sync = sync
+        self._failed = failed
         self._lock = threading.Lock()
         self._open: set[str] = set()
         for name in ("", "blobs", "ingest"):
@@ -63,7 +67,9 @@ class LocalContent:
         self._claim(ref, "opening")
         try:
             directory = ingest.directory_of(self._root, ref)
-            return Ingest(directory, ref, total, expected, self._publish, lambda: self._release(ref), self._sync)
+            return Ingest(
+                directory, ref, total, expected, self._publish, lambda: self._release(ref), self._told, self._sync
+            )
         except OSError as exc:
             self._release(ref)
             raise errors.from_os(exc, f"opening ingest {ref}") from exc
@@ -99,8 +105,7 @@ class LocalContent:
         blobs = os.path.join(self._root, "blobs")
         for algorithm in sorted(os.listdir(blobs)):
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                names = sorted(os.listdir(os.path.join(blobs, algorithm)))
-                for name in names:
+                for name in _in_order(os.path.join(blobs, algorithm)):
                     # A foreign file, or a blob that went since, is passed over.
                     with contextlib.suppress(errors.InvalidArgument, errors.NotFound):
                         yield self.info(f"{algorithm}:{name}")
@@ -114,14 +119,25 @@ class LocalContent:
             if not os.path.isdir(directory):
                 os.mkdir(directory, 0o700)
                 if self._sync:
-                    atomic.sync_directory(os.path.dirname(directory))
+                    self._sync_directory(os.path.dirname(directory))
             exists = _size(target) == size
             if not exists:
                 os.rename(data, target)
         if self._sync:  # when it exists too: whoever made it may not have come this far
-            atomic.sync_directory(directory)
+            self._sync_directory(directory)
         if exists:
             raise errors.AlreadyExists(f"content {digest} already exists")
+
+    def _sync_directory(self, path: str) -> None:
+        try:
+            atomic.sync_directory(path)
+        except OSError as exc:
+            self._told(exc)
+            raise
+
+    def _told(self, exc: OSError) -> None:
+        if exc.errno in (errno.EIO, errno.EROFS):
+            self._failed(exc)
 
     def _path(self, digest: str) -> str:
         algorithm, name = digests.split(digest)
@@ -192,6 +208,16 @@ def _doing(doing: str, digest: str) -> Iterator[None]:
         if exc.errno == errno.ELOOP:  # none of ours: whoever put it there could show us anything
             raise errors.DataLoss(f"{doing} content {digest}: it is a symbolic link") from exc
         raise errors.from_os(exc, f"{doing} content {digest}") from exc
+
+
+def _in_order(directory: str) -> Iterator[str]:
+    """The names in it, sorted a part at a time: to sort 100,000 at once keeps the interpreter from others for 30 ms."""
+    parts: dict[str, list[str]] = {}
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            parts.setdefault(entry.name[:2], []).append(entry.name)
+    for start in sorted(parts):
+        yield from sorted(parts[start])
 
 
 def _size(path: str) -> int:

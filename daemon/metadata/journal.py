@@ -82,23 +82,23 @@ class Journal:
         atomic.publish(_draft_of(self.path), self.path)
         self._open(size, 2 * size + SLACK)
 
-    def replace(self, size: int, since: int) -> None:
-        """Put a draft of `size` bytes, and all that was appended here from `since` on, in this one's place; or stay."""
+    def replace(self, size: int, since: int) -> int:
+        """Put a draft of `size` bytes, which has all that was appended here until `since`, in this one's place, with
+        what was appended after; or stay. The old one's descriptor, or -1: the last close of a large file that has no
+        name any more takes milliseconds, and is the caller's."""
         self._tried_s = time.monotonic()
         try:
             if self.ended:
                 raise OSError(errno.EBADF, "it could not be written any more")
-            with open(_draft_of(self.path), "ab") as file, open(self.path, "rb") as old:
-                old.seek(since)
-                while data := old.read(CHUNK):
-                    file.write(data)
+            catch_up(self.path, since, self.size)
             atomic.publish(_draft_of(self.path), self.path, durable=False)
         except OSError:
             forget(self.path)
-        else:
-            whole = size + self.size - since
-            self.close()
-            self._open(whole, 2 * size + SLACK)
+            return -1
+        old, self._fd = self._fd, -1
+        with contextlib.suppress(OSError):  # then it ends here
+            self._open(size + self.size - since, 2 * size + SLACK)
+        return old
 
     def close(self) -> None:
         if self._fd >= 0:
@@ -112,12 +112,16 @@ class Journal:
 
 
 def draft(path: str, txn: int, rows: Iterable[tuple[bytes, bytes]]) -> int:
-    """A journal of `rows` as of `txn`, durable, beside the one at `path`; its size. OSError, and there is none."""
+    """A journal of `rows` as of `txn`, durable, beside the one at `path`; its size. OSError, and there is none.
+
+    It is synced piece by piece: who syncs on the same disk meanwhile waits for one piece, and not for all."""
     try:
         with open(_draft_of(path), "wb", opener=private) as file:
             file.write(MAGIC)
             for part in _parts(rows):
                 file.writelines(_commit(txn, part))
+                file.flush()
+                os.fdatasync(file.fileno())
             file.writelines(_commit(txn, ()))
             file.flush()
             os.fdatasync(file.fileno())
@@ -125,6 +129,18 @@ def draft(path: str, txn: int, rows: Iterable[tuple[bytes, bytes]]) -> int:
     except BaseException:
         forget(path)
         raise
+
+
+def catch_up(path: str, since: int, until: int) -> None:
+    """Append to the draft what the journal at `path` has from `since` to `until`. OSError."""
+    with open(_draft_of(path), "ab") as file, open(path, "rb") as old:
+        old.seek(since)
+        while since < until:
+            data = old.read(min(CHUNK, until - since))
+            if not data:
+                raise OSError(errno.EIO, f"{path} ends at {since}, before {until}")
+            file.write(data)
+            since += len(data)
 
 
 def forget(path: str) -> None:

@@ -1,12 +1,13 @@
 """A journal that is written anew while commits go on: a large store's takes longer than a commit may wait.
 
-A thread writes all rows, as of the transaction that it began with, into a file beside; the writer, when it comes by
-next, adds what the journal has had since and puts it in the journal's place. LMDB forbids its map to grow while a view
-is open: then the thread gives up, and the journal grows on until the next try.
+A thread writes all rows, as of the transaction that it began with, into a file beside, and what the journal has had
+since; the writer, when it comes by next, adds the rest and puts it in the journal's place. LMDB forbids its map to grow
+while a view is open: then the thread gives up, and the journal grows on until the next try.
 """
 
 import contextlib
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -18,6 +19,7 @@ from daemon.metadata import journal
 from daemon.metadata.journal import Journal
 
 PART, PAUSE_S = 256, 0.0005  # rows, and then a pause: who waits for the interpreter waits for no more
+LITTLE, ROUNDS = 1 << 16, 8  # bytes that the writer may add, and how often the thread tries to leave it no more
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +38,9 @@ class Renewal:
         self._unwanted = unwanted
         self._stop = False
         self._size = 0
+        self._old_fd = -1
+        self._written = threading.Event()
+        self._seen = threading.Event()
         self._undo = contextlib.ExitStack()
         self._txn, self._rows = self._undo.enter_context(view)
         self._thread = threading.Thread(target=self._work, name="metadata-journal", daemon=True)
@@ -47,26 +52,45 @@ class Renewal:
 
     def finish(self) -> bool:
         """Put it in place, if it is done; whether there is nothing left to do."""
+        if self._written.is_set() and not self._seen.is_set():
+            self._old_fd = self._journal.replace(self._size, self._since) if self._size else -1
+            self._seen.set()
         if self._thread.is_alive():
             return False
         self._thread.join()
-        if self._size:
-            self._journal.replace(self._size, self._since)
         return True
 
     def abandon(self) -> None:
         self._stop = True
+        self._seen.set()
         self._thread.join()
         journal.forget(self._journal.path)
 
     def _work(self) -> None:
         try:
             with contextlib.closing(self._gently()) as rows:
-                self._size = journal.draft(self._journal.path, self._txn, rows)
+                size = journal.draft(self._journal.path, self._txn, rows)
+            self._size = size + self._caught_up()
         except (OSError, lmdb.Error) as exc:
             log.warning("writing %s anew: %s", self._journal.path, exc)
+            journal.forget(self._journal.path)
         except _Unwanted:
             pass
+        self._written.set()
+        self._seen.wait()
+        if self._old_fd >= 0:
+            os.close(self._old_fd)
+
+    def _caught_up(self) -> int:
+        """The bytes that were added of the journal, which grows on meanwhile."""
+        began = self._since
+        for _ in range(ROUNDS):
+            until = self._journal.size
+            if until - self._since <= LITTLE:
+                break
+            journal.catch_up(self._journal.path, self._since, until)
+            self._since = until
+        return self._since - began
 
     def _gently(self) -> Generator[tuple[bytes, bytes], None, None]:
         with self._undo:

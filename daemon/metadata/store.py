@@ -5,7 +5,8 @@ wait in one transaction and makes them durable with one fdatasync (group commit)
 
 Damage is found when it is opened (`pages`), before LMDB maps it, and when a row is read (`sealed`); then nothing is
 written. What is committed is written to a journal, too. Room for removals is kept on a full disk: the file's next pages
-are allocated ahead, and when that cannot be done any more only changes that remove are taken.
+are allocated ahead, and when that cannot be done any more only changes that remove are taken. Once the disk has failed
+a sync nothing is written any more until the store is opened again (`failure`).
 """
 
 import asyncio
@@ -15,25 +16,25 @@ import fcntl
 import logging
 import mmap
 import os
-import queue
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any, Generic, TypeVar, cast
 
 import lmdb
 
-from daemon.metadata import journal, sealed
+from daemon.metadata import failure, journal, sealed
+from daemon.metadata.jobs import Jobs
 from daemon.metadata.journal import Change, Journal, private
 from daemon.metadata.pages import PAGE, Pages
 from daemon.metadata.renewal import Renewal
 from spec import errors
+from spec.exposition import Family
 
 T = TypeVar("T")
 
-MAX_BATCH = 512  # changes in one commit
-ROOM = 4 << 20  # bytes allocated ahead: 512 removals, each on a page of its own, take half of it
+ROOM = 4 << 20  # bytes allocated ahead: jobs.MOST removals, each on a page of its own, take half of it
 UNSEALED = b"1"  # the schema's version of before rows had checksums
 READERS, READER = 1024, 64  # at once, and the bytes of each in lock.mdb
 DATA, JOURNAL = "data.mdb", "journal"
@@ -75,7 +76,7 @@ class View:
 
 
 class Txn(View):
-    """One write transaction, shared by all functions of a batch. `changes` is what was written."""
+    """One write transaction, shared by all functions of a batch. `changes` is what was written, `size` its bytes."""
 
     dirty = False
 
@@ -83,12 +84,14 @@ class Txn(View):
         super().__init__(txn)
         self._full = full
         self.changes: list[Change] = []
+        self.size = 0
 
     def put(self, key: bytes, value: bytes) -> None:
         if self._full:
             raise errors.ResourceExhausted("writing metadata: the disk is full, only removals are taken")
         self.dirty = True
         row = sealed.seal(key, value)
+        self.size += len(key) + len(row)
         self._txn.put(key, row)
         self.changes.append((key, row))
 
@@ -110,7 +113,8 @@ class Store:
     """The environment at `directory`; at most one process has it open, once.
 
     `map_size` is where the map starts, in bytes; it doubles when it is full. Without `sync` a commit survives the
-    daemon's death but not the host's. DataLoss when it is damaged, and nothing is changed.
+    daemon's death but not the host's. DataLoss when it is damaged, and nothing is changed. `failed` says why nothing is
+    written any more; it is empty while all is well.
     """
 
     def __init__(self, directory: str, *, map_size: int = 1 << 30, sync: bool = True) -> None:
@@ -119,6 +123,7 @@ class Store:
         self._lock_fd = lock(directory)
         self._map_size = map_size
         self._sync = sync
+        self.failed = ""
         self._full = False
         self._allocated = 0
         self._renewal: Renewal | None = None
@@ -130,7 +135,7 @@ class Store:
         self._reading = 0
         self._growing = False
         self._depth = threading.local()
-        self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._jobs: Jobs[Job] = Jobs()
         self._closed = False
         self._writer = threading.Thread(target=self._write, name="metadata-writer", daemon=True)
         self._writer.start()
@@ -196,8 +201,8 @@ class Store:
                 if self._growing:
                     self._gate.notify_all()
 
-    def update(self, change: Callable[[Txn], T]) -> Commit[T]:
-        """Have the writer thread run `change` and commit.
+    def update(self, change: Callable[[Txn], T], patient: bool = False) -> Commit[T]:
+        """Have the writer thread run `change` and commit; a `patient` one when it keeps nobody waiting (`jobs`).
 
         When it raises, none of its writes is made and the Commit raises the same. It may be run more than once, so it
         must do nothing but read and write the transaction.
@@ -205,54 +210,68 @@ class Store:
         commit: Commit[T] = Commit()
         if self._closed:
             raise errors.Unavailable("writing metadata: the store is closed")
-        self._queue.put((change, commit))
+        if self.failed:
+            raise errors.DataLoss(self.failed)
+        self._jobs.put((change, commit), patient)
         return commit
 
     def settle(self) -> None:
         """Wait until every change that has begun is made."""
         self.update(lambda txn: None).result()
 
+    def fail(self, why: str) -> None:
+        """Write nothing any more: the disk did not take what was written, here or beside."""
+        if not self.failed:
+            self.failed = (
+                f"writing metadata at {self._directory}: the disk failed: {why}; nothing is written until the daemon "
+                "is started again, with a disk that works"
+            )
+            log.error("%s", self.failed)
+
+    def families(self) -> Sequence[Family]:
+        """What the metrics tell of it."""
+        told = "Whether the disk failed, and no record is written until the next start."
+        return [Family("holdd_metadata_failed", "gauge", told, [("", "", int(bool(self.failed)))])]
+
     def close(self) -> None:
         """Commit what is waiting, and close."""
         if self._closed:
             return
         self._closed = True
-        self._queue.put(None)
+        self._jobs.close()
         self._writer.join()
-        if self._renewal is not None and not self._renewal.finish():
+        if self._renewal is not None and (self.failed or not self._renewal.finish()):
             self._renewal.abandon()
         self._undo.close()
+        if self.failed:
+            for name in (DATA, JOURNAL):
+                failure.uncache(os.path.join(self._directory, name))
 
     def _write(self) -> None:
-        while True:
-            batch = [self._queue.get()]
-            while len(batch) < MAX_BATCH:
-                try:
-                    batch.append(self._queue.get_nowait())
-                except queue.Empty:
-                    break
-            self._commit([job for job in batch if job is not None])
-            if None in batch:
-                return
+        while batch := self._jobs.take():
+            self._commit(batch)
 
     def _commit(self, batch: list[Job]) -> None:
         """Commit a batch; a function that fails after it wrote costs one more round for the others."""
         if self._full:
             self._allocate()
         while batch:
+            if self.failed:
+                _tell(batch, errors.DataLoss(self.failed))
+                return
             try:
                 txn = self._env.begin(write=True)
             except lmdb.Error as exc:
-                _fail(batch, exc)
+                self._refuse(batch, exc, 0)
                 return
             try:
                 writing = Txn(txn, self._full)
                 outcomes, offender = _run(writing, batch)
                 if offender is not None:
                     txn.abort()
-                    job, failure = offender
+                    job, raised = offender
                     batch = [other for other in batch if other is not job]
-                    job[1].set_exception(failure)
+                    job[1].set_exception(raised)
                     continue
                 id = txn.id()
                 txn.commit()
@@ -260,11 +279,11 @@ class Store:
                 txn.abort()
                 if self._grow():
                     continue
-                self._one_by_one(batch, exc)
+                self._one_by_one(batch, exc, writing.size)
                 return
             except lmdb.Error as exc:
                 txn.abort()
-                self._one_by_one(batch, exc)
+                self._one_by_one(batch, exc, writing.size)
                 return
             if writing.changes:
                 self._committed(id, writing.changes)
@@ -275,13 +294,23 @@ class Store:
                     commit.set_exception(failed)
             return
 
-    def _one_by_one(self, batch: list[Job], exc: lmdb.Error) -> None:
+    def _one_by_one(self, batch: list[Job], exc: lmdb.Error, need: int) -> None:
         """What had no room together may have it alone: a removal beside what fills the disk."""
-        if len(batch) == 1:
-            _fail(batch, exc)
+        if len(batch) == 1 or self._lasts(exc, need):
+            self._refuse(batch, exc, need)
             return
         for job in batch:
             self._commit([job])
+
+    def _refuse(self, batch: list[Job], exc: lmdb.Error, need: int) -> None:
+        _tell(batch, errors.DataLoss(self.failed) if self._lasts(exc, need) else failure.translate(exc))
+
+    def _lasts(self, exc: lmdb.Error, need: int) -> bool:
+        """Whether nothing may be written after `exc`."""
+        why = self.failed or failure.lasting(exc, self._data_fd, need + ROOM, self._sync)
+        if why:
+            self.fail(why)
+        return bool(why)
 
     def _committed(self, txn: int, changes: list[Change]) -> None:
         self._allocate()
@@ -324,6 +353,8 @@ class Store:
             self._allocated = used + ROOM
             self._full = False
         except OSError as exc:
+            if exc.errno in (errno.EIO, errno.EROFS):
+                self.fail(str(exc))
             full = exc.errno in (errno.ENOSPC, errno.EDQUOT)
             if full and not self._full:
                 log.warning("metadata at %s: the disk is full, only removals are taken", self._directory)
@@ -427,15 +458,6 @@ def lock(directory: str) -> int:
     return fd
 
 
-def _fail(batch: list[Job], exc: lmdb.Error) -> None:
+def _tell(batch: list[Job], error: errors.Error) -> None:
     for _, commit in batch:
-        commit.set_exception(_translate(exc))
-
-
-def _translate(exc: lmdb.Error) -> errors.Error:
-    if isinstance(exc, (lmdb.DiskError, lmdb.MapFullError)) or any(word in str(exc) for word in _NO_ROOM):
-        return errors.ResourceExhausted(f"writing metadata: {exc}")
-    return errors.DataLoss(f"writing metadata: {exc}")
-
-
-_NO_ROOM = ("No space left", "quota exceeded")
+        commit.set_exception(error)

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 
 from daemon.kit.keylock import KeyLock
 from daemon.metadata.store import Store, Txn
@@ -15,6 +16,7 @@ from spec.events import ImageDelete, SnapshotRemove
 from spec.ports import ContentStore, Publisher, Snapshotter
 from spec.records import Lease
 
+CHUNK, BREATH_S = 64, 0.0002  # blobs, and then a pause: others want the interpreter and the disk, too
 INGEST_LIFE_NS = 24 * 3600 * 10**9  # of one that no lease keeps, since it was last written to
 
 log = logging.getLogger(__name__)
@@ -49,7 +51,8 @@ class RecordGarbage:
         return [resource.node for resource in dead if resource.node[0] in self.kinds]
 
     def remove(self, nodes: Sequence[Node], still_dead: StillDead) -> Sequence[Node]:
-        gone = self._store.update(lambda txn: [node for node in still_dead(nodes) if _remove(txn, node)]).result()
+        dying = self._store.update(lambda txn: [node for node in still_dead(nodes) if _remove(txn, node)], patient=True)
+        gone = dying.result()
         for kind, namespace, id in gone:
             if kind == edges.IMAGE:
                 self._publisher.publish(namespace, "/images/delete", ImageDelete(name=id))
@@ -57,9 +60,11 @@ class RecordGarbage:
 
     def clean(self, removed: bool) -> None:
         """Delete blobs that no namespace has a record of."""
-        for info in self._raw.list() if removed else ():
-            if not self._recorded(info.digest):
-                self._delete(info.digest)
+        found = (info.digest for info in (self._raw.list() if removed else ()))
+        while digests := list(islice(found, CHUNK)):
+            for digest in self._unrecorded(digests):
+                self._delete(digest)
+            time.sleep(BREATH_S)
 
     def _delete(self, digest: str) -> None:
         """Whoever makes a record of it holds the same lock while he looks whether it is there."""
@@ -69,8 +74,16 @@ class RecordGarbage:
                     self._raw.delete(digest)
 
     def _recorded(self, digest: str) -> bool:
+        return not self._unrecorded([digest])
+
+    def _unrecorded(self, digests: Sequence[str]) -> list[str]:
         with self._store.view() as view:
-            return any(CONTENT.find(view, namespace, digest) is not None for namespace in in_use(view))
+            namespaces = in_use(view)
+            return [
+                digest
+                for digest in digests
+                if all(CONTENT.find(view, namespace, digest) is None for namespace in namespaces)
+            ]
 
     def _lease(self, namespace: str, lease: Lease, now_ns: int) -> Resource:
         held = (namespace, lease.id) in self._holds

@@ -357,3 +357,13 @@ def test_many_openers_of_one_ref(store):
     for writer in writers:
         writer.close()
     assert (len(writers), len(refused)) == (1, 7)
+
+
+def test_blobs_are_listed_in_order_of_their_digests(root):
+    store = LocalContent(str(root), sync=False)
+    written = set()
+    for number in range(400):  # so that many begin alike
+        with store.writer(f"r{number}") as writer:
+            writer.write(b"%d" % number)
+            written.add(writer.commit())
+    assert [info.digest for info in store.list()] == sorted(written)

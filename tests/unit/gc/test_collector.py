@@ -86,6 +86,21 @@ def test_one_that_cannot_go_stops_only_itself():
     assert (broken.names(), shelf.names(), done.removed) == (["x"], [], {"content": BATCH + 1})
 
 
+def test_where_nothing_can_be_written_any_more_it_ends_with_the_first_failure():
+    broken = [f"n{n}" for n in range(3 * BATCH)]
+    tried, settled = [], []
+
+    def settle():
+        if tried:
+            raise errors.DataLoss("the disk failed")
+        settled.append(True)
+
+    shelf = Shelf(resources=[Resource(node(name)) for name in broken], broken=broken, during=lambda: tried.append(True))
+    with pytest.raises(errors.DataLoss):
+        Collector([shelf], settle=settle).collect()
+    assert (len(settled), len(tried)) == (1, 1)
+
+
 def test_a_graph_that_cannot_be_read_removes_nothing():
     shelf = Shelf(resources=[Resource(node("a"))])
     broken = Shelf("images")
