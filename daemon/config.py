@@ -92,7 +92,7 @@ class Registry(Section, frozen=True):
     """`hosts_dir` holds a folder a registry with its hosts.toml, as containerd's certs.d; of several (between colons)
     the first that has one counts. A layer of more than twice `concurrent_layer_fetch_buffer` bytes comes in parts of
     that size, where its server gives parts; `max_concurrent_ranges` of them are fetched ahead, and are in memory, by
-    all pulls together. Either 0 is for one connection a layer."""
+    all pulls together, unless one connection brings 64 MB a second. Either 0 is for one connection a layer."""
 
     hosts_dir: str = "/etc/holdd/certs.d:/etc/containerd/certs.d:/etc/docker/certs.d"
     max_concurrent_downloads: Positive = 3

@@ -21,6 +21,7 @@ from spec.base import Record, to_json
 from spec.records import IngestStatus, Labels
 
 CHUNK = 1 << 20
+BEHIND = 8 << 20  # bytes that a tail has read, between two times that it lets go of them
 
 
 class About(Record, frozen=True):
@@ -110,7 +111,7 @@ class Ingest:
         self._hash = digests.hasher(self._algorithm)
 
     def tail(self) -> "Tail":
-        return Tail(os.dup(self._open()), self._about.ref)
+        return Tail(os.dup(self._open()), self._about.ref, self._sync)
 
     def commit(self, size: int = 0, expected: str = "", labels: Labels | None = None) -> str:
         doing = f"committing ingest {self._about.ref}"
@@ -191,16 +192,23 @@ class Ingest:
 
 
 class Tail:
-    """A ports.Tail; it owns `fd`, which the rename to a blob leaves good."""
+    """A ports.Tail; it owns `fd`, which the rename to a blob leaves good. With `passing` what was read is sent to the
+    disk, and what is there leaves memory to what is made of it: a layer's blob is seldom read twice."""
 
-    def __init__(self, fd: int, ref: str) -> None:
+    def __init__(self, fd: int, ref: str, passing: bool) -> None:
         self._fd = fd
         self._ref = ref
+        self._passing = passing
+        self._passed = 0
 
     def preadinto(self, buffer: memoryview, offset: int, /) -> int:
         if self._fd < 0:
             raise errors.FailedPrecondition(f"the tail of ingest {self._ref} is closed")
         try:
+            if self._passing and offset - self._passed >= BEHIND:
+                # It begins to write what is not yet written, and lets go of the rest (posix_fadvise(2)).
+                os.posix_fadvise(self._fd, 0, offset, os.POSIX_FADV_DONTNEED)
+                self._passed = offset
             return os.preadv(self._fd, [buffer], offset)
         except OSError as exc:
             raise errors.from_os(exc, f"reading ingest {self._ref}") from exc

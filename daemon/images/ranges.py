@@ -1,6 +1,11 @@
-"""A large blob over several connections: a part by the one who reads, those after it by others, read in order."""
+"""A large blob over several connections: a part by the one who reads, those after it by others, read in order.
+
+Where one connection brings more than is unpacked in the same time, no others help it, and parts are longer: each costs
+a request at both ends.
+"""
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
@@ -9,6 +14,8 @@ from contextvars import copy_context
 from spec.ports import Source
 
 READ = 1 << 20
+ENOUGH = 64e6  # bytes a second that one connection brings
+LONGER = 8  # parts in one, when they come so fast
 
 Open = Callable[[int, int], Source]
 """The bytes from an offset to another, of a server that is known to give parts."""
@@ -16,11 +23,13 @@ Open = Callable[[int, int], Source]
 
 class Ranges:
     """What all downloads share: at most `most` parts of `size` bytes are fetched ahead, on threads of `executor`, and
-    that many are in memory. A blob that has no more than two parts left comes in one."""
+    that many are in memory. A blob that has no more than two parts left comes in one. A connection that brings `enough`
+    bytes a second is not helped."""
 
-    def __init__(self, executor: Executor, most: int, size: int) -> None:
+    def __init__(self, executor: Executor, most: int, size: int, enough: float = ENOUGH) -> None:
         self.executor = executor
         self.size = size
+        self.enough = enough
         self._free = threading.Semaphore(most)
 
     def end(self, offset: int, size: int) -> int:
@@ -38,7 +47,8 @@ class Ranges:
 class Parts:
     """A ports.Source of a blob of `size` bytes, of which the first part, to `end`, is `first`.
 
-    In rounds: while one part is read as it comes, those after it are fetched; then these are read.
+    In rounds: while one part is read as it comes, those after it are fetched; then these are read. Its first bytes tell
+    how fast a part comes, and so whether others are fetched meanwhile, and how long the next is.
     """
 
     def __init__(self, ranges: Ranges, first: Source, end: int, size: int, open: Open) -> None:
@@ -48,19 +58,19 @@ class Parts:
         self._ahead: deque[Future[list[bytes]]] = deque()
         self._next = end
         self._size = size
-        self._send_ahead()
+        self._is_fast: bool | None = None  # the part that is read; None before its first bytes
 
     def read(self, size: int, /) -> bytes:
-        while not (data := self._current.read(size)):
+        while not (data := self._some(size)):
             self._current.close()
             if self._ahead:
                 part = self._ahead[0].result()
                 self._ahead.popleft()
                 self._current = _Read(part, self._ranges.give)
             elif self._next < self._size:
-                start, self._next = self._next, self._part(self._next)
+                start, self._next = self._next, self._part(self._next, LONGER if self._is_fast else 1)
                 self._current = self._open(start, self._next)
-                self._send_ahead()
+                self._is_fast = None
             else:
                 return b""
         return data
@@ -72,6 +82,16 @@ class Parts:
             part.add_done_callback(lambda _: self._ranges.give())
         self._ahead.clear()
 
+    def _some(self, size: int) -> bytes:
+        if self._is_fast is not None:
+            return self._current.read(size)
+        began = time.monotonic()
+        data = self._current.read(size)
+        self._is_fast = len(data) >= (time.monotonic() - began) * self._ranges.enough
+        if not self._is_fast:
+            self._send_ahead()
+        return data
+
     def _send_ahead(self) -> None:
         while self._next < self._size and self._ranges.take():
             start, self._next = self._next, self._part(self._next)
@@ -82,8 +102,10 @@ class Parts:
                 raise
             self._ahead.append(part)
 
-    def _part(self, start: int) -> int:
-        return min(start + self._ranges.size, self._size)
+    def _part(self, start: int, parts: int = 1) -> int:
+        """Where `parts` from `start` on end; what would be left behind them comes with them, if it is less than one."""
+        end = start + parts * self._ranges.size
+        return end if end + self._ranges.size * (parts > 1) < self._size else self._size
 
     def _whole(self, start: int, end: int) -> list[bytes]:
         source = self._open(start, end)

@@ -34,7 +34,8 @@ def show(rows):
 @contextlib.contextmanager
 def journaled(size="3G", below=None):
     """A directory on a fresh journaled ext4 in a loop device: what a host's disk behaves like. Its image is in a
-    directory `below` another, and has its space and its tables from the start: nothing is made ready meanwhile."""
+    directory `below` another, and has its space and its tables from the start: nothing is made ready meanwhile. It
+    takes as much in one request as it can, as a disk does: some kernels have loop devices begin at 4 KiB."""
     with tempfile.TemporaryDirectory(prefix="holdd-bench-", dir=below) as directory:
         image, where = Path(directory, "image"), Path(directory, "fs")
         where.mkdir()
@@ -43,9 +44,16 @@ def journaled(size="3G", below=None):
         subprocess.run(["mkfs.ext4", "-q", "-F", "-N", INODES, "-E", now, image], check=True)
         subprocess.run(["mount", "-o", "loop", image, where], check=True)
         try:
+            _take_large_requests(where)
             yield where
         finally:
             subprocess.run(["umount", where], check=True)
+
+
+def _take_large_requests(where):
+    device = os.stat(where).st_dev
+    queue = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}/queue")
+    (queue / "max_sectors_kb").write_text((queue / "max_hw_sectors_kb").read_text())
 
 
 def at_once(clients, work):

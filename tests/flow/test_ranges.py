@@ -1,6 +1,7 @@
 """A large layer over several connections: of servers that give parts, that do not, and that say they do."""
 
 import json
+import math
 import os
 import threading
 
@@ -26,7 +27,7 @@ AHEAD = 3
 def house(tmp_path):
     made = House(tmp_path)
     with Pool("range", AHEAD) as pool:
-        made.ranges = Ranges(pool.executor, AHEAD, PART)
+        made.ranges = Ranges(pool.executor, AHEAD, PART, enough=math.inf)
         yield made
         assert [made.ranges.take() for _ in range(AHEAD + 1)] == [True] * AHEAD + [False], "all were given back"
     made.close()
@@ -72,6 +73,31 @@ def test_parts_come_once_and_together(house, fake):
     asked = sorted(fake.ranges)
     ends = [*range(PART, size, PART), size]
     assert [(first, end) for _, first, end in asked] == list(zip([0, *ends], ends, strict=False))
+
+
+def test_a_fast_server_gives_longer_parts_one_after_the_other(house, fake):
+    house.ranges.enough = 0
+    digest = layer_of(fake)
+    size = len(pull(house, fake))
+    assert fake.ranges == [(digest, 0, PART), (digest, PART, 9 * PART), (digest, 9 * PART, size)]
+
+
+def test_what_is_less_than_a_part_comes_with_the_last(house, fake):
+    house.ranges.enough = 0
+    fake.image("1", {"data": os.urandom(9 * PART)})
+    digest = layer_of(fake)
+    size = len(pull(house, fake))
+    assert 9 * PART < size < 10 * PART
+    assert fake.ranges == [(digest, 0, PART), (digest, PART, size)]
+
+
+def test_a_fast_server_that_slows_down_is_helped(house, fake):
+    house.ranges.enough = 1e5
+    fake.image("1", {"data": os.urandom(12 * PART)})
+    digest = layer_of(fake)
+    fake.tricks[digest] = [tricks.part(), tricks.stalls(1000)]
+    pull(house, fake)
+    assert (digest, 9 * PART, 10 * PART) in fake.ranges
 
 
 def test_a_small_layer_comes_in_one(house, fake):

@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+from daemon.content import ingest
 from daemon.content.local import LocalContent
 from spec import digest as digests
 from spec import errors
@@ -304,6 +305,33 @@ def test_a_closed_reader(store):
     for action in (reader.read, reader.fileno, lambda: reader.pread(1, 0)):
         with pytest.raises(errors.FailedPrecondition):
             action()
+
+
+@pytest.mark.parametrize("sync", [True, False])
+def test_what_a_tail_has_read_leaves_memory_once_it_is_on_disk(root, sync):
+    store = LocalContent(str(root), sync)
+    data = os.urandom(2 * ingest.BEHIND)
+    with store.writer("ref") as writer:
+        writer.write(data)
+        tail = writer.tail()
+        digest = writer.commit()
+    with blob(root, digest).open("rb") as file:
+        os.fdatasync(file)
+        buffer = memoryview(bytearray(ingest.BEHIND))
+        assert [tail.preadinto(buffer, offset) for offset in range(0, len(data), ingest.BEHIND)] == [ingest.BEHIND] * 2
+        tail.close()
+        assert in_memory(file, 0) != sync
+        assert in_memory(file, len(data) - 1)
+    with store.reader(digest) as reader:
+        assert reader.read() == data
+
+
+def in_memory(file, offset):
+    """Whether it is read without waiting for the disk (preadv2(2))."""
+    try:
+        return os.preadv(file.fileno(), [bytearray(1)], offset, os.RWF_NOWAIT) == 1
+    except BlockingIOError:
+        return False
 
 
 def test_a_blob_that_is_a_symbolic_link_is_not_followed(store, root, tmp_path):
