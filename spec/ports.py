@@ -339,6 +339,9 @@ class Fetcher(Protocol):
     def fetch(self, descriptor: Descriptor, offset: int = 0) -> Source:
         """The blob's bytes from `offset` on; not verified."""
 
+    def sender(self, digest: str) -> str:
+        """The host that what came of it last is from; "" when none is."""
+
 
 class Resolver(Protocol):
     def resolve(self, ref: str) -> Descriptor:

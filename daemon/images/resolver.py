@@ -63,9 +63,8 @@ class RegistryResolver:
 
     def resolve(self, ref: str) -> Descriptor:
         parsed = reference.parse(ref)
-        doing = f"resolving {ref}"
         sessions = self._having(parsed, "pull" if parsed.digest else "resolve")
-        return _first(sessions, doing, lambda session: _resolve(session, parsed, doing))
+        return _first(sessions, f"resolving {ref}", lambda session: _resolve(session, parsed))
 
     def referrers(self, ref: str, digest: str, artifact_types: Sequence[str] = ()) -> Sequence[Descriptor]:
         parsed = reference.parse(ref)
@@ -73,7 +72,7 @@ class RegistryResolver:
         digests.check(digest)
 
         def ask(session: Session) -> Sequence[Descriptor]:
-            pages = referrers.referrers(session, parsed, digest, artifact_types, doing)
+            pages = referrers.referrers(session, parsed, digest, artifact_types)
             return list({one.digest: one for page in pages for one in page}.values())
 
         return _first(self._having(parsed, "referrers"), doing, ask)
@@ -128,47 +127,46 @@ def _first(sessions: Sequence[Session], doing: str, ask: Callable[[Session], T])
         if session is not sessions[-1] and not session.may_ask():
             continue
         try:
-            return ask(session)
+            with errors.during(f"{doing} at {session.host.name}"):
+                return ask(session)
         except errors.Canceled:
             raise
         except errors.Error as exc:
             failure = exc
-    if failure.message.startswith(doing):
-        raise failure
-    raise type(failure)(f"{doing}: {failure.message}") from failure
+    raise failure
 
 
-def _resolve(session: Session, ref: Reference, doing: str) -> Descriptor:
+def _resolve(session: Session, ref: Reference) -> Descriptor:
     """By HEAD; by GET where the answer to HEAD leaves something open."""
     path = distribution.manifest_path(ref.repository, ref.object)
     scope = distribution.pull_scope(ref.repository)
-    answer = session.request("HEAD", path, scope, doing, {"Accept": distribution.ACCEPT})
+    answer = session.request("HEAD", path, scope, {"Accept": distribution.ACCEPT})
     digest = ref.digest or answer.headers.get("Docker-Content-Digest", "")
     length = answer.headers.get("Content-Length", "")
     media_type = answer.headers.get("Content-Type", "").partition(";")[0].strip()
     status = answer.status
-    transport.body_of(answer, 1, doing)
+    transport.body_of(answer, 1)
     if status == 200 and digest and media_type and LENGTH.fullmatch(length):
         digests.check(digest)
-        return _descriptor(media_type, digest, int(length), doing)
+        return _descriptor(media_type, digest, int(length))
     if status == 404:
-        raise errors.NotFound(f"{doing}: not found at {session.host.name}")
-    return _by_body(session, ref, path, scope, doing)
+        raise errors.NotFound("not found")
+    return _by_body(session, ref, path, scope)
 
 
-def _by_body(session: Session, ref: Reference, path: str, scope: str, doing: str) -> Descriptor:
-    answer = session.request("GET", path, scope, doing, {"Accept": distribution.ACCEPT})
+def _by_body(session: Session, ref: Reference, path: str, scope: str) -> Descriptor:
+    answer = session.request("GET", path, scope, {"Accept": distribution.ACCEPT})
     if answer.status != 200:
-        raise transport.status_error(answer, "GET", session.url(path), doing)
-    body = transport.body_of(answer, distribution.MAX_MANIFEST + 1, doing)
+        raise transport.status_error(answer, "GET", session.url(path))
+    body = transport.body_of(answer, distribution.MAX_MANIFEST + 1)
     digest = digests.of(body, digests.split(ref.digest)[0] if ref.digest else digests.CANONICAL)
     if ref.digest and digest != ref.digest:
-        raise errors.FailedPrecondition(f"{doing}: what {session.host.name} sent is {digest}")
+        raise errors.FailedPrecondition(f"what came is {digest}")
     media_type = answer.headers.get("Content-Type", "").partition(";")[0].strip()
-    return _descriptor(media_type, digest, len(body), doing)
+    return _descriptor(media_type, digest, len(body))
 
 
-def _descriptor(media_type: str, digest: str, size: int, doing: str) -> Descriptor:
+def _descriptor(media_type: str, digest: str, size: int) -> Descriptor:
     if size > distribution.MAX_MANIFEST:
-        raise errors.InvalidArgument(f"{doing}: its manifest has {size} bytes, more than {distribution.MAX_MANIFEST}")
+        raise errors.InvalidArgument(f"its manifest has {size} bytes, more than {distribution.MAX_MANIFEST}")
     return Descriptor(media_type=media_type, digest=digest, size=size)

@@ -41,14 +41,13 @@ class Session:
         method: str,
         path: str,
         scope: str,
-        doing: str,
         headers: Mapping[str, str] = {},
         body: bytes | None = None,
     ) -> Answer:
         """An answer that is no 401. Falls back to plain http once, where the host may."""
         asked = self.base
         try:
-            return self._authorize(method, self.url(path), scope, doing, headers, body)
+            return self._authorize(method, self.url(path), scope, headers, body)
         except errors.Unavailable as exc:
             if not self.host.fallback or asked == self.host.fallback or _is_distrusted(exc):
                 raise
@@ -56,16 +55,16 @@ class Session:
                 if self.base == asked:
                     self._transport.base = self.host.fallback
                     self._authorizer = self._authorized()
-            return self._authorize(method, self.url(path), scope, doing, headers, body)
+            return self._authorize(method, self.url(path), scope, headers, body)
 
     def send(
-        self, method: str, url: str, scope: str, doing: str, headers: Mapping[str, str], body: bytes | Body | None
+        self, method: str, url: str, scope: str, headers: Mapping[str, str], body: bytes | Body | None
     ) -> Answer:
         """To an address that the host gave, once: whoever sends a blob knows better where to go on. Without any
         credentials when it is another's (oras-go GHSA-jxpm-75mh-9fp7)."""
         if self._transport.is_own(url):
-            return self._authorize(method, url, scope, doing, headers, body, 1)
-        transport.check_hop(doing, transport.origin(self.base), url)
+            return self._authorize(method, url, scope, headers, body, 1)
+        transport.check_hop(method, transport.origin(self.base), url)
         return self._transport.request(method, url, headers, body, 1)
 
     def rest(self, attempt: int) -> None:
@@ -86,7 +85,6 @@ class Session:
         method: str,
         url: str,
         scope: str,
-        doing: str,
         headers: Mapping[str, str],
         body: bytes | Body | None = None,
         attempts: int = transport.ATTEMPTS,
@@ -98,9 +96,9 @@ class Session:
             if answer.status != 401:
                 return answer
             if attempt == CHALLENGES:
-                raise transport.status_error(answer, method, url, doing)
+                raise transport.status_error(answer, method, url)
             try:
-                header = self._authorizer.challenged(answer, scope, doing, header)
+                header = self._authorizer.challenged(answer, scope, header)
             finally:
                 answer.close()
         raise AssertionError("unreachable")

@@ -172,7 +172,7 @@ class Transport:
             if answer.status <= 303 and method == "POST":  # RFC 9110, 15.4
                 method, body = "GET", None
                 headers = _without(headers, OF_A_BODY)
-            check_hop(f"{method} {distribution.redacted(url)}", start, url)
+            check_hop(method, start, url)
             if origin(url) != start:
                 if body is not None:
                     raise errors.PermissionDenied(f"{method} {distribution.redacted(url)}: what is sent is not for it")
@@ -180,8 +180,9 @@ class Transport:
         raise errors.Unavailable(f"{method} {distribution.redacted(url)}: more than {MAX_REDIRECTS} redirects")
 
 
-def check_hop(doing: str, start: tuple[str, str, int], url: str) -> None:
+def check_hop(method: str, start: tuple[str, str, int], url: str) -> None:
     """InvalidArgument or PermissionDenied when a server at the origin `start` may not send us to `url`."""
+    doing = f"{method} {distribution.redacted(url)}"
     scheme, hostname, _ = origin(url)
     if scheme not in _PORTS or not hostname:
         raise errors.InvalidArgument(f"{doing}: a redirect to no http address")
@@ -191,7 +192,7 @@ def check_hop(doing: str, start: tuple[str, str, int], url: str) -> None:
         raise errors.PermissionDenied(f"{doing}: a redirect to this machine or link")
 
 
-def body_of(answer: Answer, limit: int, doing: str) -> bytes:
+def body_of(answer: Answer, limit: int) -> bytes:
     """Up to `limit` bytes of a body; then the answer is closed. Unavailable when the connection breaks."""
     body = b""
     try:
@@ -199,19 +200,19 @@ def body_of(answer: Answer, limit: int, doing: str) -> bytes:
             body += data  # the first read of a body that was cut short is but short; the next one fails
         return body
     except (urllib3.exceptions.HTTPError, OSError) as exc:
-        raise errors.Unavailable(f"{doing}: the connection breaks: {_cause(exc)}") from exc
+        raise errors.Unavailable(f"the connection breaks: {_cause(exc)}") from exc
     finally:
         answer.close()
 
 
-def status_error(answer: Answer, method: str, url: str, doing: str) -> errors.Error:
+def status_error(answer: Answer, method: str, url: str) -> errors.Error:
     """A status that is no success, as an error in the registry's words. Releases the answer."""
     said = ""
     if method != "HEAD":
         with contextlib.suppress(errors.Unavailable):  # the status says enough
-            said = distribution.problems(body_of(answer, distribution.MAX_ERROR_BODY, doing))
+            said = distribution.problems(body_of(answer, distribution.MAX_ERROR_BODY))
     answer.close()
-    text = f"{doing}: {method} {distribution.redacted(url)}: status {answer.status}{': ' + said if said else ''}"
+    text = f"{method} {distribution.redacted(url)}: status {answer.status}{': ' + said if said else ''}"
     if answer.status == 404:
         return errors.NotFound(text)
     if answer.status == 401:

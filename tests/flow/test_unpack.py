@@ -196,7 +196,7 @@ def test_a_wrong_digest_discards_what_was_unpacked(house, fake):
         pull = pool.submit(house.pull, f"{fake.host}/a:1")
         until(lambda: has(house, "first"))
         fake.gate.set()
-        with pytest.raises(errors.FailedPrecondition, match=f"fetching {blob}"):
+        with pytest.raises(errors.FailedPrecondition, match=f"verifying {blob}"):
             pull.result(SECONDS)
     assert not house.made()
 

@@ -52,10 +52,10 @@ def test_a_token_is_kept_by_its_scope_until_it_ends(server, monkeypatch):
     server.replies["/t"] = [token("one", expires_in=300), token("two"), token("three")]
     made, transport = authorizer()
     challenge = bearer(f"{server.url}/t")
-    assert made.challenged(challenge, PULL, "x", "") == "Bearer one"
+    assert made.challenged(challenge, PULL, "") == "Bearer one"
     assert made.header(PULL) == "Bearer one"
     assert made.header("repository:b:pull") == ""
-    assert made.challenged(challenge, "repository:b:pull", "x", "") == "Bearer two"
+    assert made.challenged(challenge, "repository:b:pull", "") == "Bearer two"
     monkeypatch.setattr("daemon.images.auth.time.monotonic", lambda now=time.monotonic(): now + 295)
     assert made.header(PULL) == ""
     transport.close()
@@ -65,7 +65,7 @@ def test_scopes_are_merged_sorted_and_asked_for_one_by_one(server):
     server.replies["/t"] = [token("one")]
     made, transport = authorizer()
     scope = "repository:b:pull repository:a:push,pull"
-    made.challenged(bearer(f"{server.url}/t", scope="repository:a:delete"), scope, "x", "")
+    made.challenged(bearer(f"{server.url}/t", scope="repository:a:delete"), scope, "")
     query = parse_qs(urlsplit(server.requests[0].path).query)
     assert query == {"service": ["s"], "scope": ["repository:a:delete,pull,push", "repository:b:pull"]}
     transport.close()
@@ -75,7 +75,7 @@ def test_a_refresh_token_is_posted_and_replaced(server):
     server.replies["/t"] = [token("one", refresh_token="next"), token("two")]
     made, transport = authorizer(REFRESH)
     for scope in (PULL, "repository:b:pull"):
-        made.challenged(bearer(f"{server.url}/t"), scope, "x", "")
+        made.challenged(bearer(f"{server.url}/t"), scope, "")
     forms = [parse_qs(request.body.decode()) for request in server.requests]
     assert [form["refresh_token"] for form in forms] == [["refresh"], ["next"]]
     assert forms[0]["grant_type"] == ["refresh_token"]
@@ -86,7 +86,7 @@ def test_a_refresh_token_is_posted_and_replaced(server):
 def test_a_server_of_passwords_in_forms(server, status):
     server.replies["/t"] = [Reply(status), token("one")]
     made, transport = authorizer()
-    assert made.challenged(bearer(f"{server.url}/t"), PULL, "x", "") == "Bearer one"
+    assert made.challenged(bearer(f"{server.url}/t"), PULL, "") == "Bearer one"
     form = parse_qs(server.requests[1].body.decode())
     assert (form["grant_type"], form["username"], form["password"]) == (["password"], ["me"], ["secret"])
     transport.close()
@@ -117,7 +117,7 @@ def test_realms_that_are_refused_unasked(base, realm, why):
     asked = []
     made = Authorizer(base, ME, lambda *request: asked.append(request))
     with pytest.raises(errors.Unauthenticated, match=why):
-        made.challenged(bearer(realm), PULL, "x", "")
+        made.challenged(bearer(realm), PULL, "")
     assert not asked
 
 
@@ -138,7 +138,7 @@ def test_realms_that_are_asked(base, realm):
         raise errors.Unavailable("far away")
 
     with pytest.raises(errors.Unavailable):
-        Authorizer(base, ME, send).challenged(bearer(realm), PULL, "x", "")
+        Authorizer(base, ME, send).challenged(bearer(realm), PULL, "")
     assert asked[0][1].startswith(realm)
 
 
@@ -147,7 +147,7 @@ def test_a_token_server_that_refuses(server, status):
     server.replies["/t"] = [Reply(status, b'{"errors":[{"code":"DENIED"}]}')]
     made, transport = authorizer()
     with pytest.raises(errors.Unauthenticated, match="DENIED"):
-        made.challenged(bearer(f"{server.url}/t"), PULL, "x", "")
+        made.challenged(bearer(f"{server.url}/t"), PULL, "")
     transport.close()
 
 
@@ -155,11 +155,11 @@ def test_a_token_server_that_refuses(server, status):
 def test_nothing_to_answer_a_challenge_with(challenges):
     made = Authorizer("https://a.example/v2", Credentials(), lambda *_: None)
     with pytest.raises(errors.Unauthenticated):
-        made.challenged(Challenge(*challenges), PULL, "x", "")
+        made.challenged(Challenge(*challenges), PULL, "")
 
 
 def test_a_password_that_was_refused_is_not_given_again():
     made = Authorizer("https://a.example/v2", ME, lambda *_: None)
-    used = made.challenged(Challenge("Basic"), PULL, "x", "")
+    used = made.challenged(Challenge("Basic"), PULL, "")
     with pytest.raises(errors.Unauthenticated, match="refused"):
-        made.challenged(Challenge("Basic"), PULL, "x", used)
+        made.challenged(Challenge("Basic"), PULL, used)

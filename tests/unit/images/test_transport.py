@@ -114,7 +114,7 @@ def test_close_wakes_who_reads(one):
     transport = transport_to(one)
     answer = transport.request("GET", f"{one.url}/a", {})
     with pytest.raises(errors.Unavailable, match="the connection breaks"):
-        closed_when(lambda: True, transport, lambda: body_of(answer, 1000, "reading"))
+        closed_when(lambda: True, transport, lambda: body_of(answer, 1000))
     with pytest.raises(errors.Canceled):
         transport.request("GET", f"{one.url}/a", {})
 
