@@ -8,6 +8,7 @@ import http.server
 import io
 import json
 import socket
+import sys
 import tarfile
 import threading
 import time
@@ -41,7 +42,8 @@ class Fake:
     `breaks` maps a digest to how many bytes of it are sent before the connection is cut, once. `delay_s` is put before
     each answer. `ranges` are the parts of blobs that were asked for (digest, first, end).
 
-    `tricks` maps a tag or digest to what is done instead of answering, request by request (`tests.tricks`).
+    `tricks` maps a tag, a digest, a method or "token" to what is done instead of answering, request by request
+    (`tests.tricks`).
 
     `referrers` maps digests to descriptors of what refers to them, `page` of them at once, by type if it `filters`;
     without it knows no such thing.
@@ -145,6 +147,10 @@ class _Server(http.server.ThreadingHTTPServer):
         self.connections.append(request)
         super().process_request(request, client_address)
 
+    def handle_error(self, request, client_address):
+        if not isinstance(sys.exc_info()[1], OSError):  # a client that is gone is none
+            super().handle_error(request, client_address)
+
 
 class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
@@ -172,7 +178,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if fake.delay_s:
             time.sleep(fake.delay_s)
         fake.requests.append((self.command, path, self.headers.get("Authorization", "")))
-        if path == "/token":
+        if fake.tricks.get(self.command):
+            self._taken()
+            fake.tricks[self.command].pop(0)(self, b"", 0)
+        elif path == "/token":
             self._token()
         elif fake.tokens is not None and self.headers.get("Authorization") != "Bearer good":
             realm = f'Bearer realm="http://{fake.host}/token",service="fake",scope="repository:a:pull"'
@@ -193,6 +202,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _token(self):
         fake = self.registry
+        if fake.tricks.get("token"):
+            fake.tricks["token"].pop(0)(self, b"", 0)
+            return
         wanted = base64.b64encode(":".join(fake.tokens).encode()).decode() if fake.tokens else ""
         given = self.headers.get("Authorization", "").removeprefix("Basic ")
         assert parse_qs(urlsplit(self.path).query)["service"] == ["fake"]

@@ -12,7 +12,7 @@ from spec import digest as digests
 from spec import errors
 from tests import tricks
 from tests.fake import Fake, layer
-from tests.flow.test_pull import House
+from tests.house import House
 
 pytestmark = pytest.mark.root
 

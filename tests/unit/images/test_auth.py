@@ -10,17 +10,11 @@ from daemon.images.auth import Authorizer, Credentials
 from daemon.images.hosts import Host
 from daemon.images.transport import Transport
 from spec import errors
-from tests.answers import Answers, Reply
+from tests.answers import Reply
 
 ME = Credentials(username="me", secret="secret")
 REFRESH = Credentials(secret="refresh")
 PULL = "repository:a:pull"
-
-
-@pytest.fixture
-def server():
-    with Answers() as server:
-        yield server
 
 
 class Challenge:
@@ -48,10 +42,10 @@ def token(text, **fields):
     return Reply(200, json.dumps({"token": text, **fields}).encode())
 
 
-def test_a_token_is_kept_by_its_scope_until_it_ends(server, monkeypatch):
-    server.replies["/t"] = [token("one", expires_in=300), token("two"), token("three")]
+def test_a_token_is_kept_by_its_scope_until_it_ends(own, monkeypatch):
+    own.replies["/t"] = [token("one", expires_in=300), token("two"), token("three")]
     made, transport = authorizer()
-    challenge = bearer(f"{server.url}/t")
+    challenge = bearer(f"{own.url}/t")
     assert made.challenged(challenge, PULL, "") == "Bearer one"
     assert made.header(PULL) == "Bearer one"
     assert made.header("repository:b:pull") == ""
@@ -61,33 +55,33 @@ def test_a_token_is_kept_by_its_scope_until_it_ends(server, monkeypatch):
     transport.close()
 
 
-def test_scopes_are_merged_sorted_and_asked_for_one_by_one(server):
-    server.replies["/t"] = [token("one")]
+def test_scopes_are_merged_sorted_and_asked_for_one_by_one(own):
+    own.replies["/t"] = [token("one")]
     made, transport = authorizer()
     scope = "repository:b:pull repository:a:push,pull"
-    made.challenged(bearer(f"{server.url}/t", scope="repository:a:delete"), scope, "")
-    query = parse_qs(urlsplit(server.requests[0].path).query)
+    made.challenged(bearer(f"{own.url}/t", scope="repository:a:delete"), scope, "")
+    query = parse_qs(urlsplit(own.requests[0].path).query)
     assert query == {"service": ["s"], "scope": ["repository:a:delete,pull,push", "repository:b:pull"]}
     transport.close()
 
 
-def test_a_refresh_token_is_posted_and_replaced(server):
-    server.replies["/t"] = [token("one", refresh_token="next"), token("two")]
+def test_a_refresh_token_is_posted_and_replaced(own):
+    own.replies["/t"] = [token("one", refresh_token="next"), token("two")]
     made, transport = authorizer(REFRESH)
     for scope in (PULL, "repository:b:pull"):
-        made.challenged(bearer(f"{server.url}/t"), scope, "")
-    forms = [parse_qs(request.body.decode()) for request in server.requests]
+        made.challenged(bearer(f"{own.url}/t"), scope, "")
+    forms = [parse_qs(request.body.decode()) for request in own.requests]
     assert [form["refresh_token"] for form in forms] == [["refresh"], ["next"]]
     assert forms[0]["grant_type"] == ["refresh_token"]
     transport.close()
 
 
 @pytest.mark.parametrize("status", [404, 405])
-def test_a_server_of_passwords_in_forms(server, status):
-    server.replies["/t"] = [Reply(status), token("one")]
+def test_a_server_of_passwords_in_forms(own, status):
+    own.replies["/t"] = [Reply(status), token("one")]
     made, transport = authorizer()
-    assert made.challenged(bearer(f"{server.url}/t"), PULL, "") == "Bearer one"
-    form = parse_qs(server.requests[1].body.decode())
+    assert made.challenged(bearer(f"{own.url}/t"), PULL, "") == "Bearer one"
+    form = parse_qs(own.requests[1].body.decode())
     assert (form["grant_type"], form["username"], form["password"]) == (["password"], ["me"], ["secret"])
     transport.close()
 
@@ -143,11 +137,11 @@ def test_realms_that_are_asked(base, realm):
 
 
 @pytest.mark.parametrize("status", [400, 401, 403])
-def test_a_token_server_that_refuses(server, status):
-    server.replies["/t"] = [Reply(status, b'{"errors":[{"code":"DENIED"}]}')]
+def test_a_token_server_that_refuses(own, status):
+    own.replies["/t"] = [Reply(status, b'{"errors":[{"code":"DENIED"}]}')]
     made, transport = authorizer()
     with pytest.raises(errors.Unauthenticated, match="DENIED"):
-        made.challenged(bearer(f"{server.url}/t"), PULL, "")
+        made.challenged(bearer(f"{own.url}/t"), PULL, "")
     transport.close()
 
 

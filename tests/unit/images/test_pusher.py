@@ -10,32 +10,14 @@ from daemon.images.resolver import RegistryResolver
 from daemon.kit.cancel import Token
 from spec import errors
 from spec.oci.image import OCI_INDEX, OCI_LAYER_GZIP, OCI_MANIFEST, Descriptor
-from tests.answers import Answers, Reply
-from tests.fake import Fake, digest_of
+from tests.answers import Reply
+from tests.fake import digest_of
 
 BLOB = bytes(range(256)) * 4096  # 1 MiB
 DIGEST = digest_of(BLOB)
 LAYER = Descriptor(media_type=OCI_LAYER_GZIP, digest=DIGEST, size=len(BLOB))
 BODY = b'{"schemaVersion":2,"layers":[]}'
 UPLOADS = "/v2/a/blobs/uploads/"
-
-
-@pytest.fixture
-def fake():
-    with Fake() as fake:
-        yield fake
-
-
-@pytest.fixture
-def own():
-    with Answers() as server:
-        yield server
-
-
-@pytest.fixture
-def other():
-    with Answers() as server:
-        yield server
 
 
 @pytest.fixture

@@ -20,12 +20,6 @@ MADE = [artifact(number, SIGNATURE if number % 5 == 0 else SBOM) for number in r
 
 
 @pytest.fixture
-def fake():
-    with Fake() as fake:
-        yield fake
-
-
-@pytest.fixture
 def resolver():
     made = RegistryResolver(plain_http=True)
     yield made
