@@ -48,9 +48,10 @@ class Fake:
     `referrers` maps digests to descriptors of what refers to them, `page` of them at once, by type if it `filters`;
     without it knows no such thing.
 
-    It takes pushes. `mounts` are (repository, digest) that may be mounted; `cuts` is a list of how many bytes of each
-    upload request are taken before the connection is cut, `largest` the most bytes it takes at once; `moved` is put
-    before the path of uploads (http://elsewhere). `uploads` holds what came of those that are not done.
+    It takes pushes; what has a subject becomes one of its `referrers`, and an If-Match (RFC 9110) is heeded. `mounts`
+    are (repository, digest) that may be mounted; `cuts` is a list of how many bytes of each upload request are taken
+    before the connection is cut, `largest` the most bytes it takes at once; `moved` is put before the path of uploads
+    (http://elsewhere). `uploads` holds what came of those that are not done.
     """
 
     def __init__(self, tokens=None, breaks=None, delay_s=0.0):
@@ -235,7 +236,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.registry.tricks[name].pop(0)(self, data, 0)
             return
         pinned = name if name.startswith("sha256:") else digest_of(data)
-        self._send(200, data, {"Content-Type": media_type, "Docker-Content-Digest": pinned})
+        headers = {"Content-Type": media_type, "Docker-Content-Digest": pinned, "ETag": f'"{digest_of(data)}"'}
+        self._send(200, data, headers)
 
     def _blob(self, digest):
         fake = self.registry
@@ -329,6 +331,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         fake = self.registry
         data = self._taken()
         document = json.loads(data)
+        if "If-Match" in self.headers and self.headers["If-Match"] != f'"{digest_of(fake.manifests[name][1])}"':
+            self._send(412, b"")
+            return
         parts = [document[key] for key in ("config",) if key in document] + document.get("layers", [])
         manifests = document.get("manifests", [])
         wanted = [part for part in parts if "nondistributable" not in part["mediaType"]]
@@ -339,7 +344,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return
         for key in (name, digest_of(data)):
             fake.manifests[key] = (self.headers["Content-Type"], data)
-        self._send(201, b"", {"Docker-Content-Digest": digest_of(data)})
+        headers = {"Docker-Content-Digest": digest_of(data)}
+        if "subject" in document and fake.referrers is not None:
+            headers["OCI-Subject"] = document["subject"]["digest"]
+            made = {"mediaType": document["mediaType"], "digest": digest_of(data), "size": len(data)}
+            fake.referrers.setdefault(document["subject"]["digest"], []).append(made)
+        self._send(201, b"", headers)
 
     def _taken(self, limit=None):
         size = int(self.headers.get("Content-Length", 0))

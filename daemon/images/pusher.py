@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 from typing import NamedTuple
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
-from daemon.images import transport
+from daemon.images import referrers, transport
 from daemon.images.pools import Answer
 from daemon.images.session import Session
 from spec import digest as digests
@@ -90,7 +90,10 @@ class RegistryPusher:
     def _manifest(self, descriptor: Descriptor, body: bytes, name: str, is_tag: bool) -> bool:
         path = distribution.manifest_path(self._ref.repository, name)
         accept = f"{descriptor.media_type}, */*"
+        about = referrers.subject_of(descriptor, body)
         if self._has(path, accept, descriptor.digest if is_tag else ""):
+            if about is not None and not referrers.is_listed(self._session, self._ref, about[0].digest):
+                referrers.enlist(self._session, self._ref, *about)  # whoever pushed it may not have come that far
             return False
         headers = {"Content-Type": descriptor.media_type, "Content-Length": str(len(body))}
         answer = self._session.request("PUT", path, self._scope, headers, body)
@@ -103,6 +106,8 @@ class RegistryPusher:
         transport.body_of(answer, transport.SMALL)
         if said != descriptor.digest:
             raise errors.DataLoss(f"the registry took it for {said[:200]!r}")
+        if about is not None and answer.headers.get("OCI-Subject", "") != about[0].digest:
+            referrers.enlist(self._session, self._ref, *about)
         return True
 
     def _blob(
