@@ -137,7 +137,7 @@ class RegistryPusher:
             answer = self._session.request("GET", path, self._scope, headers)
             if answer.status == 403:
                 raise transport.status_error(answer, "GET", self._session.url(path))
-            answer.close()
+            transport.drop(answer)
         elif status not in (404, 405):
             raise transport.status_error(answer, "HEAD", self._session.url(path))
         return False
@@ -153,7 +153,7 @@ class RegistryPusher:
             except (errors.Unauthenticated, errors.PermissionDenied):
                 return self._begin(digest, "")
             if answer.status in (401, 403, 404, 405):
-                answer.close()
+                transport.drop(answer)
                 return self._begin(digest, "")
         else:
             answer = self._session.request("POST", path, scope, {"Content-Length": "0"})

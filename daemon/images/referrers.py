@@ -78,11 +78,10 @@ def is_listed(session: Session, ref: Reference, digest: str) -> bool:
     """Whether the registry lists referrers itself."""
     path = distribution.referrers_path(ref.repository, digest)
     answer = session.request("GET", path, distribution.push_scope(ref.repository), ACCEPT)
-    status = answer.status
-    answer.close()
-    if status not in WITHOUT and status != 200:
+    if answer.status not in WITHOUT and answer.status != 200:
         raise transport.status_error(answer, "GET", session.url(path))
-    return status == 200
+    transport.drop(answer)
+    return answer.status == 200
 
 
 def enlist(session: Session, ref: Reference, subject: Descriptor, artifact: Descriptor) -> None:

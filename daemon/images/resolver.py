@@ -12,9 +12,10 @@ from daemon.images.auth import Credentials
 from daemon.images.breaker import Breakers
 from daemon.images.fetcher import RegistryFetcher
 from daemon.images.hosts import Host, Trust
+from daemon.images.keeper import Keeper
 from daemon.images.pusher import RegistryPusher
 from daemon.images.ranges import Ranges
-from daemon.images.session import Session
+from daemon.images.session import Known, Session
 from spec import digest as digests
 from spec import errors, reference
 from spec.oci import distribution
@@ -27,7 +28,8 @@ LENGTH = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
 
 
 class RegistryResolver:
-    """A ports.Resolver for one image. The credentials are for its registry; mirrors are asked without them.
+    """A ports.Resolver for one image. The credentials are for its registry; mirrors are asked without them. What
+    `keeper` keeps outlives it.
 
     `close`, from any thread, also ends what is under way, with Canceled.
     """
@@ -46,6 +48,7 @@ class RegistryResolver:
         headers: Mapping[str, str] = {},
         breakers: Breakers | None = None,
         ranges: Ranges | None = None,
+        keeper: Keeper[Known] | None = None,
     ) -> None:
         self._hosts_dir = hosts_dir
         self._plain_http = plain_http
@@ -55,6 +58,8 @@ class RegistryResolver:
         self._headers = headers
         self._breakers = breakers or Breakers()
         self._ranges = ranges
+        self._keeper: Keeper[Known] = keeper or Keeper()
+        self._is_keeping = keeper is not None
         self._lookup = lookup
         self._lock = threading.Lock()
         self._closed = False
@@ -92,6 +97,8 @@ class RegistryResolver:
         return RegistryPusher(able[0], parsed)
 
     def close(self) -> None:
+        if not self._is_keeping:
+            self._keeper.close()
         with self._lock:
             self._closed = True
             sessions = [session for sessions in self._sessions.values() for session in sessions]
@@ -104,7 +111,7 @@ class RegistryResolver:
     def _session(self, host: Host, registry: str) -> Session:
         if self._headers and not host.mirror:
             host = replace(host, headers={**host.headers, **self._headers})
-        return Session(host, self._for(host, registry), registry, self._breakers)
+        return Session(host, self._for(host, registry), registry, self._keeper, self._breakers)
 
     def _for(self, host: Host, registry: str) -> Credentials:
         """The credentials, for the registry itself; nobody else's host sees them, whatever the configuration says."""

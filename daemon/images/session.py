@@ -1,4 +1,4 @@
-"""One host of a registry, and what is known of its credentials."""
+"""One host of a registry as one caller may ask it; connections and tokens are kept for the next who may ask it so."""
 
 import ssl
 import threading
@@ -8,23 +8,53 @@ from daemon.images import transport
 from daemon.images.auth import Authorizer, Credentials
 from daemon.images.breaker import Breakers
 from daemon.images.hosts import Host
+from daemon.images.keeper import Keeper, states
 from daemon.images.pools import Answer
-from daemon.images.transport import Body, Transport
+from daemon.images.tokens import Tokens
+from daemon.images.transport import Body, Connections, Transport
 from spec import errors
 
 CHALLENGES = 2  # 401s that are answered for one request
+
+
+class Known:
+    """What is kept of a host: connections, and tokens by the base that they were asked for."""
+
+    def __init__(self, host: Host) -> None:
+        self.connections = Connections(host)
+        self._tokens: dict[str, Tokens] = {}
+
+    def tokens(self, base: str) -> Tokens:
+        return self._tokens.setdefault(base, Tokens())
+
+    def rest(self) -> None:
+        self.connections.close()
+
+    def close(self) -> None:
+        self.connections.close()
 
 
 class Session:
     """From any thread. `registry` is the name that references have."""
 
     def __init__(
-        self, host: Host, credentials: Credentials, registry: str, breakers: Breakers | None = None
+        self,
+        host: Host,
+        credentials: Credentials,
+        registry: str,
+        keeper: Keeper[Known],
+        breakers: Breakers | None = None,
     ) -> None:
         self.host = host
         self._registry = registry
-        self._transport = Transport(host, breakers)
+        self._keeper = keeper
+        # Other certificates of the same name are another trust.
+        files = states([*host.ca, *(path for pair in host.client for path in pair)])
+        self._key = keeper.key(host, credentials, registry, files)
+        self._known = keeper.take(self._key, lambda: Known(host))
+        self._transport = Transport(host, breakers, self._known.connections)
         self._credentials = credentials
+        self._closed = False
         self._lock = threading.Lock()
         self._authorizer = self._authorized()
 
@@ -73,6 +103,10 @@ class Session:
 
     def close(self) -> None:
         self._transport.close()
+        with self._lock:
+            was_closed, self._closed = self._closed, True
+        if not was_closed:
+            self._keeper.give(self._key)
 
     def url(self, path: str) -> str:
         """A mirror is told which registry is meant."""
@@ -97,14 +131,13 @@ class Session:
                 return answer
             if attempt == CHALLENGES:
                 raise transport.status_error(answer, method, url)
-            try:
-                header = self._authorizer.challenged(answer, scope, header)
-            finally:
-                answer.close()
+            transport.drop(answer)
+            header = self._authorizer.challenged(answer, scope, header)
         raise AssertionError("unreachable")
 
     def _authorized(self) -> Authorizer:
-        return Authorizer(self._transport.base, self._credentials, self._transport.request)
+        transport, base = self._transport, self._transport.base
+        return Authorizer(base, self._credentials, transport.request, self._known.tokens(base), transport.check)
 
 
 def _is_distrusted(exc: BaseException | None) -> bool:

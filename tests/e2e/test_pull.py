@@ -98,6 +98,21 @@ def test_a_token_server(daemon):
             pull(daemon, f"{fake.host}/a:1")
 
 
+def test_a_second_pull_asks_for_no_token(daemon):
+    """Nor does it connect anew; with other credentials it does."""
+    with Fake(tokens=("me", "secret")) as fake:
+        fake.image("1", FILES)
+        reference = f"{fake.host}/a:1"
+        mine = {"plain_http": True, "username": "me", "secret": "secret"}
+        pull(daemon, reference, **mine)
+        before, connections = len(fake.requests), len(fake._server.connections)
+        pull(daemon, reference, **mine)
+        assert [request[:2] for request in fake.requests[before:]] == [("HEAD", "/v2/a/manifests/1")]
+        assert len(fake._server.connections) == connections
+        with pytest.raises(errors.Unauthenticated):
+            pull(daemon, reference)
+
+
 def test_credentials_stay_with_their_registry(daemon, fake):
     """A mirror is asked without them."""
     with Fake() as mirror:

@@ -8,6 +8,7 @@ import pytest
 
 from daemon.images.auth import Authorizer, Credentials
 from daemon.images.hosts import Host
+from daemon.images.tokens import Tokens
 from daemon.images.transport import Transport
 from spec import errors
 from tests.answers import Reply
@@ -35,7 +36,7 @@ def bearer(realm, **parameters):
 
 def authorizer(credentials=ME, base="http://127.0.0.1/v2"):
     transport = Transport(Host(base=base))
-    return Authorizer(base, credentials, transport.request), transport
+    return Authorizer(base, credentials, transport.request, Tokens()), transport
 
 
 def token(text, **fields):
@@ -50,7 +51,7 @@ def test_a_token_is_kept_by_its_scope_until_it_ends(own, monkeypatch):
     assert made.header(PULL) == "Bearer one"
     assert made.header("repository:b:pull") == ""
     assert made.challenged(challenge, "repository:b:pull", "") == "Bearer two"
-    monkeypatch.setattr("daemon.images.auth.time.monotonic", lambda now=time.monotonic(): now + 295)
+    monkeypatch.setattr("daemon.images.tokens.time.monotonic", lambda now=time.monotonic(): now + 295)
     assert made.header(PULL) == ""
     transport.close()
 
@@ -109,7 +110,7 @@ def test_a_server_of_passwords_in_forms(own, status):
 )
 def test_realms_that_are_refused_unasked(base, realm, why):
     asked = []
-    made = Authorizer(base, ME, lambda *request: asked.append(request))
+    made = Authorizer(base, ME, lambda *request: asked.append(request), Tokens())
     with pytest.raises(errors.Unauthenticated, match=why):
         made.challenged(bearer(realm), PULL, "")
     assert not asked
@@ -132,7 +133,7 @@ def test_realms_that_are_asked(base, realm):
         raise errors.Unavailable("far away")
 
     with pytest.raises(errors.Unavailable):
-        Authorizer(base, ME, send).challenged(bearer(realm), PULL, "")
+        Authorizer(base, ME, send, Tokens()).challenged(bearer(realm), PULL, "")
     assert asked[0][1].startswith(realm)
 
 
@@ -147,13 +148,13 @@ def test_a_token_server_that_refuses(own, status):
 
 @pytest.mark.parametrize("challenges", [(), ("Negotiate",), ("Basic",)])
 def test_nothing_to_answer_a_challenge_with(challenges):
-    made = Authorizer("https://a.example/v2", Credentials(), lambda *_: None)
+    made = Authorizer("https://a.example/v2", Credentials(), lambda *_: None, Tokens())
     with pytest.raises(errors.Unauthenticated):
         made.challenged(Challenge(*challenges), PULL, "")
 
 
 def test_a_password_that_was_refused_is_not_given_again():
-    made = Authorizer("https://a.example/v2", ME, lambda *_: None)
+    made = Authorizer("https://a.example/v2", ME, lambda *_: None, Tokens())
     used = made.challenged(Challenge("Basic"), PULL, "")
     with pytest.raises(errors.Unauthenticated, match="refused"):
         made.challenged(Challenge("Basic"), PULL, used)
