@@ -356,6 +356,8 @@ class System:
             breakers=self._breakers,
             ranges=self._ranges,
             keeper=self._keeper,
+            http_dump=source.http_dump,
+            http_trace=source.http_trace,
         )
         return made
 

@@ -399,6 +399,9 @@ class Registries(Resolver, Protocol):
 
     def pusher(self, ref: str) -> Pusher: ...
 
+    def watch(self, told: Callable[[str], None]) -> None:
+        """From now on `told` hears what goes over HTTP, as far as that was asked for; from any thread."""
+
 
 class ImageVerifier(Protocol):
     def verify(self, name: str, target: Descriptor, cancel: Cancel | None = None) -> None:

@@ -12,6 +12,7 @@ from daemon.images.hosts import Host, is_inward
 from daemon.images.pools import Answer
 from daemon.images.ranges import Parts, Ranges
 from daemon.images.transport import Transport
+from daemon.images.wire import Wire
 from spec import digest as digests
 from spec import errors
 from spec.oci import distribution, graph
@@ -41,11 +42,11 @@ class Asking(Protocol):
 class Elsewhere:
     """The place that a foreign layer's url names; asked without any credentials."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, wire: Wire | None) -> None:
         parts = urlsplit(url)
         self.host = Host(base=f"{parts.scheme}://{parts.netloc}")
         self._url = url
-        self._transport = Transport(self.host)
+        self._transport = Transport(self.host, wire=wire)
 
     def request(self, method: str, path: str, scope: str, headers: Mapping[str, str] = {}) -> Answer:
         return self._transport.request(method, self._url, headers)
@@ -64,10 +65,13 @@ class RegistryFetcher:
     """A ports.Fetcher over the hosts of one registry, tried in order. `close` ends what goes elsewhere. With `ranges` a
     large blob comes in parts, where the server has them."""
 
-    def __init__(self, sessions: Sequence[Asking], ref: Reference, ranges: Ranges | None = None) -> None:
+    def __init__(
+        self, sessions: Sequence[Asking], ref: Reference, ranges: Ranges | None = None, wire: Wire | None = None
+    ) -> None:
         self._sessions = sessions
         self._ref = ref
         self._ranges = ranges
+        self._wire = wire
         self._elsewhere: list[Elsewhere] = []
         self._senders: dict[str, str] = {}
 
@@ -120,7 +124,7 @@ class RegistryFetcher:
         if graph.is_distributable(descriptor.media_type):
             return []
         own = urlsplit(f"//{self._ref.host}").hostname
-        found = [Elsewhere(url) for url in descriptor.urls if _may_ask(url, own)]
+        found = [Elsewhere(url, self._wire) for url in descriptor.urls if _may_ask(url, own)]
         self._elsewhere += found
         return found
 

@@ -23,6 +23,7 @@ import urllib3.connection
 from urllib3.util import Timeout, make_headers
 
 from daemon.images.hosts import Host
+from daemon.images.wire import Wire
 from spec import errors
 
 MAX_HEAD = 64 << 10  # bytes of a status line and headers
@@ -41,9 +42,11 @@ Answer = urllib3.BaseHTTPResponse
 
 
 class Use:
-    """What one who asks has under way, among connections that others use as well. From any thread."""
+    """What one who asks has under way, among connections that others use as well. From any thread. `wire` is told what
+    they do."""
 
-    def __init__(self) -> None:
+    def __init__(self, wire: Wire | None = None) -> None:
+        self.wire = wire or Wire()
         self._lock = threading.Lock()
         self._taken: weakref.WeakSet[_Connection] = weakref.WeakSet()
         self._closed = False
@@ -84,7 +87,13 @@ class _Connection(urllib3.connection.HTTPConnection):
     use: Use
 
     def connect(self) -> None:
-        super().connect()
+        began_s = time.monotonic()
+        try:
+            super().connect()
+        except Exception as exc:
+            self.use.wire.failed(self, exc, began_s)
+            raise
+        self.use.wire.connected(self, began_s)
         try:
             self.use.check()
         except OSError:
@@ -105,6 +114,8 @@ class _Pool(urllib3.HTTPConnectionPool):
         connection = super()._get_conn(timeout)
         assert isinstance(connection, _Connection)
         _using.use.take(connection)
+        if connection.sock is not None:
+            connection.use.wire.took(connection.host, connection.port)
         return connection
 
     def _put_conn(self, conn: Any) -> None:

@@ -16,6 +16,7 @@ from daemon.images.keeper import Keeper
 from daemon.images.pusher import RegistryPusher
 from daemon.images.ranges import Ranges
 from daemon.images.session import Known, Session
+from daemon.images.wire import Wire
 from spec import digest as digests
 from spec import errors, reference
 from spec.oci import distribution
@@ -49,6 +50,8 @@ class RegistryResolver:
         breakers: Breakers | None = None,
         ranges: Ranges | None = None,
         keeper: Keeper[Known] | None = None,
+        http_dump: bool = False,
+        http_trace: bool = False,
     ) -> None:
         self._hosts_dir = hosts_dir
         self._plain_http = plain_http
@@ -60,11 +63,15 @@ class RegistryResolver:
         self._ranges = ranges
         self._keeper: Keeper[Known] = keeper or Keeper()
         self._is_keeping = keeper is not None
+        self._wire = Wire(http_dump, http_trace)
         self._lookup = lookup
         self._lock = threading.Lock()
         self._closed = False
         self._sessions: dict[str, list[Session]] = {}
         self._fetchers: list[RegistryFetcher] = []
+
+    def watch(self, told: Callable[[str], None]) -> None:
+        self._wire.told = told
 
     def resolve(self, ref: str) -> Descriptor:
         parsed = reference.parse(ref)
@@ -84,7 +91,7 @@ class RegistryResolver:
 
     def fetcher(self, ref: str) -> RegistryFetcher:
         parsed = reference.parse(ref)
-        made = RegistryFetcher(self._having(parsed, "pull"), parsed, self._ranges)
+        made = RegistryFetcher(self._having(parsed, "pull"), parsed, self._ranges, self._wire)
         with self._lock:
             self._fetchers.append(made)
         return made
@@ -111,7 +118,7 @@ class RegistryResolver:
     def _session(self, host: Host, registry: str) -> Session:
         if self._headers and not host.mirror:
             host = replace(host, headers={**host.headers, **self._headers})
-        return Session(host, self._for(host, registry), registry, self._keeper, self._breakers)
+        return Session(host, self._for(host, registry), registry, self._keeper, self._breakers, self._wire)
 
     def _for(self, host: Host, registry: str) -> Credentials:
         """The credentials, for the registry itself; nobody else's host sees them, whatever the configuration says."""

@@ -12,6 +12,7 @@ from daemon.images.keeper import Keeper, states
 from daemon.images.pools import Answer
 from daemon.images.tokens import Tokens
 from daemon.images.transport import Body, Connections, Transport
+from daemon.images.wire import Wire
 from spec import errors
 
 CHALLENGES = 2  # 401s that are answered for one request
@@ -44,6 +45,7 @@ class Session:
         registry: str,
         keeper: Keeper[Known],
         breakers: Breakers | None = None,
+        wire: Wire | None = None,
     ) -> None:
         self.host = host
         self._registry = registry
@@ -52,7 +54,7 @@ class Session:
         files = states([*host.ca, *(path for pair in host.client for path in pair)])
         self._key = keeper.key(host, credentials, registry, files)
         self._known = keeper.take(self._key, lambda: Known(host))
-        self._transport = Transport(host, breakers, self._known.connections)
+        self._transport = Transport(host, breakers, self._known.connections, wire)
         self._credentials = credentials
         self._closed = False
         self._lock = threading.Lock()

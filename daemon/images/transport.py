@@ -22,6 +22,7 @@ from daemon.images import pools
 from daemon.images.breaker import Breakers
 from daemon.images.hosts import Host, is_inward
 from daemon.images.pools import Answer, Pools, Use
+from daemon.images.wire import Wire
 from daemon.kit import tracing
 from spec import errors
 from spec.oci import distribution
@@ -79,7 +80,11 @@ class Transport:
     """
 
     def __init__(
-        self, host: Host, breakers: Breakers | None = None, connections: Connections | None = None
+        self,
+        host: Host,
+        breakers: Breakers | None = None,
+        connections: Connections | None = None,
+        wire: Wire | None = None,
     ) -> None:
         self.host = host
         self.base = host.base
@@ -90,7 +95,8 @@ class Transport:
         self._own = {origin(base) for base in (host.base, host.fallback) if base}
         self._connections = connections or Connections(host)
         self._is_sharing = connections is not None
-        self._use = Use()
+        self._wire = wire or Wire()
+        self._use = Use(self._wire)
 
     def request(
         self,
@@ -171,7 +177,10 @@ class Transport:
             body.rewind()
             timeout = Timeout(connect=self.host.dial_s or CONNECT_S, read=TAKEN_S)
         kept = self._connections.own if self.is_own(url) else self._connections.others
+        self._wire.asked(method, url, headers, {name.lower() for name in self.host.headers})
+        began_s = time.monotonic()
         answer = kept.request(method, url, headers, body, self._use, timeout)
+        self._wire.answered(answer, began_s)
         sock = getattr(answer.connection, "sock", None)
         if sock is not None:
             sock.settimeout(READ_S)
