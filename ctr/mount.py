@@ -9,6 +9,7 @@ from ctr import image, output, progress
 from ctr.output import Out
 from daemon.client.client import Client
 from spec import errors, names
+from spec.api import leases
 from spec.api import snapshots as api
 
 
@@ -17,8 +18,13 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     mount.add_argument("--rw", action="store_true", help="with a snapshot to write to")
     mount.add_argument("--platform", default="", help="instead of the host's")
     mount.add_argument("--snapshotter-label", action="append", default=[], metavar="KEY=VALUE", help="of the snapshot")
+    mount.add_argument(
+        "--expiration", "-x", type=output.duration, default="0", metavar="DURATION",
+        help="how long the snapshot stays; 0: until it is removed",
+    )  # fmt: skip
     mount.add_argument("ref")
     mount.add_argument("target", nargs="?", default="", help="a directory; one is made without")
+    output.accept(mount, "--sync-fs")
     mount.set_defaults(do=_mount)
     unmount = verbs.add_parser("unmount", help="end what `mount` shows")
     unmount.add_argument("--rm", action="store_true", help="remove the snapshot, too")
@@ -29,14 +35,21 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
 
 
 def _mount(args: argparse.Namespace, client: Client, out: Out) -> None:
-    """The snapshot is named after the directory, and stays until it is removed."""
+    """The snapshot is named after the directory, and stays until it is removed, or its lease ends."""
     from daemon.client import mounting
 
     resolved = image.resolve(client, args.ref, args.platform)
     if not image.is_unpacked(client, args.snapshotter, resolved.chain_id):
         progress.finish(image.unpack(client, args.ref, args.snapshotter, [args.platform]))
-    labels = {names.GC_ROOT: output.timestamp(), **output.parse_labels(args.snapshotter_label)}
+    labels = output.parse_labels(args.snapshotter_label)
     with contextlib.ExitStack() as undo:
+        if args.expiration:
+            kept = leases.CreateRequest(labels={names.GC_EXPIRE: output.after(args.expiration)})
+            lease = client.leases.create(kept).id
+            undo.callback(client.leases.delete, leases.DeleteRequest(id=lease))
+            client = client.using(lease=lease)
+        else:
+            labels = {names.GC_ROOT: output.timestamp(), **labels}
         if args.target:
             target = os.path.abspath(args.target)
         else:

@@ -1,10 +1,11 @@
 """How ctr prints: tables, JSON, or names alone."""
 
 import argparse
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from spec.records import Timing
 
 GAP = 4
+_SECONDS = {"s": 1, "m": 60, "h": 3600}
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -25,10 +27,23 @@ def register_list(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
-def accept(parser: argparse.ArgumentParser, *flags: str) -> None:
+def accept(parser: argparse._ActionsContainer, *flags: str) -> None:
     """Take flags of containerd's ctr that ask for what is so anyway."""
     for flag in flags:
         parser.add_argument(flag, action="store_true", help=argparse.SUPPRESS)
+
+
+def duration(text: str) -> timedelta:
+    """Of 90s, 1h30m or 0."""
+    parts = re.findall(r"(\d+)([smh])", text)
+    if text != "0" and "".join(count + unit for count, unit in parts) != text:
+        raise argparse.ArgumentTypeError(f"{text!r} is no duration such as 90s, 1h30m or 0")
+    return timedelta(seconds=sum(int(count) * _SECONDS[unit] for count, unit in parts))
+
+
+def after(time: timedelta) -> str:
+    """The moment so long after now, as labels have it."""
+    return (datetime.now(UTC) + time).isoformat(timespec="seconds")
 
 
 class Out:

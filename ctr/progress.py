@@ -3,9 +3,10 @@
 import argparse
 import contextlib
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TextIO
 
+from spec.api.transfer import HTTP
 from spec.base import to_json
 from spec.types import Progress
 
@@ -25,7 +26,7 @@ def show(events: Iterable[Progress], args: argparse.Namespace, where: TextIO | N
     if args.quiet:
         finish(events)
     elif args.json:
-        for event in events:
+        for event in without_http(events):
             where.write(f"{to_json(event).decode()}\n")
             where.flush()
     else:
@@ -34,16 +35,27 @@ def show(events: Iterable[Progress], args: argparse.Namespace, where: TextIO | N
 
 def finish(events: Iterable[Progress]) -> None:
     """Consume `events` to their end."""
-    for _ in events:
+    for _ in without_http(events):
         pass
+
+
+def without_http(events: Iterable[Progress]) -> Iterator[Progress]:
+    """What goes over HTTP is for standard error, if it was asked for."""
+    for event in events:
+        if event.event == HTTP:
+            sys.stderr.write(f"{event.name}\n")
+            sys.stderr.flush()
+        else:
+            yield event
 
 
 def draw(events: Iterable[Progress], where: TextIO) -> None:
     """For people."""
+    shown = without_http(events)
     if where.isatty():
-        _bars(events, where)
+        _bars(shown, where)
     else:
-        _lines(events, where)
+        _lines(shown, where)
 
 
 def _lines(events: Iterable[Progress], where: TextIO) -> None:

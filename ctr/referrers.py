@@ -1,11 +1,13 @@
 """ctr images referrers."""
 
 import argparse
+import sys
 
 from ctr import output, registry
 from ctr.output import Out
 from daemon.client.client import Client
 from spec.api import transfer
+from spec.oci.image import Descriptor
 
 
 def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -19,7 +21,11 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
 
 def _referrers(args: argparse.Namespace, client: Client, out: Out) -> None:
     request = transfer.ReferrersRequest(source=registry.source(args, args.ref), artifact_types=args.artifact_type)
-    found = [one for block in client.transfer.referrers(request) for one in block.referrers]
+    found: list[Descriptor] = []
+    for block in client.transfer.referrers(request):
+        found += block.referrers
+        if block.http:
+            sys.stderr.write(f"{block.http}\n")
     header = ("DIGEST", "ARTIFACT TYPE", "SIZE", "ANNOTATIONS")
     rows = [
         (one.digest, one.artifact_type or "-", output.size(one.size), output.labels(one.annotations)) for one in found

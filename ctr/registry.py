@@ -15,6 +15,7 @@ import subprocess
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from ctr import output
 from spec import errors, reference
 from spec.api import transfer
 
@@ -41,11 +42,14 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tlscacert", default="", metavar="FILE", help="an authority to trust, in PEM")
     parser.add_argument("--tlscert", default="", metavar="FILE", help="a certificate to show")
     parser.add_argument("--tlskey", default="", metavar="FILE", help="the key of it, if that is another file")
+    parser.add_argument("--http-dump", action="store_true", help="requests and answers on standard error, no secrets")
+    parser.add_argument("--http-trace", action="store_true", help="what connections do on standard error")
 
 
 def register_metadata(parser: argparse._ActionsContainer) -> None:
     """Of commands that bring an index: by default it is kept so that it can be pushed again."""
     parser.add_argument("--skip-metadata", action="store_true", help="nothing of an index's other platforms")
+    output.accept(parser, "--all-metadata")
 
 
 def source(args: argparse.Namespace, text: str) -> transfer.Registry:
@@ -61,6 +65,8 @@ def source(args: argparse.Namespace, text: str) -> transfer.Registry:
         authorities=_text(args.tlscacert),
         certificate=_text(args.tlscert),
         key=_text(args.tlskey or args.tlscert),
+        http_dump=args.http_dump,
+        http_trace=args.http_trace,
     )
 
 

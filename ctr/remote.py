@@ -64,8 +64,7 @@ def _write(client: Client, source: transfer.Registry, destination: transfer.Raw)
     """The daemon writes to our standard output."""
     sys.stdout.flush()
     request = transfer.TransferRequest(source=source, destination=destination)
-    for _ in client.transfer.transfer(request, [sys.stdout.fileno()]):
-        pass
+    progress.finish(client.transfer.transfer(request, [sys.stdout.fileno()]))
 
 
 def _push(args: argparse.Namespace, client: Client, out: Out) -> None:

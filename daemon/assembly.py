@@ -21,6 +21,7 @@ from daemon.flows.crew import Crew
 from daemon.gc.collector import Collected, Collector
 from daemon.gc.scheduler import Scheduler, Thresholds
 from daemon.images.breaker import Breakers
+from daemon.images.keeper import Keeper
 from daemon.images.ranges import Ranges
 from daemon.kit import atomic, tracing
 from daemon.kit.keylock import KeyLock
@@ -117,6 +118,7 @@ class System:
         self._differs = [self._asked(id) for id in config.diff.differs]
         self._resolver = self._plugins.later(builtin.RESOLVER, "registry")
         self._breakers = Breakers()
+        self._keeper: Keeper[Any] = Keeper()
         self._ranges = self._parts(config.registry.max_concurrent_ranges, config.registry.concurrent_layer_fetch_buffer)
         self._verifiers = self._plugins.every(
             builtin.VERIFIER, lambda row, cls: cls(**asdict(config.image_verifier))
@@ -359,6 +361,9 @@ class System:
             headers=source.headers,
             breakers=self._breakers,
             ranges=self._ranges,
+            keeper=self._keeper,
+            http_dump=source.http_dump,
+            http_trace=source.http_trace,
         )
         return made
 
@@ -423,6 +428,7 @@ class System:
         """Close all components, last made first. Shims and what they run live on."""
         for pool in self._pools:
             pool.close()
+        self._keeper.close()
         tracing.install(None)
         self._plugins.close()
 

@@ -3,7 +3,9 @@
 Messages are lower case and say what was being done to which object. Callers test classes, never text.
 """
 
+import contextlib
 import errno
+from collections.abc import Iterator
 from typing import ClassVar
 
 
@@ -159,6 +161,18 @@ _BY_ERRNO: dict[int, type[Error]] = {
 def from_code(code: int, message: str, brief: str = "") -> Error:
     """The error that wire code `code` stands for; a code of no class becomes Unknown."""
     return CLASSES.get(code, Unknown)(*((message, brief) if brief else (message,)))
+
+
+@contextlib.contextmanager
+def during(doing: str, name: str = "") -> Iterator[None]:
+    """Errors of the block say, before all else, what was being done to which object and where. With `name` those that
+    have it in their message say so already."""
+    try:
+        yield
+    except Error as exc:
+        if name and name in exc.message:
+            raise
+        raise type(exc)(*(f"{doing}: {said}" if said else said for said in exc.args)) from exc
 
 
 def from_os(error: OSError, doing: str) -> Error:

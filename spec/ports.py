@@ -339,6 +339,9 @@ class Fetcher(Protocol):
     def fetch(self, descriptor: Descriptor, offset: int = 0) -> Source:
         """The blob's bytes from `offset` on; not verified."""
 
+    def sender(self, digest: str) -> str:
+        """The host that what came of it last is from; "" when none is."""
+
 
 class Resolver(Protocol):
     def resolve(self, ref: str) -> Descriptor:
@@ -395,6 +398,9 @@ class Registries(Resolver, Protocol):
         error, nor whether there is such a manifest."""
 
     def pusher(self, ref: str) -> Pusher: ...
+
+    def watch(self, told: Callable[[str], None]) -> None:
+        """From now on `told` hears what goes over HTTP, as far as that was asked for; from any thread."""
 
 
 class ImageVerifier(Protocol):

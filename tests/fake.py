@@ -8,6 +8,7 @@ import http.server
 import io
 import json
 import socket
+import sys
 import tarfile
 import threading
 import time
@@ -41,14 +42,16 @@ class Fake:
     `breaks` maps a digest to how many bytes of it are sent before the connection is cut, once. `delay_s` is put before
     each answer. `ranges` are the parts of blobs that were asked for (digest, first, end).
 
-    `tricks` maps a tag or digest to what is done instead of answering, request by request (`tests.tricks`).
+    `tricks` maps a tag, a digest, a method or "token" to what is done instead of answering, request by request
+    (`tests.tricks`).
 
     `referrers` maps digests to descriptors of what refers to them, `page` of them at once, by type if it `filters`;
     without it knows no such thing.
 
-    It takes pushes. `mounts` are (repository, digest) that may be mounted; `cuts` is a list of how many bytes of each
-    upload request are taken before the connection is cut, `largest` the most bytes it takes at once; `moved` is put
-    before the path of uploads (http://elsewhere). `uploads` holds what came of those that are not done.
+    It takes pushes; what has a subject becomes one of its `referrers`, and an If-Match (RFC 9110) is heeded. `mounts`
+    are (repository, digest) that may be mounted; `cuts` is a list of how many bytes of each upload request are taken
+    before the connection is cut, `largest` the most bytes it takes at once; `moved` is put before the path of uploads
+    (http://elsewhere). `uploads` holds what came of those that are not done.
     """
 
     def __init__(self, tokens=None, breaks=None, delay_s=0.0):
@@ -145,6 +148,10 @@ class _Server(http.server.ThreadingHTTPServer):
         self.connections.append(request)
         super().process_request(request, client_address)
 
+    def handle_error(self, request, client_address):
+        if not isinstance(sys.exc_info()[1], OSError):  # a client that is gone is none
+            super().handle_error(request, client_address)
+
 
 class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
@@ -172,7 +179,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if fake.delay_s:
             time.sleep(fake.delay_s)
         fake.requests.append((self.command, path, self.headers.get("Authorization", "")))
-        if path == "/token":
+        if fake.tricks.get(self.command):
+            self._taken()
+            fake.tricks[self.command].pop(0)(self, b"", 0)
+        elif path == "/token":
             self._token()
         elif fake.tokens is not None and self.headers.get("Authorization") != "Bearer good":
             realm = f'Bearer realm="http://{fake.host}/token",service="fake",scope="repository:a:pull"'
@@ -193,6 +203,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _token(self):
         fake = self.registry
+        if fake.tricks.get("token"):
+            fake.tricks["token"].pop(0)(self, b"", 0)
+            return
         wanted = base64.b64encode(":".join(fake.tokens).encode()).decode() if fake.tokens else ""
         given = self.headers.get("Authorization", "").removeprefix("Basic ")
         assert parse_qs(urlsplit(self.path).query)["service"] == ["fake"]
@@ -223,7 +236,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.registry.tricks[name].pop(0)(self, data, 0)
             return
         pinned = name if name.startswith("sha256:") else digest_of(data)
-        self._send(200, data, {"Content-Type": media_type, "Docker-Content-Digest": pinned})
+        headers = {"Content-Type": media_type, "Docker-Content-Digest": pinned, "ETag": f'"{digest_of(data)}"'}
+        self._send(200, data, headers)
 
     def _blob(self, digest):
         fake = self.registry
@@ -317,6 +331,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         fake = self.registry
         data = self._taken()
         document = json.loads(data)
+        if "If-Match" in self.headers and self.headers["If-Match"] != f'"{digest_of(fake.manifests[name][1])}"':
+            self._send(412, b"")
+            return
         parts = [document[key] for key in ("config",) if key in document] + document.get("layers", [])
         manifests = document.get("manifests", [])
         wanted = [part for part in parts if "nondistributable" not in part["mediaType"]]
@@ -327,7 +344,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return
         for key in (name, digest_of(data)):
             fake.manifests[key] = (self.headers["Content-Type"], data)
-        self._send(201, b"", {"Docker-Content-Digest": digest_of(data)})
+        headers = {"Docker-Content-Digest": digest_of(data)}
+        if "subject" in document and fake.referrers is not None:
+            headers["OCI-Subject"] = document["subject"]["digest"]
+            made = {"mediaType": document["mediaType"], "digest": digest_of(data), "size": len(data)}
+            fake.referrers.setdefault(document["subject"]["digest"], []).append(made)
+        self._send(201, b"", headers)
 
     def _taken(self, limit=None):
         size = int(self.headers.get("Content-Length", 0))

@@ -6,7 +6,7 @@ import gzip
 import socket
 import struct
 
-from tests.fake import digest_of
+from tests.fake import MANIFEST, digest_of
 
 
 def _end(handler, data):
@@ -35,6 +35,12 @@ def resets(after):
         handler.close_connection = True
 
     return trick
+
+
+def hangs_up(handler, data, start):
+    """Without a word."""
+    handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    handler.close_connection = True
 
 
 def ends_early(after):
@@ -130,5 +136,30 @@ def status(code, **headers):
     return trick
 
 
+def challenges(handler, data, start):
+    """Whatever token comes."""
+    realm = f'Bearer realm="http://{handler.registry.host}/token",service="fake"'
+    handler._send(401, b"{}", {"WWW-Authenticate": realm})
+
+
 def redirects(handler, data, start):
     handler._send(307, b"", {"Location": handler.path})
+
+
+def endless(handler, data, start):
+    """A gigabyte and more, without a length, until nobody listens."""
+    handler.send_response(200)
+    for name, value in (("Transfer-Encoding", "chunked"), ("Content-Type", MANIFEST)):
+        handler.send_header(name, value)
+    handler.end_headers()
+    with contextlib.suppress(OSError):
+        while handler.command != "HEAD" and not handler.registry.stopped.is_set():
+            handler.registry.send(handler.wfile, b"10000\r\n" + bytes(1 << 16) + b"\r\n")
+    handler.close_connection = True
+
+
+def elsewhere(location):
+    def trick(handler, data, start):
+        handler._send(307, b"", {"Location": location})
+
+    return trick

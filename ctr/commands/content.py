@@ -28,6 +28,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     ls.set_defaults(do=_ls)
     active = verbs.add_parser("active", help="list what is being written")
     output.register_list(active)
+    active.add_argument("--timeout", "-t", type=output.duration, default="0", metavar="DURATION", help="0: none")
     active.add_argument("pattern", nargs="?", default="", help="a regular expression of refs")
     active.set_defaults(do=_active)
     for name, aliases, do, text in (
@@ -78,7 +79,8 @@ def _ls(args: argparse.Namespace, client: Client, out: Out) -> None:
 
 def _active(args: argparse.Namespace, client: Client, out: Out) -> None:
     filters = [f"ref~={json.dumps(args.pattern)}"] if args.pattern else []
-    found = client.content.list_statuses(api.ListStatusesRequest(filters=filters)).statuses
+    bounded = client.using(timeout_s=args.timeout.total_seconds() or None)
+    found = bounded.content.list_statuses(api.ListStatusesRequest(filters=filters)).statuses
     rows = [(status.ref, output.size(status.offset), output.age(status.started_at_ns)) for status in found]
     out.table(("REF", "SIZE", "AGE"), rows, found, [status.ref for status in found])
 

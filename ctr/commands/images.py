@@ -80,6 +80,7 @@ def _register_pull(pull: argparse.ArgumentParser) -> None:
     registry.register_metadata(pull)
     pull.add_argument("--snapshotter", default=os.environ.get("HOLDD_SNAPSHOTTER", ""), help="unpack into this one")
     pull.add_argument("--label", action="append", default=[], metavar="KEY=VALUE", help="of the image")
+    pull.add_argument("--max-concurrent-downloads", type=int, default=0, metavar="N", help="layers at once")
     pull.add_argument("--print-chainid", action="store_true", help="print the name of its uppermost snapshot")
     progress.register(pull)
     output.accept(pull, "--local", "--sync-fs")
@@ -96,7 +97,8 @@ def _pull(args: argparse.Namespace, client: Client, out: Out) -> None:
         unpacks=image.into(args.snapshotter, args.platform),
         all_metadata=not args.skip_metadata,
     )
-    request = transfer.TransferRequest(source=registry.source(args, args.ref), destination=destination)
+    source = replace(registry.source(args, args.ref), concurrency=args.max_concurrent_downloads)
+    request = transfer.TransferRequest(source=source, destination=destination)
     progress.show(client.transfer.transfer(request), args)
     if args.print_chainid:
         for platform in args.platform or [""]:

@@ -1,8 +1,6 @@
 """ctr leases."""
 
 import argparse
-import re
-from datetime import UTC, datetime, timedelta
 
 from ctr import output
 from ctr.output import Out
@@ -11,14 +9,12 @@ from spec import errors, names
 from spec.api import leases as api
 from spec.records import LeaseResource
 
-_UNITS = {"s": 1, "m": 60, "h": 3600}
-
 
 def register(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(metavar="VERB", required=True)
     create = verbs.add_parser("create", help="make a lease and print its id")
     create.add_argument("--id", default="", help="instead of one made up")
-    create.add_argument("--expires", "-x", type=duration, default="24h", metavar="DURATION", help="24h; 0: never")
+    create.add_argument("--expires", "-x", type=output.duration, default="24h", metavar="TIME", help="24h; 0: never")
     create.add_argument("labels", nargs="*", metavar="KEY=VALUE")
     create.set_defaults(do=_create)
     ls = verbs.add_parser("ls", aliases=["list"], help="list leases")
@@ -45,18 +41,10 @@ def run(args: argparse.Namespace, client: Client, out: Out) -> int:
     return args.do(args, client, out) or 0
 
 
-def duration(text: str) -> timedelta:
-    """Of 90s, 1h30m or 0."""
-    parts = re.findall(r"(\d+)([smh])", text)
-    if text != "0" and "".join(count + unit for count, unit in parts) != text:
-        raise argparse.ArgumentTypeError(f"{text!r} is no duration such as 90s, 1h30m or 0")
-    return timedelta(seconds=sum(int(count) * _UNITS[unit] for count, unit in parts))
-
-
 def _create(args: argparse.Namespace, client: Client, out: Out) -> None:
     labels = output.parse_labels(args.labels)
     if args.expires:
-        labels[names.GC_EXPIRE] = (datetime.now(UTC) + args.expires).isoformat(timespec="seconds")
+        labels[names.GC_EXPIRE] = output.after(args.expires)
     out.line(client.leases.create(api.CreateRequest(id=args.id, labels=labels)).id)
 
 

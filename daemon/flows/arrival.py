@@ -22,17 +22,27 @@ class Arrival:
         self._grown = threading.Condition()
         self._offset = 0
         self._tail: Tail | None = None
+        self.is_second = False  # what was read before was wrong: it is to be read once more
 
     # For the one who brings it
 
     def begin(self, writer: BlobWriter, offset: int) -> None:
-        """`offset` bytes are there from the start. A writer that lets nobody read is waited for."""
+        """`offset` bytes are there from the start. A writer that lets nobody read is waited for, and so is one who
+        begins again."""
+        if self.is_second:
+            return
         try:
             self._tail = writer.tail()
         except errors.Unimplemented:
             return
         self._offset = offset
         self.begun.set_result(None)
+
+    def begin_again(self) -> None:
+        """Nothing of what was there is right; who reads it hears so."""
+        with self._grown:
+            self.is_second = True
+            self._grown.notify_all()
 
     def grow(self, offset: int) -> None:
         """So many bytes are there now."""
@@ -69,7 +79,7 @@ class Arrival:
         if not self.begun.done():
             with turn.rest():
                 _outcome(self.begun, cancel)
-        if self._tail is not None:
+        if self._tail is not None and not self.is_second:
             return _Growing(self, self._tail, turn, cancel)
         self.wait(cancel)
         return self._content.reader(self.descriptor.digest)
@@ -78,6 +88,8 @@ class Arrival:
         """Wait until more than `offset` bytes are there, or all; how many."""
         with self._grown:
             while True:
+                if self.is_second:
+                    raise errors.Canceled(f"reading {self.descriptor.digest}: it begins again")
                 if self._offset > offset or self._offset >= self.descriptor.size:
                     return self._offset
                 if self._ended.done():
@@ -87,7 +99,7 @@ class Arrival:
 
     def has(self, offset: int) -> bool:
         """Whether `reach` would not wait."""
-        return self._offset > offset or self._offset >= self.descriptor.size
+        return self.is_second or self._offset > offset or self._offset >= self.descriptor.size
 
 
 def stored(descriptor: Descriptor, content: ContentStore) -> Arrival:

@@ -1,6 +1,7 @@
 """Fetching: an image's blobs into the content store, side by side, readable as they come. Over ports only."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future, wait
 from contextvars import copy_context
 from dataclasses import dataclass, field
@@ -83,15 +84,16 @@ class Fetch:
             self._add_origin(descriptor)
             self.report.tell_part("already exists", ref, descriptor.size, descriptor.size)
             return
-        with writer, tracing.span("fetch", digest=descriptor.digest, size=descriptor.size):
-            self._download(descriptor, ref, writer, arrival)
+        with self._opened(writer, ref), tracing.span("fetch", digest=descriptor.digest, size=descriptor.size):
+            was_there = self._offset(writer, descriptor)
             try:
-                writer.commit(descriptor.size, descriptor.digest, self.origin)
-            except errors.AlreadyExists:
-                pass
-            except errors.FailedPrecondition as exc:
-                writer.truncate()  # what came is wrong: nobody shall resume it
-                raise errors.FailedPrecondition(f"fetching {descriptor.digest} of {self.text}: {exc.message}") from exc
+                self._download(descriptor, ref, writer, arrival, was_there)
+            except _Mismatch:
+                if not was_there:
+                    raise
+                if arrival is not None:
+                    arrival.begin_again()
+                self._download(descriptor, ref, writer, arrival, 0)
         self.report.tell_part("complete", ref, descriptor.size, descriptor.size)
 
     def _add_origin(self, descriptor: Descriptor) -> None:
@@ -102,21 +104,52 @@ class Fetch:
         if changed and all(len(key) + len(value) <= names.MAX_LABEL for key, value in changed.items()):
             self.label(descriptor, changed)
 
-    def _download(self, descriptor: Descriptor, ref: str, writer: BlobWriter, arrival: Arrival | None) -> None:
-        """What is missing of it; an ingest that is longer than the blob starts again."""
+    @contextlib.contextmanager
+    def _opened(self, writer: BlobWriter, ref: str) -> Iterator[None]:
+        """An ingest that holds nothing when it fails does not stay."""
+        is_empty = False
+        try:
+            with writer:
+                try:
+                    yield
+                except BaseException:
+                    with contextlib.suppress(errors.Error):  # a store in another process, which may be gone
+                        is_empty = not writer.status().offset
+                    raise
+        finally:
+            if is_empty:
+                with contextlib.suppress(errors.Error):  # another has it already
+                    self.content.abort(ref)
+
+    def _offset(self, writer: BlobWriter, descriptor: Descriptor) -> int:
+        """How much of it is here; an ingest that is longer than the blob starts again."""
         offset = writer.status().offset
-        if offset > descriptor.size:
-            writer.truncate()
-            offset = 0
+        if offset <= descriptor.size:
+            return offset
+        writer.truncate()
+        return 0
+
+    def _download(
+        self, descriptor: Descriptor, ref: str, writer: BlobWriter, arrival: Arrival | None, offset: int
+    ) -> None:
+        """What is missing of it, and its commit. What is wrong is not kept: nobody shall resume it."""
         if arrival is not None:
             arrival.begin(writer, offset)
-        if offset == descriptor.size:
-            return
-        source = self.fetcher.fetch(descriptor, offset)
+        if offset < descriptor.size:
+            source = self.fetcher.fetch(descriptor, offset)
+            try:
+                self._copy(source, descriptor, ref, writer, offset, arrival)
+            finally:
+                source.close()
         try:
-            self._copy(source, descriptor, ref, writer, offset, arrival)
-        finally:
-            source.close()
+            writer.commit(descriptor.size, descriptor.digest, self.origin)
+        except errors.AlreadyExists:
+            pass
+        except errors.FailedPrecondition as exc:
+            writer.truncate()
+            sender = self.fetcher.sender(descriptor.digest)
+            came = f", which came from {sender}" if sender else ""
+            raise _Mismatch(f"verifying {descriptor.digest} of {self.text}{came}: {exc.message}") from exc
 
     def _copy(
         self,
@@ -141,6 +174,10 @@ class Fetch:
         self.cancel.check()
         if offset < descriptor.size:
             raise errors.DataLoss(f"{doing}: it ended after {offset} of {descriptor.size} bytes")
+
+
+class _Mismatch(errors.FailedPrecondition):
+    """What came is not what its digest says."""
 
 
 class Downloads:

@@ -154,8 +154,7 @@ class Layers:
             applied = self._applier.apply_stream(source, step.layer, mounts, cancel)
         if applied.descriptor.digest != step.diff_id:
             raise errors.InvalidArgument(
-                f"unpacking layer {step.layer.digest}: its diff id is {applied.descriptor.digest},"
-                f" the image's config says {step.diff_id}"
+                f"its diff id is {applied.descriptor.digest}, the image's config says {step.diff_id}"
             )
         return applied
 

@@ -68,8 +68,9 @@ class Pull:
     origin: Labels = field(default_factory=dict)
 
     def run(self) -> Descriptor:
-        """What the image now points at."""
-        with tracing.timeline(), tracing.span("pull", reference=self.reference):
+        """What the image now points at. Errors name the reference, and what was being done to it where."""
+        doing = errors.during(f"pulling {self.reference}", self.reference)
+        with tracing.timeline(), tracing.span("pull", reference=self.reference), doing:
             return self._run(Report(self.sink, self.name))
 
     def _run(self, report: Report) -> Descriptor:
@@ -149,7 +150,9 @@ class Pull:
             for unpacker in unpackers:
                 assert config is not None
                 diff_ids = config.rootfs.diff_ids
-                top = unpacker.unpack(document.layers, diff_ids, downloads.arrivals, fetch.report, fetch.cancel)
+                top = unpacker.unpack(
+                    document.layers, diff_ids, downloads.arrivals, fetch.report, fetch.cancel, self.reference
+                )
                 if top:
                     fetch.label(document.config, {f"{names.GC_REF_SNAPSHOT}.{unpacker.name}": top})
             downloads.wait()

@@ -43,7 +43,11 @@ class Push:
     non_distributable: bool = False
 
     def run(self) -> Descriptor:
-        """What the reference now names."""
+        """What the reference now names. Errors name it, and what was being done where."""
+        with errors.during(f"pushing {self.name} to {self.reference}", str(self.reference)):
+            return self._run()
+
+    def _run(self) -> Descriptor:
         report = Report(self.sink, self.name)
         report.tell(f"Pushing to {self.reference}")
         target = self._chosen(self.target)

@@ -99,7 +99,7 @@ class Unpacking:
                     )
             arrivals = {layer.digest: stored(layer, self.content) for layer in image.manifest.layers}
             chain_id = target.unpacker.unpack(
-                image.manifest.layers, image.config.rootfs.diff_ids, arrivals, report, self.cancel
+                image.manifest.layers, image.config.rootfs.diff_ids, arrivals, report, self.cancel, self.name
             )
             label = f"{names.GC_REF_SNAPSHOT}.{target.unpacker.name}"
             config = ContentInfo(digest=image.manifest.config.digest, labels={label: chain_id})

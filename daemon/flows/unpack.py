@@ -6,6 +6,7 @@ chain; elsewhere one after the other. Data of all that are committed together is
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, wait
+from contextlib import AbstractContextManager
 from contextvars import copy_context
 from functools import partial
 
@@ -57,8 +58,10 @@ class Unpacker:
         arrivals: Mapping[str, Arrival],
         report: Report,
         cancel: Token,
+        text: str,
     ) -> str:
-        """Unpack what is missing; the chain id of them all. `arrivals` are the layers' bytes, by digest.
+        """Unpack what is missing; the chain id of them all. `arrivals` are the layers' bytes, by digest; errors call
+        the image `text`.
 
         When one fails, those below it that were done are committed, and nothing is left of the others.
         """
@@ -67,7 +70,7 @@ class Unpacker:
         steps = [Step(*step) for step in zip(layers, diff_ids, chain, parents[:-1], strict=True)]
         missing = steps[self._done(chain) :]
         if missing:
-            _Climb(self, missing, arrivals, report, cancel.child()).run()
+            _Climb(self, missing, arrivals, report, cancel.child(), text).run()
         return parents[-1]
 
     def _done(self, chain_ids: Sequence[str]) -> int:
@@ -84,14 +87,16 @@ class _Climb:
     """
 
     def __init__(
-        self, unpacker: Unpacker, steps: Sequence[Step], arrivals: Mapping[str, Arrival], report: Report, cancel: Token
-    ) -> None:
+        self, unpacker: Unpacker, steps: Sequence[Step], arrivals: Mapping[str, Arrival], report: Report, cancel: Token,
+        text: str,
+    ) -> None:  # fmt: skip
         self._unpacker = unpacker
         self._layers = unpacker.layers
         self._steps = steps
         self._arrivals = arrivals
         self._report = report
         self._cancel = cancel
+        self._text = text
         self._flights: dict[str, Flight[None]] = {}
         self._jobs: dict[str, Future[Made | None]] = {}
         self._batch: list[Made] = []
@@ -125,7 +130,7 @@ class _Climb:
         if not self._ours(step):
             return
         made = self._job(step)
-        if made is not None and not self._layers.settle(made, self._batch):
+        if made is not None and not self._settle(made):
             self._layers.drop(made)
             made = None
         if made is None:
@@ -175,20 +180,12 @@ class _Climb:
     def _unpack_traced(self, step: Step, way: Callable[..., Made | None]) -> Made | None:
         arrival = self._arrival(step)
         try:
-            with self._unpacker.crew.turn(self._cancel) as turn:
-                self._tell("extracting", step, 0)
-                source = arrival.source(turn, self._cancel)
-                try:
-                    made = way(step, source, self._cancel)
-                except errors.Unimplemented:  # there may be who takes it as a blob
-                    with turn.rest():
-                        arrival.wait(self._cancel)
-                    made = way(step, None, self._cancel)
-                finally:
-                    source.close()
+            made = self._read(step, way, arrival)
         except errors.Error:
             arrival.wait(self._cancel)
-            raise
+            if not arrival.is_second:
+                raise
+            return self._read(step, way, arrival)
         try:
             arrival.wait(self._cancel)
         except BaseException:
@@ -197,14 +194,35 @@ class _Climb:
             raise
         return made
 
+    def _read(self, step: Step, way: Callable[..., Made | None], arrival: Arrival) -> Made | None:
+        """Unpack what comes of it."""
+        with self._during(step), self._unpacker.crew.turn(self._cancel) as turn:
+            self._tell("extracting", step, 0)
+            source = arrival.source(turn, self._cancel)
+            try:
+                return way(step, source, self._cancel)
+            except errors.Unimplemented:  # there may be who takes it as a blob
+                with turn.rest():
+                    arrival.wait(self._cancel)
+                return way(step, None, self._cancel)
+            finally:
+                source.close()
+
+    def _during(self, step: Step) -> AbstractContextManager[None]:
+        return errors.during(f"unpacking {step.layer.digest} of {self._text}")
+
+    def _settle(self, made: Made) -> bool:
+        with self._during(made.step):
+            return self._layers.settle(made, self._batch)
+
     def _flush(self) -> None:
         """Commit the batch, lowest first."""
         if self._batch:
-            with tracing.span("sync"):
+            with tracing.span("sync"), self._during(self._batch[-1].step):
                 self._layers.sync(self._batch[-1])
         while self._batch:
             made = self._batch[0]
-            with tracing.span("commit", name=made.step.chain_id):
+            with tracing.span("commit", name=made.step.chain_id), self._during(made.step):
                 self._layers.commit(made)
             self._batch.pop(0)
             self._flights[made.step.chain_id].land(None)

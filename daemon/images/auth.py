@@ -5,14 +5,14 @@ address of this machine or link for a registry that is elsewhere.
 """
 
 import base64
-import threading
 import time
 from collections.abc import Callable, Mapping
 from urllib.parse import urlencode, urlsplit
 
 from daemon.images.hosts import is_inward, is_private
 from daemon.images.pools import Answer
-from daemon.images.transport import body_of, status_error
+from daemon.images.tokens import Tokens
+from daemon.images.transport import body_of, drop, status_error
 from spec import errors
 from spec.base import Record
 from spec.oci import distribution
@@ -33,43 +33,47 @@ class Credentials(Record, frozen=True):
 
 
 class Authorizer:
-    """The Authorization header for one host. `send` makes a request of that host's transport."""
+    """The Authorization header for one host. `send` makes a request of that host's transport; `tokens` are what others
+    with the same credentials have for it; `check` raises when nobody waits any more."""
 
-    def __init__(self, base: str, credentials: Credentials, send: Send) -> None:
+    def __init__(
+        self, base: str, credentials: Credentials, send: Send, tokens: Tokens, check: Callable[[], None] = lambda: None
+    ) -> None:
         self._base = base
         self._credentials = credentials
         self._send = send
-        self._refresh = credentials.secret
-        self._lock = threading.Lock()
-        self._basic = ""
-        self._tokens: dict[str, tuple[str, float]] = {}
+        self._tokens = tokens
+        self._check = check
 
     def header(self, scope: str) -> str:
         """What is known to be good; "" before the first challenge."""
-        token, until = self._tokens.get(scope, ("", 0.0))
-        return token if token and time.monotonic() < until else self._basic
+        return self._tokens.header(scope) or (self._pair() if self._tokens.asks_password else "")
 
-    def challenged(self, answer: Answer, scope: str, doing: str, used: str) -> str:
+    def challenged(self, answer: Answer, scope: str, used: str) -> str:
         """A header that answers a 401 to a request with `used`. Unauthenticated without one, or when it was refused."""
         offers = {c.scheme: c for c in distribution.challenges(answer.headers.getlist("WWW-Authenticate"))}
         if "bearer" in offers:
-            with self._lock:
+            with self._tokens.turn(self._check):
                 if self.header(scope) == used:
-                    self._tokens[scope] = self._fetch(offers["bearer"], scope, doing)
+                    self._tokens.put(scope, *self._fetch(offers["bearer"], scope))
                 return self.header(scope)
         if "basic" in offers and self._credentials.username:
-            if used and used == self._basic:
-                raise errors.Unauthenticated(f"{doing}: the user name or password was refused")
-            self._basic = self._pair()
-            return self._basic
+            if used == self._pair():
+                raise errors.Unauthenticated("the user name or password was refused")
+            self._tokens.asks_password = True
+            return self._pair()
         if "basic" in offers:
-            raise errors.Unauthenticated(f"{doing}: the registry asks for a user name and password")
-        raise errors.Unauthenticated(f"{doing}: the registry asks for credentials of no kind that is known")
+            raise errors.Unauthenticated("the registry asks for a user name and password")
+        raise errors.Unauthenticated("the registry asks for credentials of no kind that is known")
 
-    def _fetch(self, challenge: distribution.Challenge, scope: str, doing: str) -> tuple[str, float]:
+    def _fetch(self, challenge: distribution.Challenge, scope: str) -> tuple[str, float]:
         """A token, and until when it is good."""
         realm = challenge.parameters.get("realm", "")
-        self._check_realm(realm, doing)
+        with errors.during("asking for a token"):
+            self._check_realm(realm)
+            return self._asked(realm, challenge, scope)
+
+    def _asked(self, realm: str, challenge: distribution.Challenge, scope: str) -> tuple[str, float]:
         service = challenge.parameters.get("service", "")
         asked = distribution.merged(scope, challenge.parameters.get("scope", ""))
         if self._credentials.secret and not self._credentials.username:
@@ -77,15 +81,15 @@ class Authorizer:
         else:
             answer = self._get(realm, service, asked)
             if self._credentials.username and answer.status in (404, 405):
-                answer.close()  # it has the OAuth2 way only
+                drop(answer)  # it has the OAuth2 way only
                 answer = self._post(realm, service, asked)
         if answer.status != 200:
-            error = status_error(answer, "GET", realm, f"{doing}: asking for a token")
+            error = status_error(answer, "GET", realm)
             raise errors.Unauthenticated(error.message) if answer.status in (400, 401, 403) else error
-        token = distribution.token(body_of(answer, MAX_BODY, f"{doing}: asking for a token"))
+        token = distribution.token(body_of(answer, MAX_BODY))
         life = max(token.expires_in or DEFAULT_S, EARLY_S + 1)
         if token.refresh_token and self._credentials.secret and not self._credentials.username:
-            self._refresh = token.refresh_token  # what it was asked with may be good no more
+            self._tokens.refresh = token.refresh_token  # what it was asked with may be good no more
         return f"Bearer {token.value}", time.monotonic() + life - EARLY_S
 
     def _get(self, realm: str, service: str, scope: str) -> Answer:
@@ -111,23 +115,23 @@ class Authorizer:
                 "password": self._credentials.secret,
             }
         else:
-            form |= {"grant_type": "refresh_token", "refresh_token": self._refresh}
+            form |= {"grant_type": "refresh_token", "refresh_token": self._tokens.refresh or self._credentials.secret}
         headers = {"Content-Type": "application/x-www-form-urlencoded"}
         return self._send("POST", realm, headers, urlencode(form).encode())
 
-    def _check_realm(self, realm: str, doing: str) -> None:
+    def _check_realm(self, realm: str) -> None:
         own = urlsplit(self._base)
         try:
             other = urlsplit(realm)
         except ValueError as exc:
-            raise errors.Unauthenticated(f"{doing}: the token server {realm[:100]!r} is no http address") from exc
+            raise errors.Unauthenticated(f"the token server {realm[:100]!r} is no http address") from exc
         if other.scheme not in ("http", "https") or not other.hostname:
-            raise errors.Unauthenticated(f"{doing}: the token server {realm[:100]!r} is no http address")
+            raise errors.Unauthenticated(f"the token server {realm[:100]!r} is no http address")
         if own.scheme == "https" and other.scheme == "http":
-            raise errors.Unauthenticated(f"{doing}: the token server {realm[:100]!r} is less safe than the registry")
+            raise errors.Unauthenticated(f"the token server {realm[:100]!r} is less safe than the registry")
         if other.hostname != own.hostname and is_inward(other.hostname):
-            raise errors.Unauthenticated(f"{doing}: the token server {realm[:100]!r} is on this machine or link")
+            raise errors.Unauthenticated(f"the token server {realm[:100]!r} is on this machine or link")
         if other.hostname != own.hostname and is_private(other.hostname) and not is_private(own.hostname or ""):
-            raise errors.Unauthenticated(f"{doing}: the token server {realm[:100]!r} is in a private network")
+            raise errors.Unauthenticated(f"the token server {realm[:100]!r} is in a private network")
         if "@" in other.netloc:
-            raise errors.Unauthenticated(f"{doing}: the token server {realm[:100]!r} comes with a name of its own")
+            raise errors.Unauthenticated(f"the token server {realm[:100]!r} comes with a name of its own")

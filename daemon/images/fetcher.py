@@ -12,6 +12,7 @@ from daemon.images.hosts import Host, is_inward
 from daemon.images.pools import Answer
 from daemon.images.ranges import Parts, Ranges
 from daemon.images.transport import Transport
+from daemon.images.wire import Wire
 from spec import digest as digests
 from spec import errors
 from spec.oci import distribution, graph
@@ -31,7 +32,7 @@ class Asking(Protocol):
 
     host: Host
 
-    def request(self, method: str, path: str, scope: str, doing: str, headers: Mapping[str, str] = {}) -> Answer: ...
+    def request(self, method: str, path: str, scope: str, headers: Mapping[str, str] = {}) -> Answer: ...
 
     def url(self, path: str) -> str: ...
 
@@ -41,13 +42,13 @@ class Asking(Protocol):
 class Elsewhere:
     """The place that a foreign layer's url names; asked without any credentials."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, wire: Wire | None) -> None:
         parts = urlsplit(url)
         self.host = Host(base=f"{parts.scheme}://{parts.netloc}")
         self._url = url
-        self._transport = Transport(self.host)
+        self._transport = Transport(self.host, wire=wire)
 
-    def request(self, method: str, path: str, scope: str, doing: str, headers: Mapping[str, str] = {}) -> Answer:
+    def request(self, method: str, path: str, scope: str, headers: Mapping[str, str] = {}) -> Answer:
         return self._transport.request(method, self._url, headers)
 
     def url(self, path: str) -> str:
@@ -64,11 +65,15 @@ class RegistryFetcher:
     """A ports.Fetcher over the hosts of one registry, tried in order. `close` ends what goes elsewhere. With `ranges` a
     large blob comes in parts, where the server has them."""
 
-    def __init__(self, sessions: Sequence[Asking], ref: Reference, ranges: Ranges | None = None) -> None:
+    def __init__(
+        self, sessions: Sequence[Asking], ref: Reference, ranges: Ranges | None = None, wire: Wire | None = None
+    ) -> None:
         self._sessions = sessions
         self._ref = ref
         self._ranges = ranges
+        self._wire = wire
         self._elsewhere: list[Elsewhere] = []
+        self._senders: dict[str, str] = {}
 
     def fetch(self, descriptor: Descriptor, offset: int = 0) -> Source:
         digests.check(descriptor.digest)
@@ -81,12 +86,17 @@ class RegistryFetcher:
             if session is not asked[-1] and not session.may_ask():
                 continue
             try:
-                return self._begin(session, descriptor, offset, doing)
+                source = self._begin(session, descriptor, offset, f"{doing} at {session.host.name}")
+                self._senders[descriptor.digest] = session.host.name
+                return source
             except errors.Canceled:
                 raise
             except errors.Error as exc:
                 failure = exc  # the registry's own host comes last and has the last word
         raise failure
+
+    def sender(self, digest: str) -> str:
+        return self._senders.get(digest, "")
 
     def close(self) -> None:
         for elsewhere in self._elsewhere:
@@ -114,7 +124,7 @@ class RegistryFetcher:
         if graph.is_distributable(descriptor.media_type):
             return []
         own = urlsplit(f"//{self._ref.host}").hostname
-        found = [Elsewhere(url) for url in descriptor.urls if _may_ask(url, own)]
+        found = [Elsewhere(url, self._wire) for url in descriptor.urls if _may_ask(url, own)]
         self._elsewhere += found
         return found
 
@@ -167,11 +177,19 @@ class Download:
         self._came, self._waited_s, self._slow = 0, 0.0, 0
         self._broken: Exception | None = None
         self.in_parts = False
-        self._answer = self._connect()
+        with errors.during(doing):
+            self._answer = self._connect()
         if not self.in_parts:
             self._end = 0
 
     def read(self, size: int, /) -> bytes:
+        with errors.during(self._doing):
+            return self._read(size)
+
+    def close(self) -> None:
+        self._answer.close()
+
+    def _read(self, size: int) -> bytes:
         while not self._end or self._offset < self._end:
             try:
                 data = self._some(min(size, self._end - self._offset) if self._end else size)
@@ -181,16 +199,13 @@ class Download:
                 self._answer.close()
                 self._stumbles += 1
                 if max(self._stumbles, self._slow) > RECONNECTS:
-                    raise errors.Unavailable(f"{self._doing}: the connection breaks at byte {self._offset}") from exc
+                    raise errors.Unavailable(f"the connection breaks at byte {self._offset}") from exc
                 self._answer = self._connect()
                 continue
             self._offset += len(data)
             self._stumbles = 0
             return data
         return b""
-
-    def close(self) -> None:
-        self._answer.close()
 
     def _some(self, size: int) -> bytes:
         """Up to `size` bytes, fewer when they come slowly. A connection that trickles counts as broken: whoever waits
@@ -232,9 +247,9 @@ class Download:
         headers = {"Accept": distribution.ACCEPT, "Accept-Encoding": "identity"}
         if self._offset or self._end:
             headers["Range"] = f"bytes={self._offset}-{self._end - 1 if self._end else ''}"
-        answer = self._session.request("GET", self._path, self._scope, self._doing, headers)
+        answer = self._session.request("GET", self._path, self._scope, headers)
         if answer.status not in (200, 206) or (answer.status == 206 and "Range" not in headers):
-            raise transport.status_error(answer, "GET", self._session.url(self._path), self._doing)
+            raise transport.status_error(answer, "GET", self._session.url(self._path))
         try:
             if answer.status == 206:
                 self._check_range(answer)
@@ -243,7 +258,7 @@ class Download:
                 self._discard(answer)
         except (urllib3.exceptions.HTTPError, OSError) as exc:
             answer.close()
-            raise errors.Unavailable(f"{self._doing}: the connection breaks before byte {self._offset}") from exc
+            raise errors.Unavailable(f"the connection breaks before byte {self._offset}") from exc
         except errors.Error:
             answer.close()
             raise
@@ -253,29 +268,26 @@ class Download:
         """What is of another length is something else, such as a page to log in: not a byte of it is kept."""
         encoding = answer.headers.get("Content-Encoding", "identity").strip().lower()
         if encoding not in ("", "identity"):
-            raise errors.DataLoss(f"{self._doing}: it comes encoded as {encoding[:50]!r}, which was not asked for")
+            raise errors.DataLoss(f"it comes encoded as {encoding[:50]!r}, which was not asked for")
         length = answer.headers.get("Content-Length", "")
         left = (self._end or self._size) - self._offset if answer.status == 206 else self._size
         if self._size <= 0 or not length.isascii() or not length.isdecimal():
             return
         if int(length[:20]) > left:
-            raise errors.FailedPrecondition(f"{self._doing}: it is longer than {self._size} bytes")
+            raise errors.FailedPrecondition(f"it is longer than {self._size} bytes")
         if int(length[:20]) < left:
-            raise errors.DataLoss(f"{self._doing}: it ends after {length[:20]} of {left} bytes")
+            raise errors.DataLoss(f"it ends after {length[:20]} of {left} bytes")
 
     def _check_range(self, answer: Answer) -> None:
-        try:
-            given = distribution.content_range(answer.headers.get("Content-Range", ""))
-        except errors.DataLoss as exc:
-            raise errors.DataLoss(f"{self._doing}: {exc.message}") from exc
+        given = distribution.content_range(answer.headers.get("Content-Range", ""))
         if given.first != self._offset:
-            raise errors.DataLoss(f"{self._doing}: asked from byte {self._offset}, it came from {given.first}")
+            raise errors.DataLoss(f"asked from byte {self._offset}, it came from {given.first}")
         if given.total >= 0 and 0 < self._size != given.total:
-            raise errors.FailedPrecondition(f"{self._doing}: it has {given.total} bytes, not {self._size}")
+            raise errors.FailedPrecondition(f"it has {given.total} bytes, not {self._size}")
         if self._end and given.last >= self._end and not self.in_parts:
             self._end = 0  # all that is left, whatever was asked for
         if self._end and given.last != self._end - 1:
-            raise errors.DataLoss(f"{self._doing}: asked to byte {self._end - 1}, it came to {given.last}")
+            raise errors.DataLoss(f"asked to byte {self._end - 1}, it came to {given.last}")
         self.in_parts = self._end > 0
 
     def _discard(self, answer: Answer) -> None:
@@ -284,5 +296,5 @@ class Download:
         while left:
             data = answer.read(min(left, 1 << 20)) or b""
             if not data:
-                raise errors.DataLoss(f"{self._doing}: it ends before byte {self._offset}, which it had before")
+                raise errors.DataLoss(f"it ends before byte {self._offset}, which it had before")
             left -= len(data)

@@ -23,6 +23,7 @@ import urllib3.connection
 from urllib3.util import Timeout, make_headers
 
 from daemon.images.hosts import Host
+from daemon.images.wire import Wire
 from spec import errors
 
 MAX_HEAD = 64 << 10  # bytes of a status line and headers
@@ -40,6 +41,93 @@ IDLE = 16  # connections to one host that are kept
 Answer = urllib3.BaseHTTPResponse
 
 
+class Use:
+    """What one who asks has under way, among connections that others use as well. From any thread. `wire` is told what
+    they do."""
+
+    def __init__(self, wire: Wire | None = None) -> None:
+        self.wire = wire or Wire()
+        self._lock = threading.Lock()
+        self._taken: weakref.WeakSet[_Connection] = weakref.WeakSet()
+        self._closed = False
+
+    def check(self) -> None:
+        if self._closed:
+            raise ConnectionAbortedError("the connections were closed")
+
+    @contextlib.contextmanager
+    def ended(self) -> Iterator[None]:
+        """Break what is being sent and waited for. While the block runs nothing goes back to the others."""
+        with self._lock:
+            self._closed = True
+            for connection in list(self._taken):
+                if isinstance(connection.sock, socket.socket):
+                    with contextlib.suppress(OSError):
+                        # Not its own method: that of TLS would let another thread send what follows in the clear.
+                        socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)
+            yield
+
+    def take(self, connection: "_Connection") -> None:
+        with self._lock:
+            self._taken.add(connection)
+        connection.use = self
+
+    def give(self, connection: "_Connection") -> None:
+        with self._lock:
+            self._taken.discard(connection)
+
+
+_using = threading.local()  # by whom a connection is taken
+
+
+class _Connection(urllib3.connection.HTTPConnection):
+    """Answers to whoever uses it."""
+
+    response_class: type["_BoundedResponse"]
+    use: Use
+
+    def connect(self) -> None:
+        began_s = time.monotonic()
+        try:
+            super().connect()
+        except Exception as exc:
+            self.use.wire.failed(self, exc, began_s)
+            raise
+        self.use.wire.connected(self, began_s)
+        try:
+            self.use.check()
+        except OSError:
+            self.close()
+            raise
+
+
+class _SecureConnection(_Connection, urllib3.connection.HTTPSConnection):
+    pass
+
+
+class _Pool(urllib3.HTTPConnectionPool):
+    """Its connections are given back before another can take them."""
+
+    ConnectionCls = _Connection
+
+    def _get_conn(self, timeout: float | None = None) -> Any:
+        connection = super()._get_conn(timeout)
+        assert isinstance(connection, _Connection)
+        _using.use.take(connection)
+        if connection.sock is not None:
+            connection.use.wire.took(connection.host, connection.port)
+        return connection
+
+    def _put_conn(self, conn: Any) -> None:
+        if conn is not None:
+            conn.use.give(conn)
+        super()._put_conn(conn)
+
+
+class _SecurePool(_Pool, urllib3.HTTPSConnectionPool):
+    ConnectionCls = _SecureConnection
+
+
 class Pools:
     """Requests as one trust has them. From any thread. `dial_s` bounds connecting, `answer_s` waiting for an answer.
 
@@ -51,29 +139,22 @@ class Pools:
         self._trust = trust
         self._lock = threading.Lock()
         self._proxies = getproxies_environment()
-        self._closed = False
-        self._live: weakref.WeakSet[urllib3.connection.HTTPConnection] = weakref.WeakSet()
         self._managers: dict[tuple[str, str], urllib3.PoolManager] = {}  # by scheme and proxy
 
     def request(
-        self, method: str, url: str, headers: Mapping[str, str], body: Any, timeout: Timeout | None = None
+        self, method: str, url: str, headers: Mapping[str, str], body: Any, use: Use, timeout: Timeout | None = None
     ) -> Answer:
         """One answer, neither redirected nor tried again, its body unread and as it was sent."""
+        _using.use = use
         return self._for(url).request(
             method, url, headers=dict(headers), body=body, redirect=False, preload_content=False, retries=False,
             decode_content=False, timeout=timeout or self._timeout,
         )  # fmt: skip
 
     def close(self) -> None:
-        """Also breaks what is being sent and waited for."""
-        self._closed = True
-        for connection in list(self._live):
-            if isinstance(connection.sock, socket.socket):
-                with contextlib.suppress(OSError):
-                    # Not its own method: that of TLS would let another thread send what follows in the clear.
-                    socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)
+        """Connections that are idle; what is in use is closed when it is given back."""
         with self._lock:
-            managers = list(self._managers.values())
+            managers, self._managers = list(self._managers.values()), {}
         for manager in managers:
             for key in manager.pools.keys():  # noqa: SIM118 it is no dict
                 pool = manager.pools.get(key)
@@ -99,7 +180,7 @@ class Pools:
         if secure:
             options["ssl_context"] = self._trust()
         if not proxy:
-            return self._bounded(urllib3.PoolManager(**options))
+            return _ours(urllib3.PoolManager(**options))
         parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise errors.InvalidArgument("a proxy of the environment is no http or https address")
@@ -108,39 +189,12 @@ class Pools:
             pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
             headers = make_headers(proxy_basic_auth=pair)
         address = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
-        return self._bounded(urllib3.ProxyManager(address, proxy_headers=headers, **options))
+        return _ours(urllib3.ProxyManager(address, proxy_headers=headers, **options))
 
-    def _bounded(self, manager: urllib3.PoolManager) -> urllib3.PoolManager:
-        """With connections that are known to us."""
-        pools = self
 
-        class HTTPConnection(urllib3.connection.HTTPConnection):
-            response_class = _BoundedResponse
-
-            def connect(self) -> None:
-                pools._begin(self, super().connect)
-
-        class HTTPSConnection(urllib3.connection.HTTPSConnection):
-            response_class = _BoundedResponse
-
-            def connect(self) -> None:
-                pools._begin(self, super().connect)
-
-        class HTTPPool(urllib3.HTTPConnectionPool):
-            ConnectionCls = HTTPConnection
-
-        class HTTPSPool(urllib3.HTTPSConnectionPool):
-            ConnectionCls = HTTPSConnection
-
-        manager.pool_classes_by_scheme = {"http": HTTPPool, "https": HTTPSPool}
-        return manager
-
-    def _begin(self, connection: urllib3.connection.HTTPConnection, connect: Callable[[], None]) -> None:
-        self._live.add(connection)
-        connect()
-        if self._closed:
-            connection.close()
-            raise ConnectionAbortedError("the connections were closed")
+def _ours(manager: urllib3.PoolManager) -> urllib3.PoolManager:
+    manager.pool_classes_by_scheme = {"http": _Pool, "https": _SecurePool}
+    return manager
 
 
 def context(host: Host) -> ssl.SSLContext:
@@ -279,3 +333,6 @@ class _BoundedResponse(http.client.HTTPResponse):
         head = _Head(self.fp, self._sock_of_head)
         while head.readline() not in (b"\r\n", b"\n", b""):
             pass
+
+
+_Connection.response_class = _BoundedResponse

@@ -12,9 +12,11 @@ from daemon.images.auth import Credentials
 from daemon.images.breaker import Breakers
 from daemon.images.fetcher import RegistryFetcher
 from daemon.images.hosts import Host, Trust
+from daemon.images.keeper import Keeper
 from daemon.images.pusher import RegistryPusher
 from daemon.images.ranges import Ranges
-from daemon.images.session import Session
+from daemon.images.session import Known, Session
+from daemon.images.wire import Wire
 from spec import digest as digests
 from spec import errors, reference
 from spec.oci import distribution
@@ -27,7 +29,8 @@ LENGTH = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
 
 
 class RegistryResolver:
-    """A ports.Resolver for one image. The credentials are for its registry; mirrors are asked without them.
+    """A ports.Resolver for one image. The credentials are for its registry; mirrors are asked without them. What
+    `keeper` keeps outlives it.
 
     `close`, from any thread, also ends what is under way, with Canceled.
     """
@@ -46,6 +49,9 @@ class RegistryResolver:
         headers: Mapping[str, str] = {},
         breakers: Breakers | None = None,
         ranges: Ranges | None = None,
+        keeper: Keeper[Known] | None = None,
+        http_dump: bool = False,
+        http_trace: bool = False,
     ) -> None:
         self._hosts_dir = hosts_dir
         self._plain_http = plain_http
@@ -55,17 +61,22 @@ class RegistryResolver:
         self._headers = headers
         self._breakers = breakers or Breakers()
         self._ranges = ranges
+        self._keeper: Keeper[Known] = keeper or Keeper()
+        self._is_keeping = keeper is not None
+        self._wire = Wire(http_dump, http_trace)
         self._lookup = lookup
         self._lock = threading.Lock()
         self._closed = False
         self._sessions: dict[str, list[Session]] = {}
         self._fetchers: list[RegistryFetcher] = []
 
+    def watch(self, told: Callable[[str], None]) -> None:
+        self._wire.told = told
+
     def resolve(self, ref: str) -> Descriptor:
         parsed = reference.parse(ref)
-        doing = f"resolving {ref}"
         sessions = self._having(parsed, "pull" if parsed.digest else "resolve")
-        return _first(sessions, doing, lambda session: _resolve(session, parsed, doing))
+        return _first(sessions, f"resolving {ref}", lambda session: _resolve(session, parsed))
 
     def referrers(self, ref: str, digest: str, artifact_types: Sequence[str] = ()) -> Sequence[Descriptor]:
         parsed = reference.parse(ref)
@@ -73,14 +84,14 @@ class RegistryResolver:
         digests.check(digest)
 
         def ask(session: Session) -> Sequence[Descriptor]:
-            pages = referrers.referrers(session, parsed, digest, artifact_types, doing)
+            pages = referrers.referrers(session, parsed, digest, artifact_types)
             return list({one.digest: one for page in pages for one in page}.values())
 
         return _first(self._having(parsed, "referrers"), doing, ask)
 
     def fetcher(self, ref: str) -> RegistryFetcher:
         parsed = reference.parse(ref)
-        made = RegistryFetcher(self._having(parsed, "pull"), parsed, self._ranges)
+        made = RegistryFetcher(self._having(parsed, "pull"), parsed, self._ranges, self._wire)
         with self._lock:
             self._fetchers.append(made)
         return made
@@ -93,6 +104,8 @@ class RegistryResolver:
         return RegistryPusher(able[0], parsed)
 
     def close(self) -> None:
+        if not self._is_keeping:
+            self._keeper.close()
         with self._lock:
             self._closed = True
             sessions = [session for sessions in self._sessions.values() for session in sessions]
@@ -105,7 +118,7 @@ class RegistryResolver:
     def _session(self, host: Host, registry: str) -> Session:
         if self._headers and not host.mirror:
             host = replace(host, headers={**host.headers, **self._headers})
-        return Session(host, self._for(host, registry), registry, self._breakers)
+        return Session(host, self._for(host, registry), registry, self._keeper, self._breakers, self._wire)
 
     def _for(self, host: Host, registry: str) -> Credentials:
         """The credentials, for the registry itself; nobody else's host sees them, whatever the configuration says."""
@@ -128,47 +141,46 @@ def _first(sessions: Sequence[Session], doing: str, ask: Callable[[Session], T])
         if session is not sessions[-1] and not session.may_ask():
             continue
         try:
-            return ask(session)
+            with errors.during(f"{doing} at {session.host.name}"):
+                return ask(session)
         except errors.Canceled:
             raise
         except errors.Error as exc:
             failure = exc
-    if failure.message.startswith(doing):
-        raise failure
-    raise type(failure)(f"{doing}: {failure.message}") from failure
+    raise failure
 
 
-def _resolve(session: Session, ref: Reference, doing: str) -> Descriptor:
+def _resolve(session: Session, ref: Reference) -> Descriptor:
     """By HEAD; by GET where the answer to HEAD leaves something open."""
     path = distribution.manifest_path(ref.repository, ref.object)
     scope = distribution.pull_scope(ref.repository)
-    answer = session.request("HEAD", path, scope, doing, {"Accept": distribution.ACCEPT})
+    answer = session.request("HEAD", path, scope, {"Accept": distribution.ACCEPT})
     digest = ref.digest or answer.headers.get("Docker-Content-Digest", "")
     length = answer.headers.get("Content-Length", "")
     media_type = answer.headers.get("Content-Type", "").partition(";")[0].strip()
     status = answer.status
-    transport.body_of(answer, 1, doing)
+    transport.body_of(answer, 1)
     if status == 200 and digest and media_type and LENGTH.fullmatch(length):
         digests.check(digest)
-        return _descriptor(media_type, digest, int(length), doing)
+        return _descriptor(media_type, digest, int(length))
     if status == 404:
-        raise errors.NotFound(f"{doing}: not found at {session.host.name}")
-    return _by_body(session, ref, path, scope, doing)
+        raise errors.NotFound("not found")
+    return _by_body(session, ref, path, scope)
 
 
-def _by_body(session: Session, ref: Reference, path: str, scope: str, doing: str) -> Descriptor:
-    answer = session.request("GET", path, scope, doing, {"Accept": distribution.ACCEPT})
+def _by_body(session: Session, ref: Reference, path: str, scope: str) -> Descriptor:
+    answer = session.request("GET", path, scope, {"Accept": distribution.ACCEPT})
     if answer.status != 200:
-        raise transport.status_error(answer, "GET", session.url(path), doing)
-    body = transport.body_of(answer, distribution.MAX_MANIFEST + 1, doing)
+        raise transport.status_error(answer, "GET", session.url(path))
+    body = transport.body_of(answer, distribution.MAX_MANIFEST + 1)
     digest = digests.of(body, digests.split(ref.digest)[0] if ref.digest else digests.CANONICAL)
     if ref.digest and digest != ref.digest:
-        raise errors.FailedPrecondition(f"{doing}: what {session.host.name} sent is {digest}")
+        raise errors.FailedPrecondition(f"what came is {digest}")
     media_type = answer.headers.get("Content-Type", "").partition(";")[0].strip()
-    return _descriptor(media_type, digest, len(body), doing)
+    return _descriptor(media_type, digest, len(body))
 
 
-def _descriptor(media_type: str, digest: str, size: int, doing: str) -> Descriptor:
+def _descriptor(media_type: str, digest: str, size: int) -> Descriptor:
     if size > distribution.MAX_MANIFEST:
-        raise errors.InvalidArgument(f"{doing}: its manifest has {size} bytes, more than {distribution.MAX_MANIFEST}")
+        raise errors.InvalidArgument(f"its manifest has {size} bytes, more than {distribution.MAX_MANIFEST}")
     return Descriptor(media_type=media_type, digest=digest, size=size)

@@ -1,4 +1,4 @@
-"""One host of a registry, and what is known of its credentials."""
+"""One host of a registry as one caller may ask it; connections and tokens are kept for the next who may ask it so."""
 
 import ssl
 import threading
@@ -8,23 +8,55 @@ from daemon.images import transport
 from daemon.images.auth import Authorizer, Credentials
 from daemon.images.breaker import Breakers
 from daemon.images.hosts import Host
+from daemon.images.keeper import Keeper, states
 from daemon.images.pools import Answer
-from daemon.images.transport import Body, Transport
+from daemon.images.tokens import Tokens
+from daemon.images.transport import Body, Connections, Transport
+from daemon.images.wire import Wire
 from spec import errors
 
 CHALLENGES = 2  # 401s that are answered for one request
+
+
+class Known:
+    """What is kept of a host: connections, and tokens by the base that they were asked for."""
+
+    def __init__(self, host: Host) -> None:
+        self.connections = Connections(host)
+        self._tokens: dict[str, Tokens] = {}
+
+    def tokens(self, base: str) -> Tokens:
+        return self._tokens.setdefault(base, Tokens())
+
+    def rest(self) -> None:
+        self.connections.close()
+
+    def close(self) -> None:
+        self.connections.close()
 
 
 class Session:
     """From any thread. `registry` is the name that references have."""
 
     def __init__(
-        self, host: Host, credentials: Credentials, registry: str, breakers: Breakers | None = None
+        self,
+        host: Host,
+        credentials: Credentials,
+        registry: str,
+        keeper: Keeper[Known],
+        breakers: Breakers | None = None,
+        wire: Wire | None = None,
     ) -> None:
         self.host = host
         self._registry = registry
-        self._transport = Transport(host, breakers)
+        self._keeper = keeper
+        # Other certificates of the same name are another trust.
+        files = states([*host.ca, *(path for pair in host.client for path in pair)])
+        self._key = keeper.key(host, credentials, registry, files)
+        self._known = keeper.take(self._key, lambda: Known(host))
+        self._transport = Transport(host, breakers, self._known.connections, wire)
         self._credentials = credentials
+        self._closed = False
         self._lock = threading.Lock()
         self._authorizer = self._authorized()
 
@@ -41,14 +73,13 @@ class Session:
         method: str,
         path: str,
         scope: str,
-        doing: str,
         headers: Mapping[str, str] = {},
         body: bytes | None = None,
     ) -> Answer:
         """An answer that is no 401. Falls back to plain http once, where the host may."""
         asked = self.base
         try:
-            return self._authorize(method, self.url(path), scope, doing, headers, body)
+            return self._authorize(method, self.url(path), scope, headers, body)
         except errors.Unavailable as exc:
             if not self.host.fallback or asked == self.host.fallback or _is_distrusted(exc):
                 raise
@@ -56,16 +87,16 @@ class Session:
                 if self.base == asked:
                     self._transport.base = self.host.fallback
                     self._authorizer = self._authorized()
-            return self._authorize(method, self.url(path), scope, doing, headers, body)
+            return self._authorize(method, self.url(path), scope, headers, body)
 
     def send(
-        self, method: str, url: str, scope: str, doing: str, headers: Mapping[str, str], body: bytes | Body | None
+        self, method: str, url: str, scope: str, headers: Mapping[str, str], body: bytes | Body | None
     ) -> Answer:
         """To an address that the host gave, once: whoever sends a blob knows better where to go on. Without any
         credentials when it is another's (oras-go GHSA-jxpm-75mh-9fp7)."""
         if self._transport.is_own(url):
-            return self._authorize(method, url, scope, doing, headers, body, 1)
-        transport.check_hop(doing, transport.origin(self.base), url)
+            return self._authorize(method, url, scope, headers, body, 1)
+        transport.check_hop(method, transport.origin(self.base), url)
         return self._transport.request(method, url, headers, body, 1)
 
     def rest(self, attempt: int) -> None:
@@ -74,6 +105,10 @@ class Session:
 
     def close(self) -> None:
         self._transport.close()
+        with self._lock:
+            was_closed, self._closed = self._closed, True
+        if not was_closed:
+            self._keeper.give(self._key)
 
     def url(self, path: str) -> str:
         """A mirror is told which registry is meant."""
@@ -86,7 +121,6 @@ class Session:
         method: str,
         url: str,
         scope: str,
-        doing: str,
         headers: Mapping[str, str],
         body: bytes | Body | None = None,
         attempts: int = transport.ATTEMPTS,
@@ -98,15 +132,14 @@ class Session:
             if answer.status != 401:
                 return answer
             if attempt == CHALLENGES:
-                raise transport.status_error(answer, method, url, doing)
-            try:
-                header = self._authorizer.challenged(answer, scope, doing, header)
-            finally:
-                answer.close()
+                raise transport.status_error(answer, method, url)
+            transport.drop(answer)
+            header = self._authorizer.challenged(answer, scope, header)
         raise AssertionError("unreachable")
 
     def _authorized(self) -> Authorizer:
-        return Authorizer(self._transport.base, self._credentials, self._transport.request)
+        transport, base = self._transport, self._transport.base
+        return Authorizer(base, self._credentials, transport.request, self._known.tokens(base), transport.check)
 
 
 def _is_distrusted(exc: BaseException | None) -> bool:

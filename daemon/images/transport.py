@@ -21,7 +21,8 @@ from urllib3.util import Timeout
 from daemon.images import pools
 from daemon.images.breaker import Breakers
 from daemon.images.hosts import Host, is_inward
-from daemon.images.pools import Answer, Pools
+from daemon.images.pools import Answer, Pools, Use
+from daemon.images.wire import Wire
 from daemon.kit import tracing
 from spec import errors
 from spec.oci import distribution
@@ -30,6 +31,8 @@ CONNECT_S = 30.0
 HEADER_S = 30.0  # until an answer begins
 TAKEN_S = 300.0  # the same, once all of a blob was sent: the registry may hash and move it first
 READ_S = 30.0  # without a byte of its body
+BODY_S = 60.0  # for all of one that is no blob's
+DROP_S = 1.0  # the same, of one that nobody wants
 MAX_REDIRECTS = 10
 ATTEMPTS = 5
 PATIENCE_S = 30.0  # the longest Retry-After that is waited for
@@ -56,13 +59,33 @@ class Body(Protocol):
         """To where it began, to be sent once more."""
 
 
+class Connections:
+    """To one host, as it is trusted, and on its behalf to others: trust in the host is trust in nobody else. From any
+    thread."""
+
+    def __init__(self, host: Host) -> None:
+        self.own = _pools(host)
+        self.others = Pools(pools.everyone, CONNECT_S, HEADER_S)
+
+    def close(self) -> None:
+        """Those that are idle."""
+        self.own.close()
+        self.others.close()
+
+
 class Transport:
-    """Requests to one host, and on its behalf to others. From any thread.
+    """Requests to one host, and on its behalf to others. From any thread. `connections` are others', too.
 
     `close` it: that also wakes whoever sleeps, reads or starts a request, with Canceled.
     """
 
-    def __init__(self, host: Host, breakers: Breakers | None = None) -> None:
+    def __init__(
+        self,
+        host: Host,
+        breakers: Breakers | None = None,
+        connections: Connections | None = None,
+        wire: Wire | None = None,
+    ) -> None:
         self.host = host
         self.base = host.base
         self.breakers = breakers or Breakers()
@@ -70,8 +93,10 @@ class Transport:
         self._lock = threading.Lock()
         self._answers: weakref.WeakSet[Answer] = weakref.WeakSet()
         self._own = {origin(base) for base in (host.base, host.fallback) if base}
-        self._pools = _pools(host)
-        self._others = Pools(pools.everyone, CONNECT_S, HEADER_S)  # trust in the host is trust in nobody else
+        self._connections = connections or Connections(host)
+        self._is_sharing = connections is not None
+        self._wire = wire or Wire()
+        self._use = Use(self._wire)
 
     def request(
         self,
@@ -90,13 +115,13 @@ class Transport:
         given = {"User-Agent": USER_AGENT, **own, **headers}
         for attempt in range(attempts):
             last = attempt == attempts - 1
-            self._check()
+            self.check()
             try:
                 answer = self._follow(method, url, given, body)
             except urllib3.exceptions.SSLError as exc:
                 raise errors.Unavailable(f"{method} {distribution.redacted(url)}: {_cause(exc)}") from exc
             except (urllib3.exceptions.HTTPError, OSError) as exc:
-                self._check()
+                self.check()
                 if last or isinstance(exc, UNREACHABLE):
                     self._failed(url)
                     raise errors.Unavailable(f"{method} {distribution.redacted(url)}: {_cause(exc)}") from exc
@@ -109,7 +134,7 @@ class Transport:
             if last or said > PATIENCE_S:
                 self._failed(url, said)
                 return answer
-            answer.close()
+            drop(answer)
             self.rest(said + random.uniform(0, said / 10) if said >= 0 else doubled(0.1, attempt))
         raise AssertionError("unreachable")
 
@@ -121,23 +146,25 @@ class Transport:
         self._closed.set()
         with self._lock:
             answers = list(self._answers)
-        for answer in answers:
-            with contextlib.suppress(ValueError, RuntimeError, OSError):  # it is done, or was never begun
-                answer.shutdown()
-        self._pools.close()
-        self._others.close()
+        with self._use.ended():
+            for answer in answers:
+                with contextlib.suppress(ValueError, RuntimeError, OSError):  # it is done, or was never begun
+                    answer.shutdown()
+        if not self._is_sharing:
+            self._connections.close()
 
     def _failed(self, url: str, rest_s: float = 0.0) -> None:
         if self.is_own(url):
             self.breakers.failed(self.host.name, rest_s)
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Canceled once it is closed."""
         if self._closed.is_set():
             raise errors.Canceled(f"asking {self.host.name}: its connections were closed")
 
     def rest(self, seconds: float) -> None:
         self._closed.wait(seconds)
-        self._check()
+        self.check()
 
     def _send(self, method: str, url: str, headers: Mapping[str, str], body: bytes | Body | None) -> Answer:
         """One request, whose answer `close` can interrupt."""
@@ -149,7 +176,11 @@ class Transport:
         if body is not None and not isinstance(body, bytes):
             body.rewind()
             timeout = Timeout(connect=self.host.dial_s or CONNECT_S, read=TAKEN_S)
-        answer = (self._pools if self.is_own(url) else self._others).request(method, url, headers, body, timeout)
+        kept = self._connections.own if self.is_own(url) else self._connections.others
+        self._wire.asked(method, url, headers, {name.lower() for name in self.host.headers})
+        began_s = time.monotonic()
+        answer = kept.request(method, url, headers, body, self._use, timeout)
+        self._wire.answered(answer, began_s)
         sock = getattr(answer.connection, "sock", None)
         if sock is not None:
             sock.settimeout(READ_S)
@@ -157,7 +188,7 @@ class Transport:
             self._answers.add(answer)
         if self._closed.is_set():
             answer.close()
-            self._check()
+            self.check()
         return answer
 
     def _follow(self, method: str, url: str, headers: Mapping[str, str], body: bytes | Body | None) -> Answer:
@@ -167,12 +198,12 @@ class Transport:
             location = answer.headers.get("Location")
             if answer.status not in (301, 302, 303, 307, 308) or not location:
                 return answer
-            answer.close()
+            drop(answer)
             url = joined(url, location)
             if answer.status <= 303 and method == "POST":  # RFC 9110, 15.4
                 method, body = "GET", None
                 headers = _without(headers, OF_A_BODY)
-            check_hop(f"{method} {distribution.redacted(url)}", start, url)
+            check_hop(method, start, url)
             if origin(url) != start:
                 if body is not None:
                     raise errors.PermissionDenied(f"{method} {distribution.redacted(url)}: what is sent is not for it")
@@ -180,8 +211,9 @@ class Transport:
         raise errors.Unavailable(f"{method} {distribution.redacted(url)}: more than {MAX_REDIRECTS} redirects")
 
 
-def check_hop(doing: str, start: tuple[str, str, int], url: str) -> None:
+def check_hop(method: str, start: tuple[str, str, int], url: str) -> None:
     """InvalidArgument or PermissionDenied when a server at the origin `start` may not send us to `url`."""
+    doing = f"{method} {distribution.redacted(url)}"
     scheme, hostname, _ = origin(url)
     if scheme not in _PORTS or not hostname:
         raise errors.InvalidArgument(f"{doing}: a redirect to no http address")
@@ -191,27 +223,45 @@ def check_hop(doing: str, start: tuple[str, str, int], url: str) -> None:
         raise errors.PermissionDenied(f"{doing}: a redirect to this machine or link")
 
 
-def body_of(answer: Answer, limit: int, doing: str) -> bytes:
-    """Up to `limit` bytes of a body; then the answer is closed. Unavailable when the connection breaks."""
-    body = b""
+def body_of(answer: Answer, limit: int) -> bytes:
+    """Up to `limit` bytes of a body; then the answer is closed. Unavailable when the connection breaks, or it comes too
+    slowly."""
+    return _body_of(answer, limit, BODY_S)
+
+
+def drop(answer: Answer) -> None:
+    """Close an answer that nobody wants. What is small is read first: then its connection serves another request."""
+    length = answer.headers.get("Content-Length", "0")
+    if length.isascii() and length.isdecimal() and int(length[:20]) < SMALL:
+        with contextlib.suppress(errors.Unavailable):
+            _body_of(answer, SMALL, DROP_S)
+    answer.close()
+
+
+def _body_of(answer: Answer, limit: int, seconds: float) -> bytes:
+    body = bytearray()
+    until = time.monotonic() + seconds
     try:
-        while len(body) < limit and (data := answer.read(limit - len(body))):
-            body += data  # the first read of a body that was cut short is but short; the next one fails
-        return body
+        # The end of a body that was cut short is an error of the read after it.
+        while len(body) < limit and (data := answer.read1(limit - len(body))):
+            body += data
+            if time.monotonic() > until:
+                raise TimeoutError(f"{len(body)} bytes in {seconds:g} s are too few")
+        return bytes(body)
     except (urllib3.exceptions.HTTPError, OSError) as exc:
-        raise errors.Unavailable(f"{doing}: the connection breaks: {_cause(exc)}") from exc
+        raise errors.Unavailable(f"the connection breaks: {_cause(exc)}") from exc
     finally:
         answer.close()
 
 
-def status_error(answer: Answer, method: str, url: str, doing: str) -> errors.Error:
+def status_error(answer: Answer, method: str, url: str) -> errors.Error:
     """A status that is no success, as an error in the registry's words. Releases the answer."""
     said = ""
     if method != "HEAD":
         with contextlib.suppress(errors.Unavailable):  # the status says enough
-            said = distribution.problems(body_of(answer, distribution.MAX_ERROR_BODY, doing))
+            said = distribution.problems(body_of(answer, distribution.MAX_ERROR_BODY))
     answer.close()
-    text = f"{doing}: {method} {distribution.redacted(url)}: status {answer.status}{': ' + said if said else ''}"
+    text = f"{method} {distribution.redacted(url)}: status {answer.status}{': ' + said if said else ''}"
     if answer.status == 404:
         return errors.NotFound(text)
     if answer.status == 401:

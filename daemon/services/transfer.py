@@ -4,7 +4,7 @@ a start does not pay for them."""
 import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import ExitStack, aclosing
+from contextlib import AbstractContextManager, ExitStack, aclosing, nullcontext
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol
@@ -118,6 +118,7 @@ class Transfer:
         registry = await hop(self._journeys, self._house.resolver, request.source)
 
         def work(sink: Callable[[api.ReferrersReply], None], _: Token) -> None:
+            registry.watch(lambda text: sink(api.ReferrersReply(http=text)))
             try:
                 digest = request.digest or registry.resolve(ref).digest
                 found = iter(registry.referrers(ref, digest, request.artifact_types))
@@ -231,15 +232,16 @@ class Transfer:
         def work(sink: ProgressSink, token: Token) -> None:
             from dataclasses import replace
 
-            try:
+            with ExitStack() as stack:
+                stack.callback(resolver.close)
+                resolver.watch(partial(_tell, sink))
                 parsed = reference.parse(source.reference)
                 origin = {f"{names.DISTRIBUTION_SOURCE}.{parsed.host}": parsed.repository}
                 name = destination.name or source.reference
-                with self._house.leases(namespace).passing():
-                    pull = self._one(namespace, str(parsed), name, destination, resolver, sink, token, origin)
-                    replace(pull, verifiers=self._house.verifiers()).run()
-            finally:
-                resolver.close()
+                stack.enter_context(self._house.leases(namespace).passing())
+                downloads = stack.enter_context(_bounded(self._downloads, source.concurrency))
+                pull = self._one(namespace, str(parsed), name, destination, resolver, sink, token, origin)
+                replace(pull, verifiers=self._house.verifiers(), pool=downloads.executor).run()
 
         # Closing the resolver wakes whoever waits for a registry.
         return journey(self._journeys, work, resolver.close)
@@ -254,9 +256,9 @@ class Transfer:
 
             with ExitStack() as stack:
                 stack.callback(registry.close)
+                registry.watch(partial(_tell, sink))
                 stack.enter_context(self._house.leases(namespace).passing())
-                bounded = destination.concurrency and destination.concurrency < self._uploads.size
-                uploads = stack.enter_context(Pool("upload", destination.concurrency)) if bounded else self._uploads
+                uploads = stack.enter_context(_bounded(self._uploads, destination.concurrency))
                 Push(
                     name=source.name or target.digest,
                     target=target,
@@ -279,9 +281,10 @@ class Transfer:
         ref = str(reference.parse(source.reference))
         resolver = await hop(self._journeys, self._house.resolver, source)
 
-        def work(_: ProgressSink, token: Token) -> None:
+        def work(sink: ProgressSink, token: Token) -> None:
             from daemon.flows.raw import Raw
 
+            resolver.watch(partial(_tell, sink))
             try:
                 Raw(ref, resolver, fd, token, destination.digest, destination.media_type).run()
             finally:
@@ -410,6 +413,16 @@ def _kind(request: api.TransferRequest) -> str:
                     f"transferring from {type(source).__name__} to {type(destination).__name__} is not offered"
                 )
             return kind
+
+
+def _bounded(pool: Pool, size: int) -> AbstractContextManager[Pool]:
+    """`pool`, or a smaller one of `size` threads (0: as many as there are)."""
+    return Pool(pool.name, size) if 0 < size < pool.size else nullcontext(pool)
+
+
+def _tell(sink: ProgressSink, text: str) -> None:
+    """What goes over HTTP."""
+    sink(Progress(event=api.HTTP, name=text))
 
 
 def _tag(images: ScopedImages, target: Descriptor, destination: api.ImageStore, sink: ProgressSink) -> None:

@@ -9,6 +9,8 @@ from spec.base import Record, Reply, Request
 from spec.oci.image import Descriptor
 from spec.types import Progress
 
+HTTP = "http"  # the event of what goes over HTTP
+
 
 class Registry(Record, frozen=True, tag="registry"):
     """An image in a registry.
@@ -16,7 +18,10 @@ class Registry(Record, frozen=True, tag="registry"):
     `username` with an empty `secret` is none; an empty `username` with a `secret` is a refresh token. The credentials
     are for the host of `reference` and its token server only, and so are `headers`. `hosts_dir` overrides the
     configured one. `authorities`, `certificate` and `key` are PEM: whom to trust there, and what to show. `concurrency`
-    bounds what is sent at once below what the daemon allows (0: that).
+    bounds the blobs that are sent or fetched at once below what the daemon allows (0: that).
+
+    With `http_dump` the heads of all requests and answers are told, without secrets; with `http_trace` what connections
+    do, and how long it took: as progress of the event "http", whose name is the text, some lines at a time.
     """
 
     reference: str
@@ -30,6 +35,8 @@ class Registry(Record, frozen=True, tag="registry"):
     certificate: str = ""
     key: str = ""
     concurrency: int = 0
+    http_dump: bool = False
+    http_trace: bool = False
 
 
 class Archive(Record, frozen=True, tag="archive"):
@@ -129,9 +136,10 @@ class ReferrersRequest(Request, frozen=True):
 
 
 class ReferrersReply(Reply, frozen=True):
-    """A block of up to 100; none when nothing does."""
+    """A block of up to 100; none when nothing does. `http` is what went over HTTP meanwhile, if that was asked for."""
 
     referrers: Sequence[Descriptor] = ()
+    http: str = ""
 
 
 class Transfer(Service):

@@ -14,7 +14,7 @@ from spec import errors
 from spec.api import content, images, snapshots, transfer
 from spec.records import Kind
 from tests.daemon import Daemon
-from tests.fake import INDEX, MANIFEST, Fake, digest_of
+from tests.fake import INDEX, MANIFEST, Fake, digest_of, layer
 from tests.registry import Registry, make_image
 
 FILES = {"bin/a": os.urandom(300_000), "etc/b": b"b"}
@@ -96,6 +96,57 @@ def test_a_token_server(daemon):
         fake.image("1", FILES)
         with pytest.raises(errors.Unauthenticated):
             pull(daemon, f"{fake.host}/a:1")
+
+
+def test_a_second_pull_asks_for_no_token(daemon):
+    """Nor does it connect anew; with other credentials it does."""
+    with Fake(tokens=("me", "secret")) as fake:
+        fake.image("1", FILES)
+        reference = f"{fake.host}/a:1"
+        mine = {"plain_http": True, "username": "me", "secret": "secret"}
+        pull(daemon, reference, **mine)
+        before, connections = len(fake.requests), len(fake._server.connections)
+        pull(daemon, reference, **mine)
+        assert [request[:2] for request in fake.requests[before:]] == [("HEAD", "/v2/a/manifests/1")]
+        assert len(fake._server.connections) == connections
+        with pytest.raises(errors.Unauthenticated):
+            pull(daemon, reference)
+
+
+def test_so_many_layers_at_once(daemon):
+    """`--max-concurrent-downloads`; without it two meet."""
+    with Fake() as fake:
+        fake.image("1", FILES)
+        document = json.loads(fake.manifests["1"][1])
+        config = json.loads(fake.blobs[document["config"]["digest"]])
+        made = [layer({f"bin/{number}": os.urandom(1000)}) for number in range(6)]
+        config["rootfs"]["diff_ids"] = [diff_id for _, diff_id in made]
+        body = json.dumps(config).encode()
+        document["config"] |= {"digest": fake.blob(body), "size": len(body)}
+        kind = document["layers"][0]["mediaType"]
+        document["layers"] = [{"mediaType": kind, "digest": fake.blob(data), "size": len(data)} for data, _ in made]
+        fake.manifest("1", document)
+        sending, most, send, meeting = [], [], fake.send, threading.Barrier(2)
+
+        def counted(out, data):
+            sending.append(data)
+            most.append(len(sending))
+            send(out, data)
+            time.sleep(0.01)
+            sending.remove(data)
+
+        def meets(out, data):
+            if data != body:
+                meeting.wait(30)
+            send(out, data)
+
+        fake.send = counted
+        daemon.ctr("images", "pull", "--quiet", "--max-concurrent-downloads", "1", f"{fake.host}/a:1")
+        assert max(most) == 1
+        daemon.ctr("images", "rm", "--sync", f"{fake.host}/a:1")
+        fake.send = meets
+        daemon.ctr("images", "pull", "--quiet", f"{fake.host}/a:1")
+        assert not meeting.broken
 
 
 def test_credentials_stay_with_their_registry(daemon, fake):
@@ -338,10 +389,10 @@ def test_what_a_crash_of_the_host_spoilt_is_not_taken(daemon, fake):
         file.seek(came - 4096)
         file.write(bytes(4096))
     daemon.start()
-    with pytest.raises(errors.Error, match=digest):
-        pull(daemon, reference)
-    assert not [status for status in ingests(daemon) if status.offset]
+    before = len(fake.requests)
     pull(daemon, reference)
+    assert [path for _, path, _ in fake.requests[before:]].count(f"/v2/a/blobs/{digest}") == 2, "the rest, then all"
+    assert not ingests(daemon)
 
 
 def test_what_many_want_at_once_is_sent_once(daemon, fake):

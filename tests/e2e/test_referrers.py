@@ -1,6 +1,8 @@
 """Referrers in docker-registry, which has no API for them and so their tag; their content by digest."""
 
 import json
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
 
 from spec import digest as digests
 from spec.api import content, images
@@ -19,20 +21,29 @@ def pushed(daemon, remote, document, media_type):
     return {"mediaType": media_type, "digest": digests.of(body), "size": len(body)}
 
 
+def about(daemon, remote, subject, layer, **changes):
+    """A manifest of an artifact, whose parts are there."""
+    config = pushed(daemon, f"{remote}:x", b"{}", EMPTY)
+    named = {"mediaType": OCI_MANIFEST, "digest": subject, "size": 1}
+    return {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "artifactType": TYPE, "config": config,
+            "layers": [layer], "subject": named, **changes}  # fmt: skip
+
+
+def listed(registry, subject):
+    """The tag, as another client sees it."""
+    argv = ["skopeo", "inspect", "--raw", "--tls-verify=false"]
+    argv.append(f"docker://{registry.host}/team/app:{subject.replace(':', '-')}")
+    return json.loads(subprocess.run(argv, check=True, capture_output=True).stdout)
+
+
 def test_an_artifact_is_found_and_fetched(daemon, tmp_path):
     with Registry(tmp_path / "registry") as registry:
         subject = make_image(tmp_path, registry, "team/app:1")
         remote = f"{registry.host}/team/app"
         listing = ("images", "referrers", "--plain-http", f"{remote}:1")
         assert daemon.ctr(*listing, "--json").stdout == "[]\n"
-        config = pushed(daemon, f"{remote}:x", b"{}", EMPTY)
         layer = pushed(daemon, f"{remote}:x", b"text", "text/plain")
-        about = {"mediaType": OCI_MANIFEST, "digest": subject, "size": 1}
-        document = {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "artifactType": TYPE, "config": config,
-                    "layers": [layer], "subject": about}  # fmt: skip
-        artifact = pushed(daemon, f"{remote}:sbom", document, OCI_MANIFEST)
-        index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [{**artifact, "artifactType": TYPE}]}
-        pushed(daemon, f"{remote}:{subject.replace(':', '-')}", index, OCI_INDEX)
+        artifact = pushed(daemon, f"{remote}:sbom", about(daemon, remote, subject, layer), OCI_MANIFEST)
         assert daemon.ctr(*listing, "-q").stdout.split() == [artifact["digest"]]
         assert TYPE in daemon.ctr(*listing, "--artifact-type", TYPE).stdout
         assert daemon.ctr(*listing, "--artifact-type", "another", "-q").stdout == ""
@@ -43,3 +54,31 @@ def test_an_artifact_is_found_and_fetched(daemon, tmp_path):
         with daemon.client() as client:
             record = client.images.get(images.GetRequest(name=f"{remote}@{artifact['digest']}"))
         assert record.target.digest == artifact["digest"]
+
+
+def test_what_is_pushed_is_added_to_the_tag(daemon, tmp_path):
+    """By many at once, and once only; what others have put there stays as it is (distribution spec, pushing manifests
+    with subject)."""
+    with Registry(tmp_path / "registry") as registry:
+        subject = make_image(tmp_path, registry, "team/app:1", base=False)
+        remote = f"{registry.host}/team/app"
+        layer = pushed(daemon, f"{remote}:x", b"text", "text/plain")
+        first = pushed(daemon, f"{remote}:0", about(daemon, remote, subject, layer), OCI_MANIFEST)
+        (entry,) = listed(registry, subject)["manifests"]
+        assert entry == {**first, "artifactType": TYPE}
+        theirs = {"schemaVersion": 2, "mediaType": OCI_INDEX, "annotations": {"by": "another"},
+                  "manifests": [{**first, "x-unknown": [1]}]}  # fmt: skip
+        pushed(daemon, f"{remote}:{subject.replace(':', '-')}", theirs, OCI_INDEX)
+        documents = [about(daemon, remote, subject, layer, annotations={"n": str(n)}) for n in range(8)]
+        with ThreadPoolExecutor(8) as clients:
+            many = list(clients.map(lambda one: pushed(daemon, f"{remote}:many", one, OCI_MANIFEST), documents))
+        found = listed(registry, subject)
+        assert found["annotations"] == {"by": "another"}
+        assert found["manifests"][0] == {**first, "x-unknown": [1]}
+        assert sorted(one["digest"] for one in found["manifests"][1:]) == sorted(one["digest"] for one in many)
+        assert [one["annotations"] for one in found["manifests"] if one["digest"] == many[3]["digest"]] == [{"n": "3"}]
+        pushed(daemon, f"{remote}:again", documents[3], OCI_MANIFEST)
+        assert listed(registry, subject) == found
+        untyped = about(daemon, remote, subject, layer, artifactType="")
+        last = pushed(daemon, f"{remote}:untyped", untyped, OCI_MANIFEST)
+        assert listed(registry, subject)["manifests"][-1] == {**last, "artifactType": EMPTY}

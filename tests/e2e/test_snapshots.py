@@ -178,6 +178,28 @@ def test_an_image_is_mounted_to_write_to(whole, snapshotter):
         os.rmdir(target)
 
 
+def test_a_mount_that_ends_by_itself(whole, tmp_path):
+    """A lease of that length keeps its snapshot."""
+    before = set(whole.ctr("leases", "ls", "-q").stdout.split())
+    (tmp_path / "none").mkdir()
+    flags = ("-x", "1h", "--snapshotter", "nosuch")
+    failed = whole.ctr("images", "mount", *flags, whole.ref, tmp_path / "none", check=False)
+    assert failed.returncode == 1
+    assert set(whole.ctr("leases", "ls", "-q").stdout.split()) == before
+    target = whole.ctr("images", "mount", "--expiration", "1h", whole.ref).stdout.strip()
+    try:
+        (lease,) = set(whole.ctr("leases", "ls", "-q").stdout.split()) - before
+        assert target in whole.ctr("leases", "resources", lease).stdout
+        assert "containerd.io/gc.expire" in whole.ctr("leases", "ls", f"id=={lease}").stdout
+        assert "containerd.io/gc.root" not in whole.ctr("snapshots", "info", target).stdout
+        assert target in keys(whole)
+    finally:
+        whole.ctr("images", "unmount", target)
+        os.rmdir(target)
+    whole.ctr("leases", "rm", "--sync", lease)
+    assert target not in keys(whole)
+
+
 def test_a_mount_that_fails_leaves_nothing(whole, tmp_path):
     for args in ((whole.ref, tmp_path / "none"), ("nosuch:1",), ("--platform", "linux/nosuch", whole.ref, "x")):
         assert whole.ctr("images", "mount", *args, check=False).returncode == 1
@@ -260,6 +282,8 @@ def test_content_is_ingested_edited_and_removed(whole):
     assert wrong.returncode == 1
     assert table(ctr("active").stdout)[1][:2] == ["k", "8"]
     assert ctr("active", "-q", "^x").stdout == ""
+    assert ctr("active", "-q", "--timeout", "1m").stdout == "k\n"
+    assert "is no duration" in ctr("active", "-t", "soon", check=False).stderr
     ctr("ingest", "--expected-digest", digest, "k", input=body, stdin=None)
     ctr("ingest", "--expected-digest", digest, "k", input=body, stdin=None)
     assert ctr("active", "-q").stdout == ""

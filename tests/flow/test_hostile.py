@@ -18,8 +18,7 @@ from spec.oci.image import OCI_LAYER_GZIP, OCI_LAYER_ZSTD
 from spec.records import Kind
 from tests.breakouts import OTHERS, PUBLISHED, REFUSED
 from tests.disks import KINDS, MIB, disk
-from tests.fake import Fake
-from tests.flow.test_pull import House
+from tests.house import House
 from tests.tarball import archive, entry, file, folder, hardlink
 from tests.ways import Canary
 
@@ -34,12 +33,6 @@ def house(tmp_path):
         made = House(directory)
         yield made
         made.close()
-
-
-@pytest.fixture
-def fake():
-    with Fake() as fake:
-        yield fake
 
 
 class Layer:

@@ -7,16 +7,15 @@ import threading
 
 import pytest
 
-from daemon.images import fetcher, transport
 from daemon.images.ranges import Ranges
 from daemon.kit.threads import Pool
 from spec import digest as digests
 from spec import errors
 from tests import tricks
 from tests.fake import Fake
-from tests.flow.test_pull import House
+from tests.house import House
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.usefixtures("impatient")]
 
 SIZE = 1_000_000
 PART = 100_000
@@ -38,13 +37,6 @@ def fake():
     with Fake() as fake:
         fake.image("1", {"data": os.urandom(SIZE)})
         yield fake
-
-
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch):
-    monkeypatch.setattr(transport, "READ_S", 0.5)
-    monkeypatch.setattr(fetcher, "WATCHED_S", 0.3)
-    monkeypatch.setattr(transport, "doubled", lambda *_: 0.0)
 
 
 def layer_of(fake):

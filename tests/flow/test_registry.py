@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from daemon.images import fetcher, pools, transport
+from daemon.images import transport
 from daemon.images.breaker import Breakers
 from daemon.images.hosts import Host
 from daemon.images.resolver import RegistryResolver
@@ -15,19 +15,11 @@ from spec import digest as digests
 from spec import errors
 from tests import tricks
 from tests.fake import MANIFEST, Fake
-from tests.flow.test_pull import House
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.usefixtures("impatient")]
 
 SIZE = 1_000_000
 FILES = {"data": os.urandom(SIZE)}
-
-
-@pytest.fixture
-def house(tmp_path):
-    made = House(tmp_path)
-    yield made
-    made.close()
 
 
 @pytest.fixture
@@ -35,16 +27,6 @@ def fake():
     with Fake() as fake:
         fake.image("1", FILES)
         yield fake
-
-
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch):
-    """All that is waited for is short."""
-    monkeypatch.setattr(transport, "HEADER_S", 0.5)
-    monkeypatch.setattr(transport, "READ_S", 0.5)
-    monkeypatch.setattr(pools, "HEAD_S", 0.5)
-    monkeypatch.setattr(fetcher, "WATCHED_S", 0.3)
-    monkeypatch.setattr(transport, "doubled", lambda *_: 0.0)
 
 
 def layer_of(fake, tag="1"):
@@ -132,8 +114,7 @@ def test_redirects_and_challenges_do_not_go_round_for_ever(house, fake, name):
     with pytest.raises(errors.Unavailable, match="redirects"):
         house.pull(f"{fake.host}/a:1")
     assert 99 - len(fake.tricks[name]) <= (transport.MAX_REDIRECTS + 1)
-    realm = f'Bearer realm="http://{fake.host}/token",service="fake"'
-    fake.tricks[name] = [tricks.status(401, WWW_Authenticate=realm)] * 99
+    fake.tricks[name] = [tricks.challenges] * 99
     before = len(fake.requests)
     with pytest.raises(errors.Unauthenticated):
         house.pull(f"{fake.host}/a:1")

@@ -18,8 +18,8 @@ from daemon.snapshots.overlay import Overlay
 from spec import digest as digests
 from spec import errors
 from spec.records import Kind
-from tests.fake import LAYER, Fake
-from tests.flow.test_pull import House
+from tests.fake import LAYER
+from tests.house import House
 from tests.tarball import archive, file, folder, hardlink, symlink
 
 pytestmark = pytest.mark.root
@@ -63,12 +63,6 @@ def overlay(tmp_path):
     made = House(tmp_path, Overlay, Watched)
     yield made
     made.close()
-
-
-@pytest.fixture
-def fake():
-    with Fake() as fake:
-        yield fake
 
 
 def serve(fake, tag, *plains, diff_ids=()):
@@ -196,7 +190,7 @@ def test_a_wrong_digest_discards_what_was_unpacked(house, fake):
         pull = pool.submit(house.pull, f"{fake.host}/a:1")
         until(lambda: has(house, "first"))
         fake.gate.set()
-        with pytest.raises(errors.FailedPrecondition, match=f"fetching {blob}"):
+        with pytest.raises(errors.FailedPrecondition, match=f"verifying {blob}"):
             pull.result(SECONDS)
     assert not house.made()
 

@@ -8,19 +8,14 @@ import pytest
 
 from daemon.images.auth import Authorizer, Credentials
 from daemon.images.hosts import Host
+from daemon.images.tokens import Tokens
 from daemon.images.transport import Transport
 from spec import errors
-from tests.answers import Answers, Reply
+from tests.answers import Reply
 
 ME = Credentials(username="me", secret="secret")
 REFRESH = Credentials(secret="refresh")
 PULL = "repository:a:pull"
-
-
-@pytest.fixture
-def server():
-    with Answers() as server:
-        yield server
 
 
 class Challenge:
@@ -41,53 +36,53 @@ def bearer(realm, **parameters):
 
 def authorizer(credentials=ME, base="http://127.0.0.1/v2"):
     transport = Transport(Host(base=base))
-    return Authorizer(base, credentials, transport.request), transport
+    return Authorizer(base, credentials, transport.request, Tokens()), transport
 
 
 def token(text, **fields):
     return Reply(200, json.dumps({"token": text, **fields}).encode())
 
 
-def test_a_token_is_kept_by_its_scope_until_it_ends(server, monkeypatch):
-    server.replies["/t"] = [token("one", expires_in=300), token("two"), token("three")]
+def test_a_token_is_kept_by_its_scope_until_it_ends(own, monkeypatch):
+    own.replies["/t"] = [token("one", expires_in=300), token("two"), token("three")]
     made, transport = authorizer()
-    challenge = bearer(f"{server.url}/t")
-    assert made.challenged(challenge, PULL, "x", "") == "Bearer one"
+    challenge = bearer(f"{own.url}/t")
+    assert made.challenged(challenge, PULL, "") == "Bearer one"
     assert made.header(PULL) == "Bearer one"
     assert made.header("repository:b:pull") == ""
-    assert made.challenged(challenge, "repository:b:pull", "x", "") == "Bearer two"
-    monkeypatch.setattr("daemon.images.auth.time.monotonic", lambda now=time.monotonic(): now + 295)
+    assert made.challenged(challenge, "repository:b:pull", "") == "Bearer two"
+    monkeypatch.setattr("daemon.images.tokens.time.monotonic", lambda now=time.monotonic(): now + 295)
     assert made.header(PULL) == ""
     transport.close()
 
 
-def test_scopes_are_merged_sorted_and_asked_for_one_by_one(server):
-    server.replies["/t"] = [token("one")]
+def test_scopes_are_merged_sorted_and_asked_for_one_by_one(own):
+    own.replies["/t"] = [token("one")]
     made, transport = authorizer()
     scope = "repository:b:pull repository:a:push,pull"
-    made.challenged(bearer(f"{server.url}/t", scope="repository:a:delete"), scope, "x", "")
-    query = parse_qs(urlsplit(server.requests[0].path).query)
+    made.challenged(bearer(f"{own.url}/t", scope="repository:a:delete"), scope, "")
+    query = parse_qs(urlsplit(own.requests[0].path).query)
     assert query == {"service": ["s"], "scope": ["repository:a:delete,pull,push", "repository:b:pull"]}
     transport.close()
 
 
-def test_a_refresh_token_is_posted_and_replaced(server):
-    server.replies["/t"] = [token("one", refresh_token="next"), token("two")]
+def test_a_refresh_token_is_posted_and_replaced(own):
+    own.replies["/t"] = [token("one", refresh_token="next"), token("two")]
     made, transport = authorizer(REFRESH)
     for scope in (PULL, "repository:b:pull"):
-        made.challenged(bearer(f"{server.url}/t"), scope, "x", "")
-    forms = [parse_qs(request.body.decode()) for request in server.requests]
+        made.challenged(bearer(f"{own.url}/t"), scope, "")
+    forms = [parse_qs(request.body.decode()) for request in own.requests]
     assert [form["refresh_token"] for form in forms] == [["refresh"], ["next"]]
     assert forms[0]["grant_type"] == ["refresh_token"]
     transport.close()
 
 
 @pytest.mark.parametrize("status", [404, 405])
-def test_a_server_of_passwords_in_forms(server, status):
-    server.replies["/t"] = [Reply(status), token("one")]
+def test_a_server_of_passwords_in_forms(own, status):
+    own.replies["/t"] = [Reply(status), token("one")]
     made, transport = authorizer()
-    assert made.challenged(bearer(f"{server.url}/t"), PULL, "x", "") == "Bearer one"
-    form = parse_qs(server.requests[1].body.decode())
+    assert made.challenged(bearer(f"{own.url}/t"), PULL, "") == "Bearer one"
+    form = parse_qs(own.requests[1].body.decode())
     assert (form["grant_type"], form["username"], form["password"]) == (["password"], ["me"], ["secret"])
     transport.close()
 
@@ -115,9 +110,9 @@ def test_a_server_of_passwords_in_forms(server, status):
 )
 def test_realms_that_are_refused_unasked(base, realm, why):
     asked = []
-    made = Authorizer(base, ME, lambda *request: asked.append(request))
+    made = Authorizer(base, ME, lambda *request: asked.append(request), Tokens())
     with pytest.raises(errors.Unauthenticated, match=why):
-        made.challenged(bearer(realm), PULL, "x", "")
+        made.challenged(bearer(realm), PULL, "")
     assert not asked
 
 
@@ -138,28 +133,28 @@ def test_realms_that_are_asked(base, realm):
         raise errors.Unavailable("far away")
 
     with pytest.raises(errors.Unavailable):
-        Authorizer(base, ME, send).challenged(bearer(realm), PULL, "x", "")
+        Authorizer(base, ME, send, Tokens()).challenged(bearer(realm), PULL, "")
     assert asked[0][1].startswith(realm)
 
 
 @pytest.mark.parametrize("status", [400, 401, 403])
-def test_a_token_server_that_refuses(server, status):
-    server.replies["/t"] = [Reply(status, b'{"errors":[{"code":"DENIED"}]}')]
+def test_a_token_server_that_refuses(own, status):
+    own.replies["/t"] = [Reply(status, b'{"errors":[{"code":"DENIED"}]}')]
     made, transport = authorizer()
     with pytest.raises(errors.Unauthenticated, match="DENIED"):
-        made.challenged(bearer(f"{server.url}/t"), PULL, "x", "")
+        made.challenged(bearer(f"{own.url}/t"), PULL, "")
     transport.close()
 
 
 @pytest.mark.parametrize("challenges", [(), ("Negotiate",), ("Basic",)])
 def test_nothing_to_answer_a_challenge_with(challenges):
-    made = Authorizer("https://a.example/v2", Credentials(), lambda *_: None)
+    made = Authorizer("https://a.example/v2", Credentials(), lambda *_: None, Tokens())
     with pytest.raises(errors.Unauthenticated):
-        made.challenged(Challenge(*challenges), PULL, "x", "")
+        made.challenged(Challenge(*challenges), PULL, "")
 
 
 def test_a_password_that_was_refused_is_not_given_again():
-    made = Authorizer("https://a.example/v2", ME, lambda *_: None)
-    used = made.challenged(Challenge("Basic"), PULL, "x", "")
+    made = Authorizer("https://a.example/v2", ME, lambda *_: None, Tokens())
+    used = made.challenged(Challenge("Basic"), PULL, "")
     with pytest.raises(errors.Unauthenticated, match="refused"):
-        made.challenged(Challenge("Basic"), PULL, "x", used)
+        made.challenged(Challenge("Basic"), PULL, used)

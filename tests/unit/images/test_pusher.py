@@ -10,32 +10,15 @@ from daemon.images.resolver import RegistryResolver
 from daemon.kit.cancel import Token
 from spec import errors
 from spec.oci.image import OCI_INDEX, OCI_LAYER_GZIP, OCI_MANIFEST, Descriptor
-from tests.answers import Answers, Reply
-from tests.fake import Fake, digest_of
+from tests.answers import Reply
+from tests.fake import digest_of
 
 BLOB = bytes(range(256)) * 4096  # 1 MiB
 DIGEST = digest_of(BLOB)
 LAYER = Descriptor(media_type=OCI_LAYER_GZIP, digest=DIGEST, size=len(BLOB))
-BODY = b'{"schemaVersion":2,"layers":[]}'
+CONFIG = {"mediaType": "application/vnd.oci.empty.v1+json", "digest": digest_of(b"{}"), "size": 2}
+BODY = json.dumps({"schemaVersion": 2, "config": CONFIG, "layers": []}).encode()
 UPLOADS = "/v2/a/blobs/uploads/"
-
-
-@pytest.fixture
-def fake():
-    with Fake() as fake:
-        yield fake
-
-
-@pytest.fixture
-def own():
-    with Answers() as server:
-        yield server
-
-
-@pytest.fixture
-def other():
-    with Answers() as server:
-        yield server
 
 
 @pytest.fixture
@@ -201,6 +184,7 @@ def test_a_push_that_is_cancelled(fake, to):
 
 
 def test_a_manifest_by_digest_and_by_tag(fake):
+    fake.blob(b"{}")
     target = Descriptor(media_type=OCI_MANIFEST, digest=digest_of(BODY), size=len(BODY))
     assert manifest(fake, target, BODY)
     assert fake.manifests[target.digest] == (OCI_MANIFEST, BODY)

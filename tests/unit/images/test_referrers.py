@@ -6,6 +6,8 @@ import pytest
 
 from daemon.images.resolver import RegistryResolver
 from spec import errors
+from spec.oci.image import Descriptor
+from tests import tricks
 from tests.fake import INDEX, MANIFEST, Fake, digest_of
 
 SBOM, SIGNATURE = "application/spdx+json", "application/vnd.example.signature"
@@ -17,12 +19,6 @@ def artifact(number, kind=SBOM):
 
 
 MADE = [artifact(number, SIGNATURE if number % 5 == 0 else SBOM) for number in range(25)]
-
-
-@pytest.fixture
-def fake():
-    with Fake() as fake:
-        yield fake
 
 
 @pytest.fixture
@@ -115,3 +111,87 @@ def test_a_page_elsewhere_gets_no_token(fake, resolver):
 def test_what_is_no_digest(fake, resolver):
     with pytest.raises(errors.InvalidArgument, match="sha256:1"):
         asked(resolver, fake, digest="sha256:1")
+
+
+TAG = SUBJECT.replace(":", "-")
+EMPTY = {"mediaType": "application/vnd.oci.empty.v1+json", "digest": digest_of(b"{}"), "size": 2}
+
+
+def pushed(fake, resolver, number=0):
+    """An artifact about the subject; its descriptor."""
+    fake.blob(b"{}")
+    about = {"mediaType": MANIFEST, "digest": SUBJECT, "size": 7}
+    document = {"schemaVersion": 2, "mediaType": MANIFEST, "artifactType": SBOM, "config": EMPTY, "layers": [],
+                "subject": about, "annotations": {"n": str(number)}}  # fmt: skip
+    body = json.dumps(document).encode()
+    target = Descriptor(media_type=MANIFEST, digest=digest_of(body), size=len(body))
+    resolver.pusher(f"{fake.host}/a:1").manifest(target, body, "1")
+    return {"mediaType": MANIFEST, "digest": target.digest, "size": target.size}
+
+
+def test_a_registry_that_lists_referrers_has_no_tag(fake, resolver):
+    fake.referrers = {}
+    for _ in range(2):
+        artifact = pushed(fake, resolver)
+        assert fake.referrers == {SUBJECT: [artifact]}
+        assert TAG not in fake.manifests
+
+
+def test_what_was_pushed_without_the_tag_is_added_by_the_next(fake, resolver):
+    """Whoever pushed it knew of no tag, or did not come that far."""
+    artifact = pushed(fake, resolver)
+    del fake.manifests[TAG]
+    assert pushed(fake, resolver) == artifact
+    assert asked(resolver, fake) == [artifact["digest"]]
+
+
+def meanwhile(number):
+    """Its answer is old when it comes."""
+
+    def trick(handler, data, start):
+        handler._send(200, data, {"Content-Type": INDEX, "ETag": f'"{digest_of(data)}"'})
+        document = json.loads(data)
+        document["manifests"].append(artifact(number))
+        handler.registry.manifests[TAG] = (INDEX, json.dumps(document).encode())
+
+    return trick
+
+
+def test_what_another_adds_meanwhile_stays(fake, resolver):
+    fake.manifest(TAG, {"schemaVersion": 2, "mediaType": INDEX, "manifests": MADE[:1]}, INDEX)
+    for number in range(200):
+        fake.manifests[artifact(number)["digest"]] = (MANIFEST, b"%d" % number)
+    fake.tricks[TAG] = [meanwhile(7), meanwhile(8)]
+    mine = pushed(fake, resolver)
+    wanted = [MADE[0]["digest"], artifact(7)["digest"], artifact(8)["digest"], mine["digest"]]
+    assert asked(resolver, fake) == wanted
+    fake.tricks[TAG] = [meanwhile(number) for number in range(100, 200)]
+    with pytest.raises(errors.Aborted, match=f"pushing.*adding it to the referrers of {SUBJECT}"):
+        pushed(fake, resolver, 1)
+
+
+@pytest.mark.parametrize(
+    ("document", "error"),
+    [
+        ({"schemaVersion": 2, "mediaType": MANIFEST, "config": EMPTY, "layers": []}, errors.InvalidArgument),
+        (b"<html>", errors.InvalidArgument),
+        ({"schemaVersion": 2, "manifests": [], "annotations": {"x": "y" * (4 << 20)}}, errors.InvalidArgument),
+        ({"schemaVersion": 2, "manifests": [], "annotations": {"x": "y" * ((4 << 20) - 100)}},
+         errors.ResourceExhausted),
+    ],
+    ids=["a manifest", "a page", "too long", "full"],
+)  # fmt: skip
+def test_a_tag_that_is_something_else_is_left_alone(fake, resolver, document, error):
+    fake.manifest(TAG, document, INDEX)
+    before = fake.manifests[TAG]
+    with pytest.raises(error, match=f"referrers of {SUBJECT}"):
+        pushed(fake, resolver)
+    assert fake.manifests[TAG] == before
+
+
+@pytest.mark.parametrize("status", [401, 403, 500])
+def test_a_tag_that_may_not_be_seen(fake, resolver, status):
+    fake.manifest(TAG, {}, INDEX)
+    fake.tricks[TAG] = [tricks.status(status)] * 9
+    with pytest.raises(errors.Error, match=f"at {fake.host}: adding it to the referrers of {SUBJECT}"):
+        pushed(fake, resolver)

@@ -8,7 +8,7 @@ from daemon.images.hosts import Host
 from daemon.images.resolver import RegistryResolver
 from spec import errors
 from spec.oci.image import OCI_LAYER_GZIP, Descriptor
-from tests.answers import Answers, Reply
+from tests.answers import Reply
 from tests.fake import MANIFEST, digest_of
 
 FOREIGN = "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"
@@ -17,18 +17,6 @@ PATH = "/v2/a/manifests/1"
 HEAD = Reply(200, BODY, {"Content-Type": MANIFEST, "Docker-Content-Digest": digest_of(BODY)})
 BLOB = b"0123456789"
 BLOB_PATH = f"/v2/a/blobs/{digest_of(BLOB)}"
-
-
-@pytest.fixture
-def own():
-    with Answers() as server:
-        yield server
-
-
-@pytest.fixture
-def other():
-    with Answers() as server:
-        yield server
 
 
 @pytest.fixture
