@@ -68,13 +68,17 @@ def fill(directory):
 
 class Failing:
     """A filesystem at `path` on a disk behind a loop device, whose image is on another that fills up: then what the
-    disk has not written before fails to be written back, though the filesystem has room."""
+    disk has not written before fails to be written back, though the filesystem has room. Its own tables and journal
+    have theirs from the start."""
 
     def __init__(self, path, image):
         self.path = path
         self.image = image
         self._filler = None
         self._by_pages()
+        with image.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, image.stat().st_size)
+        subprocess.run(["fstrim", path], check=True)
 
     def _by_pages(self):
         """To Linux's loop device a request is done of which its file took only a part. A page it takes or refuses."""
@@ -107,10 +111,10 @@ class Failing:
 
 @contextlib.contextmanager
 def failing(place, size=64 * MIB):
-    """A Failing disk, larger than what holds it, which has `size` bytes."""
-    with disk(place, "tmpfs", size) as outer:
+    """A Failing disk of `size` bytes."""
+    with disk(place, "tmpfs", size + MIB) as outer:
         (outer / "inner").mkdir()
-        with disk(outer / "inner", "ext4 by pages", 2 * size) as inner:
+        with disk(outer / "inner", "ext4 by pages", size) as inner:
             yield Failing(inner, outer / "inner/disk.img")
 
 

@@ -22,9 +22,7 @@ class LocalContent:
     """A ports.ContentStore below `root`. Without `sync` a blob survives the daemon's death but not the host's. `failed`
     is called when the disk fails a sync, and has more to fear for."""
 
-    def __init__(
-        self, root: str, sync: bool = True, failed: Callable[[OSError], None] = lambda exc: None
-    ) -> None:
+    def __init__(self, root: str, sync: bool = True, failed: Callable[[OSError], None] = lambda exc: None) -> None:
         self._root = root
         self._sync = sync
         self._failed = failed

@@ -16,7 +16,7 @@ from spec.events import ImageDelete, SnapshotRemove
 from spec.ports import ContentStore, Publisher, Snapshotter
 from spec.records import Lease
 
-CHUNK, BREATH_S = 64, 0.0002  # blobs, and then a pause: others want the interpreter and the disk, too
+CHUNK, BREATH_S = 16, 0.0003  # blobs, a millisecond's work, and then a pause: others want the interpreter, too
 INGEST_LIFE_NS = 24 * 3600 * 10**9  # of one that no lease keeps, since it was last written to
 
 log = logging.getLogger(__name__)

@@ -49,6 +49,7 @@ def test_a_store_whose_disk_fails_writes_no_more_and_can_still_be_read(failing_d
     assert isinstance(first, errors.DataLoss)
     assert str(failing_disk.path / "metadata") in first.message
     assert first.message == store.failed
+    assert [family.samples for family in store.families()] == [[("", "", 1)]]
     assert rows(store) == acknowledged
     if fail == failing_disk.fail:
         failing_disk.mend()

@@ -4,10 +4,11 @@ import contextlib
 import gc
 import sys
 import threading
+import time
 
 import pytest
 
-from daemon.gc.collector import BATCH, SWITCH_S, Collector
+from daemon.gc.collector import BATCH, STEP, SWITCH_S, WAY_S, Collector
 from daemon.gc.mark import Graph
 from spec import errors
 from spec.edges import Resource
@@ -193,3 +194,17 @@ def test_a_write_that_told_before_anybody_listened_is_seen_whole_or_not_at_all()
     collector.touch([node("blob")])
     collector.collect()
     assert shelf.names() == ["blob", "lease"]
+
+
+def test_it_makes_way_for_those_who_write_and_for_nobody_else(monkeypatch):
+    slept = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    shelf = Shelf(resources=[Resource(node(f"n{n}"), root=True) for n in range(3 * STEP)])
+    collector = Collector([shelf])
+    collector.graph()
+    assert not slept
+    collector.touch([node("a")])
+    collector.graph()
+    collector.removed()
+    collector.graph()
+    assert slept == [WAY_S, WAY_S]
