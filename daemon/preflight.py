@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from daemon.config import Config
 from daemon.kit import mounting
+from daemon.transport.http import HttpServer
 from daemon.transport.unix import clear_stale
 from spec import errors
 
@@ -16,7 +17,7 @@ CAP_SYS_ADMIN = 21
 def check(config: Config, listens: bool) -> None:
     """PermissionDenied without root's rights, FailedPrecondition for a directory that cannot be written or a kernel
     that lacks what is asked of it, AlreadyExists when a daemon answers at the address, unless we are handed the socket
-    (`listens` false)."""
+    (`listens` false), or somebody has that of the metrics, InvalidArgument for an address that is none."""
     _rights()
     for name in ("root", "state"):
         _writable(name, getattr(config, name))
@@ -25,6 +26,8 @@ def check(config: Config, listens: bool) -> None:
         if not _within(config.address, config.state):
             _writable("address", os.path.dirname(config.address) or ".")
         clear_stale(config.address)
+    if config.metrics.address:
+        HttpServer.check(config.metrics.address)
     if config.default_snapshotter == "overlayfs" and not mounting.has("overlay"):
         raise errors.FailedPrecondition(
             "default_snapshotter overlayfs: the kernel has no overlay; load its module, or choose another, as native"

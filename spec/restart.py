@@ -110,7 +110,7 @@ def decide(labels: Labels, task: Seen | None, delays: Delays, moment: Moment) ->
     if wish != RUNNING:
         return _noted(_unplanned(labels))
     planned = RESTART_AT in labels
-    if task is not None and task.status in (Status.RUNNING, Status.PAUSED, Status.PAUSING):
+    if task is not None and task.status in (Status.RUNNING, Status.PAUSED, Status.PAUSING, Status.UNKNOWN):
         return _noted(_counted(labels) if planned else {})
     asked = policy(labels.get(RESTART_POLICY, ""))
     if asked.kind == NO or (asked.kind == UNLESS_STOPPED and labels.get(RESTART_STOPPED) == "true"):

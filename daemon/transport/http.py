@@ -74,6 +74,24 @@ class HttpServer:
         self._path = ""
         self._serving: set[asyncio.Task[None]] = set()
 
+    @staticmethod
+    def check(address: str) -> None:
+        """Raise what `listen` would, and listen nowhere. Blocks."""
+        path = address.removeprefix(UNIX)
+        if path.startswith("/"):
+            clear_stale(path)
+            return
+        host, port = _split(address)
+        try:
+            for family, kind, protocol, _, place in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+                with socket.socket(family, kind, protocol) as sock:
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as asyncio does
+                    if family == socket.AF_INET6:
+                        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                    sock.bind(place)
+        except OSError as exc:
+            raise _taken(exc, address) from exc
+
     async def listen(self, address: str) -> str:
         """`HOST:PORT`, or `unix://PATH`, or a path; where it listens, with the port that 0 became. AlreadyExists when
         the address is taken."""

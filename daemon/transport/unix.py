@@ -27,6 +27,7 @@ WRITE_HIGH = 256 << 10  # bytes queued above which streams wait
 READ_STOP = 8 << 20  # bytes queued above which nothing more is read: a peer that never reads costs no more than this
 GATHER = 64
 ACCEPT_PAUSE_S = 0.1
+PATH_MAX = 107  # bytes of a socket's (unix(7)), without the NUL
 
 log = logging.getLogger("holdd.transport")
 
@@ -348,7 +349,10 @@ def credentials(sock: socket.socket) -> Peer:
 
 
 def clear_stale(path: str) -> None:
-    """Remove a socket at `path` that nobody listens on. AlreadyExists when somebody does, or when it is no socket."""
+    """Remove a socket at `path` that nobody listens on. AlreadyExists when somebody does, or when it is no socket;
+    InvalidArgument when none can be."""
+    if len(os.fsencode(path)) > PATH_MAX:
+        raise errors.InvalidArgument(f"listening on {path}: a socket's path has {PATH_MAX} bytes at most")
     try:
         mode = os.lstat(path).st_mode
     except FileNotFoundError:

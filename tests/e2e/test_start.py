@@ -79,6 +79,26 @@ def test_a_socket_where_none_can_be(place):
     refused(place, "--address", place / "file", says="something that is not a socket is there")
 
 
+def test_a_socket_with_too_long_a_name(place):
+    path = place / ("a" * 100)
+    refused(place, "--address", path, says=f"holdd: listening on {path}: a socket's path has 107 bytes at most")
+
+
+def test_metrics_where_they_cannot_be(place):
+    config = place / "config.toml"
+
+    def wants(address):
+        config.write_text(f"[metrics]\naddress = '{address}'\n")
+        return "--config", config
+
+    refused(place, *wants("nonsense"), says="holdd: metrics: address 'nonsense' is neither HOST:PORT nor unix:///PATH")
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        refused(place, *wants(address), says=f"holdd: metrics: listen at {address}: address already in use")
+    (place / "file").touch()
+    refused(place, *wants(f"unix://{place}/file"), says=f"listening on {place}/file: something that is not a socket")
+
+
 def test_no_directory_for_temporary_files(place):
     """Python looks at the usual ones, and at where it stands: here all of them are read-only."""
     script = """

@@ -17,16 +17,17 @@ from spec.records import Status
 from tests.containers import busybox, ended, started
 from tests.daemon import BIN, Daemon
 
-SPEAKS_1 = """#!{python}
+SPEAKS = """#!{python}
 import sys
 from daemon import __main__
 from daemon.runtime import nursery, shim
-shim.VERSION = shim.OLDEST = 1
-shim.Shim._greet = lambda self: None
+shim.OLDEST, shim.VERSION = {versions}
+if shim.VERSION == 1:
+    shim.Shim._greet = lambda self: None
 made = nursery.Nursery.__init__
 def init(self, *args):
     made(self, *args)
-    self.speaks = (1, 1)
+    self.speaks = {versions}
 nursery.Nursery.__init__ = init
 sys.exit(__main__.main())
 """
@@ -38,9 +39,12 @@ def older(tmp_path):
     """A directory of binaries."""
     if given := os.environ.get("HOLDD_TEST_OLDER"):
         return Path(given).absolute()
-    directory = tmp_path / "older"
+    return that_speaks(1, 1, tmp_path / "older")
+
+
+def that_speaks(oldest, newest, directory):
     directory.mkdir()
-    (directory / "holdd").write_text(SPEAKS_1.format(python=sys.executable))
+    (directory / "holdd").write_text(SPEAKS.format(python=sys.executable, versions=(oldest, newest)))
     (directory / "holdd").chmod(0o755)
     (directory / "ctr").symlink_to(Path(sys.executable).parent / "ctr")
     return directory
@@ -92,6 +96,34 @@ def test_containers_go_to_a_daemon_of_another_version(older, tmp_path, path):
         with daemon.client() as client:
             assert ended(client, "frozen") == 137
         gone(shims)
+        assert not list(daemon.state.glob("tasks/default/*"))
+        assert not list(daemon.state.glob("runc/default/*"))
+    finally:
+        daemon.__exit__()
+
+
+def test_a_daemon_that_speaks_no_version_of_a_shim_says_so_and_can_end_its_container(tmp_path):
+    daemon = Daemon(tmp_path)
+    daemon.start()
+    with daemon.client() as client:
+        pid = started(client, "c", busybox(tmp_path), *TELLS)
+        shim = shim_of(pid)
+    daemon.stop()
+    daemon.binaries = that_speaks(5, 9, tmp_path / "later")
+    daemon.start()
+    try:
+        daemon.says("/tasks/default/c speaks versions 1 to 2 of its protocol, and this holdd versions 5 to 9")
+        assert daemon.ctr("tasks", "ls").stdout.splitlines()[1].split() == ["c", str(pid), "UNKNOWN"]
+        done = daemon.ctr("tasks", "exec", "--exec-id", "x", "c", "/bin/true", check=False)
+        assert done.returncode == 1
+        assert "/tasks/default/c speaks versions 1 to 2" in done.stderr
+        assert "kill and delete the task" in done.stderr
+        assert daemon.ctr("containers", "rm", "c", check=False).returncode == 1
+        daemon.ctr("tasks", "kill", "c")
+        assert daemon.ctr("tasks", "wait", "c", check=False).returncode == 7
+        daemon.ctr("tasks", "rm", "c", check=False)
+        daemon.ctr("containers", "rm", "c")
+        gone([pid, shim])
         assert not list(daemon.state.glob("tasks/default/*"))
         assert not list(daemon.state.glob("runc/default/*"))
     finally:

@@ -17,9 +17,11 @@ INIT = """#!/busybox sh
 /busybox mount -t sysfs sys /sys
 /busybox mount -t devtmpfs dev /dev
 /busybox mount -t tmpfs tmpfs /tmp
+say() { echo "$@"; "$@" 2>&1; echo "exit $?"; }
+say /holdd --root /tmp/no/root --state /tmp/no/state
+say /busybox ls -A /tmp
 for module in /modules/*; do /busybox insmod $module; done
 /busybox mount -t cgroup2 cgroup2 /sys/fs/cgroup
-say() { echo "$@"; "$@" 2>&1; echo "exit $?"; }
 say /holdd --selftest
 /holdd --root /tmp/root --state /tmp/state --address /tmp/s >/tmp/log 2>&1 &
 until /ctr -a /tmp/s version >/dev/null 2>&1; do /busybox sleep 1; done
@@ -71,6 +73,13 @@ def test_the_selftest(console):
     text, code = answer(console, "/holdd --selftest")
     assert code == 0, console
     assert "failed" not in text
+
+
+def test_a_kernel_without_overlay(console):
+    text, code = answer(console, "/holdd --root /tmp/no/root --state /tmp/no/state")
+    assert (text.count("\n"), code) == (1, 1)
+    assert text.startswith("holdd: default_snapshotter overlayfs: the kernel has no overlay; load its module, or")
+    assert answer(console, "/busybox ls -A /tmp") == ("", 0)
 
 
 def test_the_daemon_answers(console):

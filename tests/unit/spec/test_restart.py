@@ -83,7 +83,7 @@ def test_who_was_stopped_stays_so():
     assert decided(labels(policy="always", explicitly_stopped="true"), FAILED).do is Do.NOTE
 
 
-@pytest.mark.parametrize("task", [RUNNING, PAUSED, Seen(Status.PAUSING), CREATED])
+@pytest.mark.parametrize("task", [RUNNING, PAUSED, Seen(Status.PAUSING), Seen(Status.UNKNOWN), CREATED])
 def test_what_runs_or_is_about_to_is_left_alone(task):
     assert decided(labels(policy="always"), task) == NOTHING
 
@@ -149,8 +149,8 @@ def test_a_plan_is_carried_out_when_it_is_due():
 
 
 def test_what_runs_was_started_and_is_counted():
-    verdict = decided(planned(count="1"), RUNNING)
-    assert verdict == Verdict(Do.NOTE, {AT: "", AFTER: "", COUNT: "2"})
+    for seen in (RUNNING, Seen(Status.UNKNOWN)):
+        assert decided(planned(count="1"), seen) == Verdict(Do.NOTE, {AT: "", AFTER: "", COUNT: "2"})
 
 
 def test_what_ran_and_has_ended_is_counted_and_planned_again():
