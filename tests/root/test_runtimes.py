@@ -236,14 +236,14 @@ def test_a_runtime_that_deletes_nothing_and_shares_the_hosts_pids():
         namespaces = ("mount", "uts")
         both = ("sh", "-c", "sleep 1000 & exec sleep 1000")
         task = await rig.run("one", *both, runtime="broken", namespaces=namespaces)
-        await until(lambda: len(cgroups.members("/holdd-test/one")) == 2)
+        await until(lambda: len(cgroups.members(cgroups.placed("/holdd-test/one"))) == 2)
         for verb in ("kill", "delete"):
             broken.breaks(verb, NOTHING)
         await task.kill(9)
         await task.wait()
-        assert len(cgroups.members("/holdd-test/one")) == 1
+        assert len(cgroups.members(cgroups.placed("/holdd-test/one"))) == 1
         await rig.delete("one")
-        assert cgroups.members("/holdd-test/one") == frozenset()
+        assert cgroups.members(cgroups.placed("/holdd-test/one")) == frozenset()
 
     story_of(story)
 
