@@ -29,7 +29,7 @@ test-vm: build
 	@base=$$(mktemp -d /tmp/holdd-test-XXXXXX) && trap "rm -rf $$base" EXIT && \
 	  $(BIN)/python -m pytest --basetemp=$$base/t tests/vm
 
-build: $(VENV)/built
+build: $(VENV)/built $(VENV)/compiled
 
 # dist/holdd and dist/ctr: static, of one file each.
 freeze: $(VENV)/built $(OBJECTS)
@@ -80,6 +80,11 @@ $(VENV)/ready: requirements.txt requirements-dev.txt | system
 $(VENV)/built: $(SOURCES) pyproject.toml $(VENV)/ready
 	$(BIN)/python setup.py -q build_ext --inplace
 	$(BIN)/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+# Python's byte code, so that no start compiles, wherever and by whomever it is run.
+$(VENV)/compiled: $(VENV)/built $(shell find ctr daemon spec -name '*.py')
+	$(BIN)/python -m compileall -q ctr daemon spec
 	touch $@
 
 clean:

@@ -45,13 +45,12 @@ async def hop(pool: Pool, work: Callable[P, T], /, *args: P.args, **kwargs: P.kw
     """
     here = contextvars.copy_context()
     future = pool.executor.submit(here.run, partial(work, *args, **kwargs))
-    waiter = asyncio.wrap_future(future)
     try:
-        return await asyncio.shield(waiter)
+        return await asyncio.wrap_future(future)
     except asyncio.CancelledError:
         if not future.cancel():
             _tell(context.cancel())
-            await _outlast(waiter)
+            await _outlast(asyncio.wrap_future(future))
         raise
 
 

@@ -91,6 +91,7 @@ class Workshop:
                 bundle = await self._bundle(f"{self.state}/tasks/{order.namespace}/{order.id}", record, spec.root_gid)
             forking = self.host.spawn(self.nursery.shim(bundle.path))
             try:
+                await asyncio.sleep(0)  # the nursery is asked before a thread is in the way
                 shim = await self._furnish(order, spec, bundle, forking, stack)
                 if writer is not None:
                     await shim.keep(held.writer(""), writer)

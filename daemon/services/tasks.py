@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 import msgspec
 from msgspec.structs import replace
 
-from daemon.flows.checkpoint import open_checkpoint, store_checkpoint
 from daemon.kit import context, tracing
 from daemon.kit.threads import Pool, hop
 from daemon.metadata.store import Store
@@ -61,6 +60,8 @@ class Tasks:
                 rootfs = await asyncio.to_thread(self._mounts, namespace, container)
         checkpoint = None
         if request.checkpoint is not None:
+            from daemon.flows.checkpoint import open_checkpoint  # when it is first used: a start does not pay for it
+
             checkpoint = await hop(self._pool, open_checkpoint, self._content(namespace), request.checkpoint)
         task = await self._runtime.create(
             namespace, container.id, container.spec, rootfs, request.stdio, runtime, fds, checkpoint
@@ -130,6 +131,8 @@ class Tasks:
         if options.image_path:
             await task.checkpoint(options)
             return api.CheckpointReply()
+        from daemon.flows.checkpoint import store_checkpoint
+
         namespace = context.namespace()
         with self._store.view() as view:
             container = CONTAINERS.get(view, namespace, task.id)
