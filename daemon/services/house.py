@@ -109,7 +109,8 @@ class Tools:
         applier = self.house.applier(self.house.content(namespace))
         snapshotter = self.house.snapshotter(namespace, name)
         keep = partial(self.house.leases(namespace).keep, edges.snapshot_kind(name))
-        unpacker = Unpacker(name, snapshotter, applier, self.once, namespace, self.crew, self.sync, keep)
+        parts = (name, snapshotter, applier, self.once, namespace, self.crew, self.sync, keep, unpack.labels)
+        unpacker = Unpacker(*parts)
         platform = platforms.parse(unpack.platform) if unpack.platform else platforms.default()
         return Target(unpacker=unpacker, matcher=platforms.only(platform))
 

@@ -126,6 +126,20 @@ def test_a_mount_that_is_refused_becomes_an_upload(own, to, status):
     assert own.requests[2].path == UPLOADS
 
 
+def test_a_mount_that_no_token_is_given_for_becomes_an_upload(own, to):
+    """Whoever may push here may not read there."""
+    challenge = {"WWW-Authenticate": f'Bearer realm="{own.url}/token",service="s"'}
+    token = Reply(200, json.dumps({"token": "good"}).encode())
+    own.replies[f"/v2/a/blobs/{DIGEST}"] = [Reply(401, headers=challenge)]
+    own.replies[UPLOADS] = [Reply(401, headers=challenge), Reply(202, headers={"Location": "/up"})]
+    own.replies["/token"] = [token, Reply(403), token]
+    own.replies["/up"] = [Reply(201)]
+    assert to(own, neighbours="other") == "complete"
+    asked = [request.path for request in own.requests if request.path.startswith("/token")]
+    assert ["other" in path for path in asked] == [False, True]
+    assert own.requests[-1].headers["Authorization"] == "Bearer good"
+
+
 def test_a_location_elsewhere_gets_no_credentials(own, other, to):
     """oras-go GHSA-jxpm-75mh-9fp7."""
     challenge = {"WWW-Authenticate": "Basic realm=x"}
