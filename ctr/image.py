@@ -1,6 +1,6 @@
 """From an image's name to its documents: the walk through index and manifest, over the API."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from daemon.client.client import Client
@@ -121,9 +121,13 @@ def is_unpacked(client: Client, snapshotter: str, chain_id: str) -> bool:
     return True
 
 
-def into(snapshotter: str, wanted: Sequence[str] = ()) -> Sequence[transfer.Unpack]:
-    """What asks for each of the platforms that are wanted, or the host's, to be unpacked."""
-    return [transfer.Unpack(platform=platform, snapshotter=snapshotter) for platform in wanted or [""]]
+def into(
+    snapshotter: str, wanted: Sequence[str] = (), labels: Mapping[str, str] = {}
+) -> Sequence[transfer.Unpack]:
+    """What asks for each of the platforms that are wanted, or the host's, to be unpacked; snapshots get `labels`."""
+    return [
+        transfer.Unpack(platform=platform, snapshotter=snapshotter, labels=dict(labels)) for platform in wanted or [""]
+    ]
 
 
 def unpack(client: Client, name: str, snapshotter: str, wanted: Sequence[str] = ()) -> Iterator[Progress]:

@@ -81,6 +81,7 @@ class System:
         self.config = config
         self._nursery = nursery
         self._pools: list[Pool] = []
+        self._keeper: Keeper[Any] = Keeper()
         self._proxied = builtin.proxied({name: plugin.type for name, plugin in config.proxy_plugins.items()})
         rows = (*builtin.ROWS, *self._proxied)
         self._plugins = Plugins(rows, config.disabled_plugins, config.required_plugins)
@@ -118,7 +119,6 @@ class System:
         self._differs = [self._asked(id) for id in config.diff.differs]
         self._resolver = self._plugins.later(builtin.RESOLVER, "registry")
         self._breakers = Breakers()
-        self._keeper: Keeper[Any] = Keeper()
         self._ranges = self._parts(config.registry.max_concurrent_ranges, config.registry.concurrent_layer_fetch_buffer)
         self._verifiers = self._plugins.every(
             builtin.VERIFIER, lambda row, cls: cls(**asdict(config.image_verifier))

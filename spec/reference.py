@@ -3,6 +3,7 @@
 Parsing takes linear time and refuses what is too long before it looks closer.
 """
 
+import ipaddress
 import re
 
 from spec import digest as digests
@@ -54,6 +55,8 @@ def parse(text: str) -> Reference:
         raise _bad(text, "it must begin with a registry's host, as in docker.io/library/busybox:latest")
     if (port := host.rpartition("]")[2].partition(":")[2]) and int(port) > MAX_PORT:
         raise _bad(text, f"{port} is no port")
+    if host.startswith("[") and not _is_address(host[1 : host.index("]")]):
+        raise _bad(text, "what stands in brackets is no address")
     rest, _, digest = rest.partition("@")
     repository, _, tag = rest.partition(":")
     if digest or text.endswith("@"):
@@ -80,6 +83,14 @@ def normalize(text: str) -> Reference:
         host, path = DOCKER_HUB, path if "/" in path else f"library/{path}"
     tail = path.rpartition("/")[2]
     return parse(f"{host}/{path}" if ":" in tail or "@" in tail else f"{host}/{path}:latest")
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _bad(text: str, why: str) -> errors.InvalidArgument:

@@ -3,6 +3,7 @@
 import contextlib
 import http.server
 import socket
+import sys
 import threading
 from dataclasses import dataclass, field
 
@@ -39,7 +40,7 @@ class Answers:
         class Handler(_Handler):
             answers = self
 
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = _Server(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = False
         self.host = f"127.0.0.1:{self._server.server_port}"
         self.url = f"http://{self.host}"
@@ -55,6 +56,12 @@ class Answers:
                 connection.shutdown(socket.SHUT_RDWR)
         self._server.server_close()
         self._thread.join()
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    def handle_error(self, request, client_address):
+        if not isinstance(sys.exc_info()[1], OSError):  # a client that is gone is none
+            super().handle_error(request, client_address)
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):

@@ -80,6 +80,7 @@ def _register_pull(pull: argparse.ArgumentParser) -> None:
     registry.register_metadata(pull)
     pull.add_argument("--snapshotter", default=os.environ.get("HOLDD_SNAPSHOTTER", ""), help="unpack into this one")
     pull.add_argument("--label", action="append", default=[], metavar="KEY=VALUE", help="of the image")
+    pull.add_argument("--snapshotter-label", action="append", default=[], metavar="KEY=VALUE", help="of its snapshots")
     pull.add_argument("--max-concurrent-downloads", type=int, default=0, metavar="N", help="layers at once")
     pull.add_argument("--print-chainid", action="store_true", help="print the name of its uppermost snapshot")
     progress.register(pull)
@@ -94,7 +95,7 @@ def _pull(args: argparse.Namespace, client: Client, out: Out) -> None:
         labels=output.parse_labels(args.label),
         platforms=args.platform,
         all_platforms=args.all_platforms,
-        unpacks=image.into(args.snapshotter, args.platform),
+        unpacks=image.into(args.snapshotter, args.platform, output.parse_labels(args.snapshotter_label)),
         all_metadata=not args.skip_metadata,
     )
     source = replace(registry.source(args, args.ref), concurrency=args.max_concurrent_downloads)

@@ -10,7 +10,7 @@ import contextlib
 import itertools
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from spec import errors, names
 from spec.oci.image import Descriptor
@@ -23,17 +23,18 @@ _sequence = itertools.count()
 
 @dataclass(frozen=True)
 class Step:
-    """A layer and its place in the chain; `parent` is the chain id below, "" for the lowest."""
+    """A layer and its place in the chain; `parent` is the chain id below, "" for the lowest; `more` are labels."""
 
     layer: Descriptor
     diff_id: str
     chain_id: str
     parent: str
+    more: Labels = field(default_factory=dict)
 
     @property
     def labels(self) -> Labels:
         """Of its snapshot, active and committed."""
-        labels = {names.DIFF_ID: self.diff_id}
+        labels = {**self.more, names.DIFF_ID: self.diff_id}
         if self.parent:
             labels[names.PARENT_CHAIN_ID] = self.parent
         return labels

@@ -28,7 +28,8 @@ WRITE_BACK_S = 0.5  # how often what is being unpacked is sent to the disk: what
 class Unpacker:
     """Unpacks into one snapshotter. Whoever wants a chain id that another is making waits for it: `once` is shared, and
     `scope` tells equal chain ids of different namespaces apart. The same layer in two chains is unpacked in both: what
-    it makes belongs to one snapshot. `keep` makes a snapshot that is there already the call's lease's."""
+    it makes belongs to one snapshot. `keep` makes a snapshot that is there already the call's lease's; those that are
+    made get `labels`, too."""
 
     def __init__(
         self,
@@ -40,12 +41,14 @@ class Unpacker:
         crew: Crew,
         sync: bool = True,
         keep: Callable[[str], None] = lambda chain_id: None,
+        labels: Mapping[str, str] = {},
     ) -> None:
         self.name = name
         self.crew = crew
         self.layers = Layers(snapshotter, applier, sync, keep)
         self._once = once
         self._scope = scope
+        self._labels = dict(labels)
 
     def begin(self, chain_id: str) -> "Flight[None]":
         """The making of a chain id: ours to do, or another's to wait for."""
@@ -67,7 +70,7 @@ class Unpacker:
         """
         chain = digests.chain_ids(diff_ids)
         parents = ["", *chain]
-        steps = [Step(*step) for step in zip(layers, diff_ids, chain, parents[:-1], strict=True)]
+        steps = [Step(*step, self._labels) for step in zip(layers, diff_ids, chain, parents[:-1], strict=True)]
         missing = steps[self._done(chain) :]
         if missing:
             _Climb(self, missing, arrivals, report, cancel.child(), text).run()

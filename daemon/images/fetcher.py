@@ -79,6 +79,8 @@ class RegistryFetcher:
         digests.check(descriptor.digest)
         if descriptor.data and digests.of(descriptor.data, digests.split(descriptor.digest)[0]) == descriptor.digest:
             return Embedded(descriptor.data[offset:])
+        if offset and offset == descriptor.size:
+            return Embedded(b"")
         doing = f"fetching {descriptor.digest} of {self._ref}"
         failure: errors.Error = errors.FailedPrecondition(f"{doing}: no host is configured that may be asked")
         asked = (*self._foreign(descriptor), *self._sessions)
@@ -135,6 +137,8 @@ class RegistryFetcher:
 
 
 def _may_ask(url: str, own: str | None) -> bool:
+    if not url.isascii() or not url.isprintable():
+        return False
     try:
         parts = urlsplit(url)
         port_is_good = parts.port != 0

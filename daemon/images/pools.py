@@ -68,7 +68,9 @@ class Use:
             yield
 
     def take(self, connection: "_Connection") -> None:
+        """ConnectionAbortedError once it has ended."""
         with self._lock:
+            self.check()
             self._taken.add(connection)
         connection.use = self
 
@@ -113,7 +115,11 @@ class _Pool(urllib3.HTTPConnectionPool):
     def _get_conn(self, timeout: float | None = None) -> Any:
         connection = super()._get_conn(timeout)
         assert isinstance(connection, _Connection)
-        _using.use.take(connection)
+        try:
+            _using.use.take(connection)
+        except OSError:
+            connection.close()
+            raise
         if connection.sock is not None:
             connection.use.wire.took(connection.host, connection.port)
         return connection

@@ -134,7 +134,10 @@ class RegistryPusher:
             return not digest or said == digest
         if status == 403:  # its answer to GET says why
             headers = {"Accept": accept, "Range": "bytes=0-0"}
-            answer = self._session.request("GET", path, self._scope, headers)
+            try:
+                answer = self._session.request("GET", path, self._scope, headers)
+            except errors.Unavailable:
+                raise transport.status_error(answer, "HEAD", self._session.url(path)) from None
             if answer.status == 403:
                 raise transport.status_error(answer, "GET", self._session.url(path))
             transport.drop(answer)

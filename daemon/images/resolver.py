@@ -115,10 +115,10 @@ class RegistryResolver:
         for fetcher in fetchers:
             fetcher.close()
 
-    def _session(self, host: Host, registry: str) -> Session:
+    def _session(self, host: Host, registry: str, is_last: bool) -> Session:
         if self._headers and not host.mirror:
             host = replace(host, headers={**host.headers, **self._headers})
-        return Session(host, self._for(host, registry), registry, self._keeper, self._breakers, self._wire)
+        return Session(host, self._for(host, registry), registry, self._keeper, self._breakers, self._wire, is_last)
 
     def _for(self, host: Host, registry: str) -> Credentials:
         """The credentials, for the registry itself; nobody else's host sees them, whatever the configuration says."""
@@ -130,8 +130,16 @@ class RegistryResolver:
                 raise errors.Canceled(f"asking {ref.host}: its connections were closed")
             if ref.host not in self._sessions:
                 found = self._lookup(ref.host, self._hosts_dir, self._plain_http, self._skip_verify, self._trust)
-                self._sessions[ref.host] = [self._session(host, ref.host) for host in found]
+                self._sessions[ref.host] = [
+                    self._session(host, ref.host, not _others(host, found[number + 1 :]))
+                    for number, host in enumerate(found)
+                ]
             return [session for session in self._sessions[ref.host] if capability in session.host.capabilities]
+
+
+def _others(host: Host, after: Sequence[Host]) -> bool:
+    """Whether there are more to ask, whatever `host` is asked."""
+    return all(any(capability in other.capabilities for other in after) for capability in host.capabilities)
 
 
 def _first(sessions: Sequence[Session], doing: str, ask: Callable[[Session], T]) -> T:
@@ -165,7 +173,12 @@ def _resolve(session: Session, ref: Reference) -> Descriptor:
         return _descriptor(media_type, digest, int(length))
     if status == 404:
         raise errors.NotFound("not found")
-    return _by_body(session, ref, path, scope)
+    try:
+        return _by_body(session, ref, path, scope)
+    except errors.Unavailable:
+        if status == 403:
+            raise transport.status_error(answer, "HEAD", session.url(path)) from None
+        raise
 
 
 def _by_body(session: Session, ref: Reference, path: str, scope: str) -> Descriptor:
@@ -173,6 +186,7 @@ def _by_body(session: Session, ref: Reference, path: str, scope: str) -> Descrip
     if answer.status != 200:
         raise transport.status_error(answer, "GET", session.url(path))
     body = transport.body_of(answer, distribution.MAX_MANIFEST + 1)
+    _check_size(len(body))
     digest = digests.of(body, digests.split(ref.digest)[0] if ref.digest else digests.CANONICAL)
     if ref.digest and digest != ref.digest:
         raise errors.FailedPrecondition(f"what came is {digest}")
@@ -181,6 +195,10 @@ def _by_body(session: Session, ref: Reference, path: str, scope: str) -> Descrip
 
 
 def _descriptor(media_type: str, digest: str, size: int) -> Descriptor:
+    _check_size(size)
+    return Descriptor(media_type=media_type, digest=digest, size=size)
+
+
+def _check_size(size: int) -> None:
     if size > distribution.MAX_MANIFEST:
         raise errors.InvalidArgument(f"its manifest has {size} bytes, more than {distribution.MAX_MANIFEST}")
-    return Descriptor(media_type=media_type, digest=digest, size=size)

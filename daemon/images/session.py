@@ -16,6 +16,7 @@ from daemon.images.wire import Wire
 from spec import errors
 
 CHALLENGES = 2  # 401s that are answered for one request
+HURRIED = 2  # attempts, of which the first may be on a connection that is gone
 
 
 class Known:
@@ -36,7 +37,8 @@ class Known:
 
 
 class Session:
-    """From any thread. `registry` is the name that references have."""
+    """From any thread. `registry` is the name that references have. While there is another to ask, nobody is waited
+    for: only the last has all the time."""
 
     def __init__(
         self,
@@ -46,6 +48,7 @@ class Session:
         keeper: Keeper[Known],
         breakers: Breakers | None = None,
         wire: Wire | None = None,
+        is_last: bool = True,
     ) -> None:
         self.host = host
         self._registry = registry
@@ -54,7 +57,8 @@ class Session:
         files = states([*host.ca, *(path for pair in host.client for path in pair)])
         self._key = keeper.key(host, credentials, registry, files)
         self._known = keeper.take(self._key, lambda: Known(host))
-        self._transport = Transport(host, breakers, self._known.connections, wire)
+        often = (transport.ATTEMPTS, transport.PATIENCE_S) if is_last else (HURRIED, 0.0)
+        self._transport = Transport(host, breakers, self._known.connections, wire, *often)
         self._credentials = credentials
         self._closed = False
         self._lock = threading.Lock()
@@ -123,7 +127,7 @@ class Session:
         scope: str,
         headers: Mapping[str, str],
         body: bytes | Body | None = None,
-        attempts: int = transport.ATTEMPTS,
+        attempts: int = 0,
     ) -> Answer:
         header = self._authorizer.header(scope)
         for attempt in range(CHALLENGES + 1):

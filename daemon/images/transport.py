@@ -5,12 +5,13 @@ docker's alike), and none leads from elsewhere to this machine.
 """
 
 import contextlib
+import logging
 import random
 import ssl
 import threading
 import time
 import weakref
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from email.utils import parsedate_to_datetime
 from typing import Protocol
 from urllib.parse import urljoin, urlsplit
@@ -40,7 +41,10 @@ TRANSIENT = (408, 429, 500, 502, 503, 504)
 PRIVATE = frozenset({"authorization", "cookie", "proxy-authorization"})
 OF_A_BODY = frozenset({"content-type", "content-length"})
 SMALL = 64 << 10  # bytes of an answer that nobody reads
+WARNINGS = 16  # of one host that are logged
 USER_AGENT = "holdd"
+
+log = logging.getLogger(__name__)
 
 UNREACHABLE = (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError)
 
@@ -66,6 +70,14 @@ class Connections:
     def __init__(self, host: Host) -> None:
         self.own = _pools(host)
         self.others = Pools(pools.everyone, CONNECT_S, HEADER_S)
+        self._warned: set[str] = set()
+
+    def heed(self, host: str, warnings: Sequence[str]) -> None:
+        """Log what it warns of, once."""
+        for text in warnings:
+            if text not in self._warned and len(self._warned) < WARNINGS:
+                self._warned.add(text)
+                log.warning("%s warns: %s", host, text)
 
     def close(self) -> None:
         """Those that are idle."""
@@ -74,7 +86,8 @@ class Connections:
 
 
 class Transport:
-    """Requests to one host, and on its behalf to others. From any thread. `connections` are others', too.
+    """Requests to one host, and on its behalf to others. From any thread. `connections` are others', too. What may pass
+    is tried `attempts` times, and a Retry-After of up to `patience_s` waited for.
 
     `close` it: that also wakes whoever sleeps, reads or starts a request, with Canceled.
     """
@@ -85,6 +98,8 @@ class Transport:
         breakers: Breakers | None = None,
         connections: Connections | None = None,
         wire: Wire | None = None,
+        attempts: int = ATTEMPTS,
+        patience_s: float = PATIENCE_S,
     ) -> None:
         self.host = host
         self.base = host.base
@@ -95,6 +110,8 @@ class Transport:
         self._own = {origin(base) for base in (host.base, host.fallback) if base}
         self._connections = connections or Connections(host)
         self._is_sharing = connections is not None
+        self._attempts = attempts
+        self._patience_s = patience_s
         self._wire = wire or Wire()
         self._use = Use(self._wire)
 
@@ -104,7 +121,7 @@ class Transport:
         url: str,
         headers: Mapping[str, str],
         body: bytes | Body | None = None,
-        attempts: int = ATTEMPTS,
+        attempts: int = 0,
     ) -> Answer:
         """The final answer, whatever its status; its body is for the caller to read and close.
 
@@ -113,6 +130,7 @@ class Transport:
         """
         own = self.host.headers if self.is_own(url) else {}
         given = {"User-Agent": USER_AGENT, **own, **headers}
+        attempts = attempts or self._attempts
         for attempt in range(attempts):
             last = attempt == attempts - 1
             self.check()
@@ -131,7 +149,7 @@ class Transport:
                 self.breakers.answered(self.host.name)
                 return answer
             said = _retry_after(answer)
-            if last or said > PATIENCE_S:
+            if last or said > self._patience_s:
                 self._failed(url, said)
                 return answer
             drop(answer)
@@ -181,6 +199,7 @@ class Transport:
         began_s = time.monotonic()
         answer = kept.request(method, url, headers, body, self._use, timeout)
         self._wire.answered(answer, began_s)
+        self._connections.heed(self.host.name, distribution.warnings(answer.headers.getlist("Warning")))
         sock = getattr(answer.connection, "sock", None)
         if sock is not None:
             sock.settimeout(READ_S)
@@ -301,7 +320,7 @@ def origin(url: str) -> tuple[str, str, int]:
         port = parts.port
     except ValueError as exc:
         raise errors.InvalidArgument(f"{distribution.redacted(url)}: a malformed address") from exc
-    return parts.scheme, (parts.hostname or "").rstrip("."), port or _PORTS.get(parts.scheme, 0)
+    return parts.scheme, parts.hostname or "", port or _PORTS.get(parts.scheme, 0)
 
 
 def _retry_after(answer: Answer) -> float:

@@ -72,10 +72,12 @@ class Conversion(Record, frozen=True):
 
 
 class Unpack(Record, frozen=True):
-    """Unpack what `platform` selects ("" is the host's) into `snapshotter` ("" is the namespace's default)."""
+    """Unpack what `platform` selects ("" is the host's) into `snapshotter` ("" is the namespace's default). Snapshots
+    that are made get `labels` besides their own; those that are there keep theirs."""
 
     platform: str = ""
     snapshotter: str = ""
+    labels: dict[str, str] = {}
 
 
 class ImageStore(Record, frozen=True, tag="image_store"):

@@ -12,6 +12,7 @@ from spec.base import Doc, Record
 from spec.oci import image
 
 MAX_MANIFEST = 4 << 20  # bytes; what the distribution spec asks registries to take at least
+MAX_WARNING = 4096  # letters of one that are looked at
 MAX_ERROR_BODY = 64_000  # bytes of an error's body that are looked at
 ACCEPT = ", ".join((image.DOCKER_MANIFEST, image.DOCKER_INDEX, image.OCI_MANIFEST, image.OCI_INDEX, "*/*"))
 
@@ -22,6 +23,7 @@ _PARAMETER = re.compile(rf'[\s,]*({_TOKEN})\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"
 _TOKEN68 = re.compile(r"\s+[A-Za-z0-9._~+/-]+=*\s*(?=,|$)", re.ASCII)
 _RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", re.ASCII)
 _RECEIVED = re.compile(r"(?:bytes=)?0-(\d{1,18})", re.ASCII)
+_WARNING = re.compile(r'299 - "((?:[^"\\]|\\.)*)"(?: "[^"]*")?\s*(?:,|$)', re.ASCII)
 _CODE = re.compile(r"[A-Z0-9_]{1,64}", re.ASCII)
 
 
@@ -185,6 +187,19 @@ def problems(body: bytes) -> str:
     return "; ".join(said)[:1000]
 
 
+def warnings(headers: Sequence[str]) -> list[str]:
+    """What `Warning` headers tell people (distribution spec, warnings): those of code 299 and no agent. What is
+    malformed ends the header it stands in."""
+    found = []
+    for header in headers:
+        position = 0
+        while (warning := _WARNING.match(header, position)) is not None:
+            found.append(_one_line(re.sub(r"\\(.)", r"\1", warning[1]), MAX_WARNING))
+            position = warning.end()
+            position += len(header[position:]) - len(header[position:].lstrip())
+    return found
+
+
 def token(body: bytes) -> Token:
     """A token server's answer. DataLoss when it holds no token; the message shows nothing of it."""
     try:
@@ -204,11 +219,15 @@ def redacted(url: str) -> str:
     except ValueError:
         return "(malformed url)"
     query = "&".join(
-        f"{quote(name)}={quote(value) if name == 'ns' else 'REDACTED' if value else ''}"
+        f"{_quoted(name)}={_quoted(value) if name == 'ns' else 'REDACTED' if value else ''}"
         for name, value in sorted(parse_qsl(parts.query, keep_blank_values=True))
     )
     return urlunsplit((parts.scheme, host, parts.path, query, ""))
 
 
-def _one_line(text: str) -> str:
-    return "".join(character if character.isprintable() else " " for character in text[:300])
+def _quoted(text: str) -> str:
+    return quote(text, errors="replace")
+
+
+def _one_line(text: str, most: int = 300) -> str:
+    return "".join(character if character.isprintable() else " " for character in text[:most])

@@ -135,8 +135,8 @@ def test_spec_does_no_io():
     """spec imports msgspec and the pure part of the standard library."""
     allowed = {
         "__future__", "abc", "base64", "binascii", "bisect", "collections", "contextlib", "dataclasses", "datetime",
-        "enum", "errno", "functools", "hashlib", "heapq", "itertools", "json", "math", "msgspec", "operator",
-        "platform",
+        "enum", "errno", "functools", "hashlib", "heapq", "ipaddress", "itertools", "json", "math", "msgspec",
+        "operator", "platform",
         "re",
         "signal", "spec", "string", "struct", "textwrap", "types", "typing", "unicodedata", "urllib",
     }  # fmt: skip

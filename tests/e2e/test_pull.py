@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from spec import errors
+from spec import errors, names
 from spec.api import content, images, snapshots, transfer
 from spec.records import Kind
 from tests.daemon import Daemon
@@ -111,6 +111,20 @@ def test_a_second_pull_asks_for_no_token(daemon):
         assert len(fake._server.connections) == connections
         with pytest.raises(errors.Unauthenticated):
             pull(daemon, reference)
+
+
+def test_labels_of_snapshots(daemon, fake):
+    """Besides those that each has; what is there already keeps its own."""
+    fake.image("1", FILES)
+    argv = ("images", "pull", "--quiet", f"{fake.host}/a:1", "--snapshotter-label")
+    daemon.ctr(*argv, "a=b", "--snapshotter-label", f"{names.DIFF_ID}=mine")
+    (info,) = snapshots_of(daemon)
+    assert info.labels["a"] == "b"
+    assert info.labels[names.DIFF_ID].startswith("sha256:")
+    daemon.ctr(*argv, "c=d")
+    assert [info.labels for info in snapshots_of(daemon)] == [info.labels]
+    failed = daemon.ctr(*argv, f"k={'v' * 5000}", check=False)
+    assert failed.returncode == 0, "nothing was made"
 
 
 def test_so_many_layers_at_once(daemon):

@@ -99,6 +99,33 @@ def test_resolving(house, fake, case):
     assert nothing_made(house)
 
 
+@pytest.mark.parametrize("case", [case for case in RESOLVE if "length" not in case and "digest" not in case])
+def test_resolving_by_digest(house, fake, case):
+    trick, kind = RESOLVE[case]
+    digest = digest_of(fake.manifests["1"][1])
+    fake.tricks[digest] = [trick] * MANY
+    fake.sent = 0
+    with pytest.raises(errors.Error) as raised:
+        house.pull(f"{fake.host}/a@{digest}")
+    said(raised, kind, "resolving", f"{fake.host}/a@{digest}", f"at {fake.host}")
+    assert fake.sent < 64 << 20
+    assert nothing_made(house)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(400, errors.Unknown), (404, errors.NotFound), (500, errors.Unavailable), (502, errors.Unavailable),
+     (504, errors.Unavailable), (418, errors.Unknown)],
+)  # fmt: skip
+def test_a_manifest_is_not_looked_for_among_blobs(house, fake, status, kind):
+    digest = digest_of(fake.manifests["1"][1])
+    fake.tricks[digest] = [tricks.status(status)] * MANY
+    with pytest.raises(errors.Error, match=f"status {status}") as raised:
+        house.pull(f"{fake.host}/a:1")
+    said(raised, kind, "fetching", digest, f"at {fake.host}")
+    assert not [path for _, path, _ in fake.requests if "/blobs/" in path]
+
+
 def test_a_page_in_the_place_of_a_manifest(house, fake):
     fake.tricks["1"] = [tricks.page] * MANY
     with pytest.raises(errors.InvalidArgument, match=f"{fake.host}/a:1.*text/html"):

@@ -68,6 +68,18 @@ def test_skip_verify_counts_with_a_file_too(tmp_path):
     assert own.skip_verify
 
 
+@pytest.mark.parametrize(
+    ("host", "local"),
+    [
+        ("localhost", True), ("localhost:5000", True), ("127.0.0.1", True), ("127.0.0.1:5000", True),
+        ("127.0.0.254", True), ("127.255.255.254:80", True), ("[::1]", True), ("[::1]:5000", True),
+        ("127.256.0.1", False), ("128.0.0.1", False), ("localhost.example", False),
+        ("example.com", False), ("127.example.com", False), ("[::2]:5000", False), ("10.0.0.1:5000", False),
+    ],
+)  # fmt: skip
+def test_what_is_this_machine(host, local):
+    assert hosts.is_local(host) is local
+
 
 @pytest.mark.parametrize(
     ("registry", "options", "base", "fallback"),

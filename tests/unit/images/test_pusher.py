@@ -1,15 +1,19 @@
 """Pushes to a registry that cuts, forgets, refuses and moves."""
 
 import json
+from contextlib import closing
 
 import pytest
 
 from daemon.content.local import LocalContent
 from daemon.images import pusher as pushers
+from daemon.images import transport
+from daemon.images.hosts import Host
 from daemon.images.resolver import RegistryResolver
 from daemon.kit.cancel import Token
 from spec import errors
 from spec.oci.image import OCI_INDEX, OCI_LAYER_GZIP, OCI_MANIFEST, Descriptor
+from tests import tricks
 from tests.answers import Reply
 from tests.fake import digest_of
 
@@ -122,6 +126,20 @@ def test_a_mount_that_is_refused_becomes_an_upload(own, to, status):
     assert own.requests[2].path == UPLOADS
 
 
+def test_a_mount_that_no_token_is_given_for_becomes_an_upload(own, to):
+    """Whoever may push here may not read there."""
+    challenge = {"WWW-Authenticate": f'Bearer realm="{own.url}/token",service="s"'}
+    token = Reply(200, json.dumps({"token": "good"}).encode())
+    own.replies[f"/v2/a/blobs/{DIGEST}"] = [Reply(401, headers=challenge)]
+    own.replies[UPLOADS] = [Reply(401, headers=challenge), Reply(202, headers={"Location": "/up"})]
+    own.replies["/token"] = [token, Reply(403), token]
+    own.replies["/up"] = [Reply(201)]
+    assert to(own, neighbours="other") == "complete"
+    asked = [request.path for request in own.requests if request.path.startswith("/token")]
+    assert ["other" in path for path in asked] == [False, True]
+    assert own.requests[-1].headers["Authorization"] == "Bearer good"
+
+
 def test_a_location_elsewhere_gets_no_credentials(own, other, to):
     """oras-go GHSA-jxpm-75mh-9fp7."""
     challenge = {"WWW-Authenticate": "Basic realm=x"}
@@ -211,3 +229,34 @@ def test_only_a_host_that_takes_pushes_is_asked(fake, tmp_path):
     with pytest.raises(errors.FailedPrecondition, match="takes it"):
         resolver.pusher("a.example/b:1")
     resolver.close()
+
+
+def test_a_registry_that_says_no_digest(own):
+    """It need not."""
+    own.replies["/v2/a/manifests/1"] = [Reply(404), Reply(201)]
+    target = Descriptor(media_type=OCI_MANIFEST, digest=digest_of(BODY), size=len(BODY))
+    assert manifest(own, target, BODY, "1")
+    assert own.requests[1].body == BODY
+
+
+def test_whoever_may_not_push_hears_why(own):
+    """By one GET, also of a mirror that is told which registry is meant."""
+    said = Reply(403, b'{"errors":[{"code":"DENIED","message":"read only"}]}')
+    own.replies[f"/v2/a/blobs/{DIGEST}"] = [Reply(403), said]
+    hosts = [Host(base=f"{own.url}/v2", mirror=True)]
+    with (
+        closing(RegistryResolver(lookup=lambda *_: hosts)) as resolver,
+        pytest.raises(errors.PermissionDenied, match="DENIED: read only"),
+    ):
+        resolver.pusher("registry.example/a:1").borrow(LAYER)
+    assert [(request.method, request.path) for request in own.requests] == [
+        (method, f"/v2/a/blobs/{DIGEST}?ns=registry.example") for method in ("HEAD", "GET")
+    ]
+
+
+def test_whoever_may_not_push_hears_so_when_the_reason_does_not_come(fake, to, monkeypatch):
+    monkeypatch.setattr(transport, "doubled", lambda *_: 0.0)
+    fake.blob(BLOB)
+    fake.tricks[DIGEST] = [tricks.status(403), *[tricks.hangs_up] * 9]
+    with pytest.raises(errors.PermissionDenied, match="status 403"):
+        to(fake)

@@ -59,6 +59,24 @@ def endless(handler, data, start):
     handler._send(200, json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": []}).encode(), headers)
 
 
+def of_no_length(handler, data, start):
+    """In chunks."""
+    handler.send_response(200)
+    handler.send_header("Transfer-Encoding", "chunked")
+    handler.end_headers()
+    for at in range(0, len(data), 100):
+        piece = data[at : at + 100]
+        handler.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+    handler.wfile.write(b"0\r\n\r\n")
+
+
+def test_an_answer_of_no_length(fake, resolver):
+    tag = SUBJECT.replace(":", "-")
+    fake.manifest(tag, {"schemaVersion": 2, "mediaType": INDEX, "manifests": MADE}, INDEX)
+    fake.tricks[tag] = [of_no_length]
+    assert asked(resolver, fake) == [one["digest"] for one in MADE]
+
+
 def failing(handler, data, start):
     handler._send(403, b'{"errors":[{"code":"DENIED","message":"not for you"}]}')
 

@@ -1,15 +1,19 @@
 """What one pull leaves for the next: connections and tokens, for whoever may ask the same host in the same way."""
 
+import contextlib
 import json
 import threading
 from contextlib import closing
 
 import pytest
+import urllib3
 
 from daemon.images import tokens
 from daemon.images.hosts import Host
 from daemon.images.keeper import Keeper
+from daemon.images.pools import Use
 from daemon.images.resolver import RegistryResolver
+from daemon.images.transport import Connections
 from spec import errors
 from spec.oci.image import Descriptor
 from tests.answers import Reply
@@ -147,6 +151,18 @@ def test_who_gives_up_breaks_nobody_elses_connection(fake, keeper):
     threads[1].join(30)
     assert digest_of(outcomes[1]) == layer["digest"]
     resolvers[1].close()
+
+
+def test_who_gave_up_takes_no_connection(own):
+    own.replies["/a"] = [Reply(200, b"yes")] * 2
+    kept, use = Connections(Host(base=own.url)).own, Use()
+    with use.ended():
+        pass
+    for user, kind in ((Use(), None), (use, urllib3.exceptions.HTTPError), (Use(), None)):
+        with pytest.raises(kind) if kind else contextlib.nullcontext():
+            assert kept.request("GET", f"{own.url}/a", {}, None, user).read() == b"yes"
+    kept.close()
+    assert len(own.requests) == 2
 
 
 def test_who_gives_up_does_not_wait_for_anothers_token():

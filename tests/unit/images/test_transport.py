@@ -8,10 +8,13 @@ import time
 
 import pytest
 
+from daemon.images import transport as transports
 from daemon.images.hosts import Host
 from daemon.images.transport import Transport, body_of
 from spec import errors
+from tests import tricks
 from tests.answers import Reply
+from tests.fake import Fake
 from tests.registry import certificate
 
 
@@ -95,6 +98,7 @@ def test_close_wakes_who_waits_for_a_retry(own):
     transport = transport_to(own)
     with pytest.raises(errors.Canceled):
         closed_when(lambda: own.requests, transport, lambda: transport.request("GET", f"{own.url}/a", {}))
+    assert len(own.requests) == 1
 
 
 def test_close_wakes_who_reads(own):
@@ -105,6 +109,77 @@ def test_close_wakes_who_reads(own):
         closed_when(lambda: True, transport, lambda: body_of(answer, 1000))
     with pytest.raises(errors.Canceled):
         transport.request("GET", f"{own.url}/a", {})
+
+
+@pytest.mark.parametrize(
+    ("start", "target", "error"),
+    [
+        ("https://a.example", "http://a.example/x", errors.PermissionDenied),
+        ("https://a.example", "http://b.example/x", errors.PermissionDenied),
+        ("http://a.example", "http://127.0.0.1/x", errors.PermissionDenied),
+        ("https://a.example", "https://169.254.169.254/x", errors.PermissionDenied),
+        ("https://a.example", "https://localhost./x", errors.PermissionDenied),
+        ("https://a.example", "file:///etc/passwd", errors.InvalidArgument),
+        ("https://a.example", "gopher://b.example/x", errors.InvalidArgument),
+        ("https://a.example", "https:///x", errors.InvalidArgument),
+        ("https://a.example", "https://b.example/x", None),
+        ("http://a.example", "https://b.example/x", None),
+        ("http://127.0.0.1:1", "http://127.0.0.1:2/x", None),
+    ],
+)
+def test_where_a_redirect_may_lead(start, target, error):
+    with pytest.raises(error) if error else contextlib.nullcontext():
+        transports.check_hop("GET", transports.origin(start), target)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("https://h/x", "https://h:443/y", True),
+        ("http://h", "http://h:80", True),
+        ("https://H/x", "https://h/x", True),
+        ("https://h", "http://h", False),
+        ("https://h", "https://h:444", False),
+        ("https://h", "https://i", False),
+        ("https://h", "https://h.", False),
+        ("https://h", "https://h@i", False),
+    ],
+)
+def test_what_is_one_origin(one, other, same):
+    """GHSA-742w-89gc-8m9c: credentials stay with theirs."""
+    assert (transports.origin(one) == transports.origin(other)) is same
+
+
+def test_a_body_that_trickles_is_given_up(monkeypatch):
+    """However short a document is, nobody waits for it for ever."""
+    monkeypatch.setattr(transports, "BODY_S", 0.2)
+    with Fake() as fake:
+        fake.manifest("1", b"x" * 10_000)
+        fake.tricks["1"] = [tricks.trickles]
+        transport = Transport(Host(base=f"http://{fake.host}/v2"))
+        answer = transport.request("GET", f"{transport.base}/a/manifests/1", {})
+        with pytest.raises(errors.Unavailable, match="too few"):
+            body_of(answer, 1 << 20)
+        transport.close()
+
+
+@pytest.mark.parametrize(("body", "connections"), [(b"", 1), (b"x" * 1000, 1), (b"x" * 100_000, 2)])
+def test_a_small_answer_that_nobody_wants_costs_no_connection(own, body, connections):
+    own.replies["/a"] = [Reply(503, body), Reply(307, body, {"Location": "/b"})]
+    own.replies["/b"] = [Reply(200, b"yes")]
+    assert asked(transport_to(own), "GET", f"{own.url}/a") == (200, b"yes")
+    assert len(own._connections) in (connections, 2 * connections - 1)
+
+
+def test_a_warning_is_logged_once(own, caplog):
+    own.replies["/a"] = [Reply(200, headers={"Warning": f'299 - "moves {n}"'}) for n in (1, 1, *range(2, 50))]
+    transport = transport_to(own)
+    for _ in range(40):
+        transport.request("GET", f"{own.url}/a", {}).close()
+    transport.close()
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{own.host} warns: moves {n}" for n in range(1, transports.WARNINGS + 1)
+    ]
 
 
 def closed_when(ready, transport, work):

@@ -105,11 +105,43 @@ def test_problems(body, text):
     [
         ("https://user:secret@h:1/p?sig=secret&empty=&ns=docker.io#f", "https://h:1/p?empty=&ns=docker.io&sig=REDACTED"),
         ("https://h/p", "https://h/p"),
+        ("https://h/p?b=1&a=2&a=3", "https://h/p?a=REDACTED&a=REDACTED&b=REDACTED"),
+        ("https://h/p?a&b=", "https://h/p?a=&b="),
+        ("https://h/p?ns=a.example:5000", "https://h/p?ns=a.example%3A5000"),
+        ("https://user@h/p", "https://h/p"),
+        ("https://h/p#sig=secret", "https://h/p"),
+        ("/p?sig=secret", "/p?sig=REDACTED"),
+        ("/p?\ud800=\ud800", "/p?%3F=REDACTED"),
+        ("", ""),
         ("http://[::1", "(malformed url)"),
     ],
 )
 def test_urls_in_messages_show_no_secret(url, shown):
     assert distribution.redacted(url) == shown
+
+
+@pytest.mark.parametrize(
+    ("headers", "shown"),
+    [
+        (['299 - "this registry moves"'], ["this registry moves"]),
+        (['299 - "one"', '299 - "two"'], ["one", "two"]),
+        (['299 - "one", 299 - "two"'], ["one", "two"]),
+        (['299 - "one" "Tue, 24 Nov 2026 00:00:00 GMT", 299 - "two"'], ["one", "two"]),
+        ([r'299 - "a \"quoted\" \\ word"'], ['a "quoted" \\ word']),
+        (['299 - "a, b"'], ["a, b"]),
+        (['299 - ""'], [""]),
+        (['299 - "no \x1b[31m colours"'], ["no  [31m colours"]),
+        (['299 - "x' + "y" * 10_000 + '"'], ["x" + "y" * 4095]),
+        (['299 - "good", 299 - bad, 299 - "lost"'], ["good"]),
+        *(([text], []) for text in (
+            "", "299", "299 -", '299 "no agent"', '299 - "never ends', "299 - plain", '299 agent "text"',
+            '199 - "text"', '2990 - "text"', ' 299 - "text"', "299 - 'text'", '299 -  "text"', '299 - "text" more',
+            "x" * 60_000,
+        )),
+    ],
+)  # fmt: skip
+def test_warnings(headers, shown):
+    assert distribution.warnings(headers) == shown
 
 
 def test_paths_and_scope():
