@@ -31,9 +31,9 @@ ANSWERS = {
     "no such version": "01060000" "{id}" "5d000000",
     "hello": "010e0000" "00000000" "26000000",
     "shutdown": "010c0000" "{id}" "00000000",
-}
+}  # fmt: skip
 
-EXIT = "01010000" "00000000" "00000000" "{sequence}" "{time}" "{pid}" "07000000" "00000000" "00000000"
+EXIT = "01010000" "00000000" "00000000" "{sequence}" "{time}" "{pid}" "07000000" "00000000" "00000000"  # fmt: skip
 
 
 def packed(text: str, id: int = 0, **more: bytes) -> bytes:

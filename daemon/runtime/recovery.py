@@ -198,4 +198,3 @@ def _bury(task: ContainerTask, bundle: Bundle, workshop: Workshop) -> None:
         for process in task.state.processes.values():
             process.change(started_ticks=-1)
     workshop.host.spawn(task.endings.bury())
-

@@ -137,9 +137,7 @@ def test_hello_is_answered_in_any_version(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("speaks", "spoken"), [((0, 0), VERSION), ((1, 1), 1), ((1, VERSION + 1), VERSION), ((VERSION, VERSION), VERSION)]
 )
-def test_all_that_a_shim_does_it_does_in_each_version(
-    speaks: tuple[int, int], spoken: int, tmp_path: Path
-) -> None:
+def test_all_that_a_shim_does_it_does_in_each_version(speaks: tuple[int, int], spoken: int, tmp_path: Path) -> None:
     async def body(shim: Shim) -> None:
         seen: list[ExitRecord] = []
         shim.on_exit(seen.append)
