@@ -167,6 +167,7 @@ class Endings:
                 if not state.unreached:
                     log.warning("task %s: %s", state.id, exc.message)
                 state.unreached, state.missing = True, "its shim does not answer; is it stopped?"
+                state.sought()
             await state.while_held(asyncio.sleep(AGAIN_SECONDS))
         return None
 

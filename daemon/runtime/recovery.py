@@ -91,7 +91,7 @@ async def _recover(workshop: Workshop, bundle: Bundle, told: _Memory) -> Contain
         await asyncio.wait([undoing], timeout=START_SECONDS)
         return None
     task = ContainerTask(workshop.host, bundle, record, workshop.calls(record, bundle))
-    task.state.missing = "its shim is being looked for"
+    task.state.seek()
     adopting = workshop.host.attend(_find(task, bundle, workshop, told))
     await asyncio.wait([adopting], timeout=START_SECONDS)
     return task
@@ -107,19 +107,21 @@ async def _connected(bundle: Bundle, record: TaskRecord, workshop: Workshop) -> 
 
 
 async def _find(task: ContainerTask, bundle: Bundle, workshop: Workshop, told: _Memory) -> None:
-    shim = await task.endings.reach() if workshop.same_boot(task.state.record) else None
-    if not task.state.held:
-        return
-    if shim is None:
-        task.state.missing = "its shim is gone"
-        task.endings.earlier = told.of(task)
-        _bury(task, bundle, workshop)
-        return
     try:
+        shim = await task.endings.reach() if workshop.same_boot(task.state.record) else None
+        if not task.state.held:
+            return
+        if shim is None:
+            task.state.missing = "its shim is gone"
+            task.endings.earlier = told.of(task)
+            _bury(task, bundle, workshop)
+            return
         async with task.state.lock:
             await _adopt(task, bundle, shim, told)
     except errors.Error as exc:
         log.error("recover bundle %s: %s", bundle.path, exc.message)
+    finally:
+        task.state.sought()
 
 
 async def _adopt(task: ContainerTask, bundle: Bundle, shim: Shim, told: _Memory) -> None:

@@ -58,11 +58,25 @@ class TaskState:
         self.pausing = False
         self.deleted = False
         self._let_go = asyncio.Event()
+        self._sought = asyncio.Event()
+        self._sought.set()
 
     @property
     def estranged(self) -> bool:
         """Whether its shim speaks no version of ours."""
         return self.shim is not None and bool(self.shim.stranger)
+
+    def seek(self) -> None:
+        """Whether it has a shim is not known yet; until `sought`, what needs to know waits."""
+        self.missing = "its shim is being looked for"
+        self._sought.clear()
+
+    def sought(self) -> None:
+        self._sought.set()
+
+    async def known(self) -> None:
+        """Wait until it is known whether it has a shim that takes connections."""
+        await self._sought.wait()
 
     def process(self, exec_id: str) -> TaskProcess:
         process = self.processes.get(exec_id)

@@ -56,10 +56,9 @@ class ContainerTask:
     async def start(self, exec_id: str = "") -> int:
         process = self.state.process(exec_id)
         doing = f"start {process.title}"
-        if process.record.exit is not None or process.reaped is not None:
-            raise errors.FailedPrecondition(f"{doing}: it has ended")
-        if process.record.phase is not Phase.ADDED:
-            raise errors.FailedPrecondition(f"{doing}: it was started already")
+        self._require_waiting(process, doing)
+        await self.state.known()
+        self._require_waiting(process, doing)  # still
         shim = self.state.running_shim(doing)
         if exec_id:
             self.state.require_running(doing)
@@ -67,6 +66,12 @@ class ContainerTask:
                 raise errors.FailedPrecondition(f"{doing}: task {self.id} is paused")
         process.change(phase=Phase.STARTING, since=self.endings.exits.since if exec_id else process.record.since)
         return await self.state.to_end(self._execs.start(process, shim) if exec_id else self._start_init(shim))
+
+    def _require_waiting(self, process: TaskProcess, doing: str) -> None:
+        if process.record.exit is not None or process.reaped is not None:
+            raise errors.FailedPrecondition(f"{doing}: it has ended")
+        if process.record.phase is not Phase.ADDED:
+            raise errors.FailedPrecondition(f"{doing}: it was started already")
 
     async def _start_init(self, shim: Shim) -> int:
         async with self.state.lock:
@@ -95,6 +100,7 @@ class ContainerTask:
             await self.state.calls.start(shim, self.state.init.record.pid)
 
     async def exec(self, exec_id: str, spec: bytes, stdio: Stdio, fds: Sequence[int] = ()) -> None:
+        await self.state.known()
         await self._execs.add(exec_id, spec, stdio, fds)
 
     # Living
@@ -114,6 +120,7 @@ class ContainerTask:
             cgroups.thaw(process.record.pid, self.state.record.cgroups_path)
 
     async def _kill_all(self, signal: int) -> None:
+        await self.state.known()
         doing = f"send signal {signal} to all of task {self.id}"
         if self.state.init.record.exit is not None or self.state.init.reaped is not None:
             raise errors.NotFound(f"{doing}: it has ended")
@@ -145,9 +152,11 @@ class ContainerTask:
         return cgroups.directories(self.state.init.record.pid, self.state.record.cgroups_path)
 
     async def pause(self) -> None:
+        await self.state.known()
         await self.state.to_end(self._pause())
 
     async def resume(self) -> None:
+        await self.state.known()
         await self.state.to_end(self._resume())
 
     async def _pause(self) -> None:
@@ -206,12 +215,14 @@ class ContainerTask:
         await self.state.to_end(self._update(resources))
 
     async def _update(self, resources: bytes) -> None:
+        await self.state.known()
         doing = f"update task {self.id}"
         async with self.state.lock:
             self.state.require_running(doing)
             await self.state.calls.update(self.state.running_shim(doing), resources)
 
     async def checkpoint(self, options: CheckpointOptions) -> None:
+        await self.state.known()
         await self.state.to_end(self._checkpoint(options))
 
     async def _checkpoint(self, options: CheckpointOptions) -> None:
@@ -224,16 +235,19 @@ class ContainerTask:
     # Streams and terminals
 
     async def close_io(self, exec_id: str = "") -> None:
+        await self.state.known()
         process = self.state.process(exec_id)
         if process.record.exit is None:
             await held.release(self.state.running_shim(f"close stdin of {process.title}"), [held.writer(exec_id)])
 
     async def resize(self, exec_id: str, width: int, height: int) -> None:
+        await self.state.known()
         process = self._terminal(exec_id, "resize the terminal of")
         shim = self.state.running_shim(f"resize the terminal of {process.title}")
         await shim.resize(held.pty(exec_id), width, height)
 
     async def console(self, exec_id: str = "") -> int:
+        await self.state.known()
         process = self._terminal(exec_id, "attach to")
         return await self.state.running_shim(f"attach to {process.title}").fetch(held.pty(exec_id))
 
@@ -248,6 +262,7 @@ class ContainerTask:
     # Ends
 
     async def delete_process(self, exec_id: str) -> Exit:
+        await self.state.known()
         return await self._execs.delete(exec_id)
 
     async def delete(self) -> Exit:
@@ -255,6 +270,7 @@ class ContainerTask:
 
         Not to be cancelled.
         """
+        await self.state.known()
         async with self.state.lock:
             if self.state.deleted:
                 raise errors.NotFound(f"delete task {self.id}: not found")
